@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder in which searches leave everything they measure.
+
+    STORE/mlflow.db           MLflow's tracking and registry database (sqlite)
+    STORE/artifacts/          what runs and models hold
+    STORE/cache/              teachers' outputs, tokenised corpora, latency calibrations: may be deleted
+    STORE/studies/NAME/       one study: Optuna's journal, Tune's snapshots, checkpoints, student folders
+
+Use a local disk: sqlite and Optuna's journal lock files, which network file systems do not do reliably.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spaces.study import require_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_ROOT = "understudy-store"
+ROOT_VARIABLE = "UNDERSTUDY_STORE"
+
+# Read by MLflow when it is imported: no telemetry, and no pickle is ever loaded from a store.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_ENV_MANAGER_CONDA_WARNING": "true",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The store in folder `root`; making the value touches no disk."""
+
+    root: Path
+    """Absolute folder."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
+        if "?" in str(self.root) or "%" in str(self.root):
+            raise ValueError(
+                f"the path of a store becomes a database address, so it must not hold '?' or '%': {self.root}; "
+                f"choose another folder (--store or ${ROOT_VARIABLE})"
+            )
+
+    @classmethod
+    def default(cls) -> Store:
+        """The store that $UNDERSTUDY_STORE names, else `understudy-store` in the current folder."""
+        return cls(Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
+
+    @property
+    def database(self) -> Path:
+        """MLflow's sqlite file."""
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Artifacts of runs and models."""
+        return self.root / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        """What can be computed again."""
+        return self.root / "cache"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking and registry address."""
+        return f"sqlite:///{self.database}"
+
+    @property
+    def artifact_uri(self) -> str:
+        """Root of the artifacts, as an address."""
+        return self.artifacts.as_uri()
+
+    def study_folder(self, name: str) -> Path:
+        """The folder of study `name`, not created. Raises ValueError if the name could leave the store."""
+        return self.root / "studies" / require_name("study", name)
+
+    def exists(self) -> bool:
+        """Whether a search has created this store."""
+        return self.database.is_file()
+
+    def create(self) -> Store:
+        """This store with its folders and a writable, migrated database.
+
+        Call it before any worker starts: migrations take seconds and would race. Raises ValueError if the
+        folder cannot be written.
+        """
+        self.require_writable()
+        for folder in (self.artifacts, self.cache, self.root / "studies"):
+            folder.mkdir(exist_ok=True)
+        self.client().search_experiments(max_results=1)
+        return self
+
+    def require_writable(self) -> None:
+        """Raises ValueError unless files can be created in the root, which is created if missing."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"the store must be a folder that can be written: {self.root}: {error.strerror or error}; "
+                f"choose another with --store or ${ROOT_VARIABLE}"
+            ) from None
+
+    def require_exists(self) -> None:
+        """Raises ValueError unless a search has created this store."""
+        if not self.exists():
+            raise ValueError(
+                f"there is no store in {self.root}: it holds no mlflow.db; "
+                f"run `understudy search` first, or name the store with --store or ${ROOT_VARIABLE}"
+            )
+        try:
+            connection = sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)
+            try:
+                connection.execute("select count(*) from sqlite_master")
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"the store's database must be an sqlite file: {self.database}: {error}; move it away and search again"
+            ) from None
+
+    def client(self) -> MlflowClient:
+        """An MLflow client of this store's database (imports MLflow on first use)."""
+        with _quiet_mlflow():
+            from mlflow import MlflowClient
+
+            return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    @contextmanager
+    def activated(self) -> Iterator[None]:
+        """Within the block MLflow's global functions (`log_model`) use this store."""
+        with _quiet_mlflow():
+            import mlflow
+
+            previous = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+            mlflow.set_tracking_uri(self.tracking_uri)
+            mlflow.set_registry_uri(self.tracking_uri)
+            try:
+                yield
+            finally:
+                mlflow.set_tracking_uri(previous[0])
+                mlflow.set_registry_uri(previous[1])
+
+
+@contextmanager
+def _quiet_mlflow() -> Iterator[None]:
+    for name, value in _MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import mlflow  # noqa: F401
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield
