@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A student on disk: `student.json`, `model.safetensors`, `tokenizer.json`, and nothing that needs unpickling.
+
+`expected_tensors` is the one list of a student's tensor names and shapes: torch's state dict, the NumPy
+encoder and every export follow it. Linear weights are [outputs, inputs]; everything is float32, and the
+zeros of a block-sparse student are stored densely. A folder that reads without an error can be run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from spaces.student import Dense, EncoderSpec, StudentSpec, Switch
+
+FORMAT = 1
+DOCUMENT_FILE = "student.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+
+REMEDY = "export or download the student again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentFolder:
+    """A student folder that was read and checked."""
+
+    path: Path
+    """The folder."""
+    spec: StudentSpec
+    """What the student is."""
+    weights: dict[str, NDArray[np.float32]]
+    """Its tensors, by the names of `expected_tensors`."""
+    tokenizer_path: Path
+    """Its tokenizer.json."""
+    max_tokens: int | None
+    """Tokens at which a sentence is cut, special tokens included; None: never (static students)."""
+    document: dict[str, Any]
+    """The whole of student.json: format, spec, tokenizer, and what was said at writing (teacher, measurements)."""
+
+
+def expected_tensors(spec: StudentSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the spec's student, in the order of its forward pass."""
+    tensors: dict[str, tuple[int, ...]] = {}
+    if spec.encoder is not None:
+        tensors |= _encoder_tensors(spec.encoder, vocabulary_size=spec.vocabulary_size)
+        if spec.encoder.projection is not None:
+            tensors |= _linear("projection", spec.output_dim, spec.encoder.width)
+    if spec.static is not None:
+        tensors["static.tokens"] = (spec.vocabulary_size, spec.static.embedding_dim or spec.output_dim)
+        if spec.static.embedding_dim is not None:
+            tensors["static.expand"] = (spec.output_dim, spec.static.embedding_dim)
+    return tensors
+
+
+def _encoder_tensors(encoder: EncoderSpec, *, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    width = encoder.width
+    tensors: dict[str, tuple[int, ...]] = {"embeddings.tokens": (vocabulary_size, encoder.embedding_dim or width)}
+    if encoder.embedding_dim is not None:
+        tensors["embeddings.expand"] = (width, encoder.embedding_dim)
+    tensors["embeddings.positions"] = (encoder.max_tokens, width)
+    tensors |= _norm("embeddings.norm", width)
+    for i in range(encoder.n_layers):
+        attention, feed_forward = f"layers.{i}.attention", f"layers.{i}.feed_forward"
+        tensors |= _linear(f"{attention}.qkv", 3 * encoder.attention_width, width)
+        tensors |= _linear(f"{attention}.output", width, encoder.attention_width)
+        tensors |= _norm(f"{attention}.norm", width)
+        match encoder.feed_forward:
+            case Dense(units=units):
+                tensors |= _linear(f"{feed_forward}.input", units, width)
+                tensors |= _linear(f"{feed_forward}.output", width, units)
+            case Switch(n_experts=n_experts, units=units):
+                tensors[f"{feed_forward}.router.weight"] = (n_experts, width)
+                tensors |= _linear(f"{feed_forward}.experts_input", units, width, n_experts=n_experts)
+                tensors |= _linear(f"{feed_forward}.experts_output", width, units, n_experts=n_experts)
+        tensors |= _norm(f"{feed_forward}.norm", width)
+    return tensors
+
+
+def _linear(name: str, n_outputs: int, n_inputs: int, *, n_experts: int | None = None) -> dict[str, tuple[int, ...]]:
+    stack = () if n_experts is None else (n_experts,)
+    return {f"{name}.weight": (*stack, n_outputs, n_inputs), f"{name}.bias": (*stack, n_outputs)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def check_weights(spec: StudentSpec, weights: Mapping[str, NDArray[Any]], *, origin: str) -> None:
+    """Raise ValueError unless the weights are exactly the spec's tensors: names, shapes, finite values."""
+    expected = expected_tensors(spec)
+    _check_names(expected, weights.keys(), origin=origin)
+    for name, shape in expected.items():
+        array = weights[name]
+        _check_shape(name, shape, array.shape, origin=origin)
+        if not np.isfinite(array).all():
+            n_bad = int(array.size - np.isfinite(array).sum())
+            raise ValueError(f"{origin}: {name} holds {n_bad} values that are NaN or infinite; {REMEDY}")
+
+
+def _check_names(expected: Mapping[str, object], found: object, *, origin: str) -> None:
+    names = set(found)  # type: ignore[call-overload]
+    missing = [name for name in expected if name not in names]
+    extra = sorted(names - set(expected))
+    if missing:
+        raise ValueError(f"{origin}: the spec needs the tensors {_few(missing)}, which are missing; {REMEDY}")
+    if extra:
+        raise ValueError(f"{origin}: the tensors {_few(extra)} are not part of the spec; {REMEDY}")
+
+
+def _check_shape(name: str, expected: tuple[int, ...], found: tuple[int, ...], *, origin: str) -> None:
+    if tuple(found) != expected:
+        raise ValueError(f"{origin}: {name} must have the shape {expected}, got {tuple(found)}; {REMEDY}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def read_folder(path: str | Path) -> StudentFolder:
+    """The student in a folder, checked whole.
+
+    Raises FileNotFoundError if there is no such folder, ValueError naming what is damaged and the remedy otherwise.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no student folder at {path}; give the folder that `understudy export` wrote")
+    if not (path / DOCUMENT_FILE).is_file():
+        raise ValueError(
+            f"{path} is not a student folder: it holds no {DOCUMENT_FILE}; give the folder that `understudy export` wrote"
+        )
+    document = _read_document(path / DOCUMENT_FILE)
+    try:
+        spec = StudentSpec.from_json(document["spec"])
+    except ValueError as error:
+        raise ValueError(f"{path / DOCUMENT_FILE}: {error}; {REMEDY}") from None
+    tokenizer_path = path / TOKENIZER_FILE
+    if not tokenizer_path.is_file():
+        raise ValueError(f"{path}: {TOKENIZER_FILE} is missing, so no text can be encoded; {REMEDY}")
+    return StudentFolder(
+        path=path,
+        spec=spec,
+        weights=_read_weights(path / WEIGHTS_FILE, spec),
+        tokenizer_path=tokenizer_path,
+        max_tokens=_max_tokens(document, spec, origin=str(path / DOCUMENT_FILE)),
+        document=document,
+    )
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ValueError(f"{path} is not JSON: {error}; {REMEDY}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("spec"), dict):
+        raise ValueError(f"{path} must be an object with a spec; {REMEDY}")
+    if document.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: this version reads student folders of format {FORMAT}, got {document.get('format')!r}; "
+            "install the version of understudy that wrote the folder, or export the student again"
+        )
+    return document
+
+
+def _max_tokens(document: Mapping[str, Any], spec: StudentSpec, *, origin: str) -> int | None:
+    tokenizer = document.get("tokenizer")
+    if not isinstance(tokenizer, Mapping):
+        raise ValueError(f"{origin}: tokenizer must be an object with max_tokens, got {tokenizer!r}; {REMEDY}")
+    max_tokens = tokenizer.get("max_tokens", spec.max_tokens)
+    if max_tokens is None:
+        return spec.max_tokens
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ValueError(f"{origin}: tokenizer max_tokens must be a positive integer or null, got {max_tokens!r}")
+    if spec.max_tokens is not None and max_tokens > spec.max_tokens:
+        raise ValueError(
+            f"{origin}: tokenizer max_tokens {max_tokens} exceeds the student's {spec.max_tokens} positions; "
+            f"set it to {spec.max_tokens} or less"
+        )
+    return max_tokens
+
+
+def _read_weights(path: Path, spec: StudentSpec) -> dict[str, NDArray[np.float32]]:
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: {path.name} is missing; {REMEDY}")
+    expected = expected_tensors(spec)
+    weights = {}
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            _check_names(expected, tensors.keys(), origin=str(path))
+            for name, shape in expected.items():
+                header = tensors.get_slice(name)
+                _check_shape(name, shape, tuple(header.get_shape()), origin=str(path))
+                if header.get_dtype() != "F32":
+                    raise ValueError(f"{path}: {name} must be float32 (F32), got {header.get_dtype()}; {REMEDY}")
+                weights[name] = tensors.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}; {REMEDY}") from None
+    check_weights(spec, weights, origin=str(path))
+    return weights
+
+
+def write_folder(
+    path: str | Path,
+    spec: StudentSpec,
+    *,
+    weights: Mapping[str, NDArray[Any]],
+    tokenizer_json: str,
+    document: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a student folder so that it is there whole or not at all; returns its path.
+
+    `document` adds to student.json (teacher, measurements, tokenizer's max_tokens); format and spec are set
+    here. An older student folder at the path is replaced, any other file or non-empty folder is refused.
+    """
+    path = Path(path)
+    if path.exists() and not (path / DOCUMENT_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not a student folder; choose another name or remove it")
+    whole = {"tokenizer": {"max_tokens": spec.max_tokens}, **(document or {})}
+    whole |= {"format": FORMAT, "spec": spec.to_json()}
+    _max_tokens(whole, spec, origin=str(path))
+    try:
+        text = json.dumps(whole, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the document must be plain JSON: {error}") from None
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which the check reports by name
+        arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
+    check_weights(spec, arrays, origin=str(path))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        (temporary / DOCUMENT_FILE).write_text(text + "\n", encoding="utf-8")
+        (temporary / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
+        save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        temporary.chmod(0o755)  # mkdtemp makes private folders
+        _replace(path, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def _replace(path: Path, new: Path) -> None:
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        os.rename(path, old / "student")  # a rename cannot replace a folder that holds files
+        os.rename(new, path)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
