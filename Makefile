@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs in .venv with plain pip; a second run finds it there.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check -c constraints.txt
+TORCH  := $(shell sed -n '/^torch==/p' constraints.txt)
+ROOMS  := spaces runtime trainers search
+STUDY  ?= quickstart
+STORE  ?= understudy-store
+
+.DEFAULT_GOAL := help
+.PHONY: help search ui test check lint types rooms fast coverage bench clean
+
+help:           ## these lines
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+
+search: $(VENV)/.search-installed   ## run a study (STUDY=quickstart) and print its front
+	$(BIN)/understudy search $(STUDY) --store $(STORE)
+
+ui: $(VENV)/.search-installed   ## the MLflow UI over the store, on loopback
+	$(BIN)/understudy ui --store $(STORE)
+
+test: lint types rooms   ## all checks and all tests
+	$(BIN)/python -m pytest
+
+check: lint types rooms fast   ## all checks and the fast tests
+
+lint: $(VENV)/.all-installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.all-installed
+	$(BIN)/mypy
+
+rooms: $(VENV)/.all-installed
+	$(BIN)/lint-imports
+
+fast: $(VENV)/.all-installed
+	$(BIN)/python -m pytest -m "not slow"
+
+coverage: $(VENV)/.all-installed   ## all tests, and the lines that they leave out
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+bench: $(VENV)/.all-installed   ## every benchmark; each prints one JSON document as its last line
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark --json || exit 1; done
+
+clean:          ## remove the environment and the caches, never the store
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and by its exact version, so that pip never weighs a newer build of several gigabytes against it.
+# --no-compile: Python compiles what is imported, not the 30,000 files that are installed.
+$(VENV)/.search-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what a search needs into $(VENV) (some minutes, once)" >&2
+	@$(PIP) $(TORCH)
+	@$(PIP) -e ".[search,quickstart]"
+	@touch $@
+
+$(VENV)/.all-installed: $(VENV)/.search-installed
+	@echo "installing what checks, tests and exports need into $(VENV)" >&2
+	@$(PIP) -e ".[search,quickstart,export,dev]"
+	@touch $@
