@@ -11,10 +11,12 @@ STUDY  ?= quickstart
 STORE  ?= understudy-store
 
 .DEFAULT_GOAL := help
-.PHONY: help search ui test check lint types rooms fast coverage bench clean
+.PHONY: help install search ui test check lint types rooms fast coverage bench clean
 
 help:           ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+
+install: $(VENV)/.search-installed   ## only the environment of a search
 
 search: $(VENV)/.search-installed   ## run a study (STUDY=quickstart) and print its front
 	$(BIN)/understudy search $(STUDY) --store $(STORE)
