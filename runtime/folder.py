@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +109,8 @@ def check_weights(spec: StudentSpec, weights: Mapping[str, NDArray[Any]], *, ori
             raise ValueError(f"{origin}: {name} holds {n_bad} values that are NaN or infinite; {REMEDY}")
 
 
-def _check_names(expected: Mapping[str, object], found: object, *, origin: str) -> None:
-    names = set(found)  # type: ignore[call-overload]
+def _check_names(expected: Mapping[str, object], found: Iterable[str], *, origin: str) -> None:
+    names = set(found)
     missing = [name for name in expected if name not in names]
     extra = sorted(names - set(expected))
     if missing:
@@ -138,7 +138,8 @@ def read_folder(path: str | Path) -> StudentFolder:
         raise FileNotFoundError(f"no student folder at {path}; give the folder that `understudy export` wrote")
     if not (path / DOCUMENT_FILE).is_file():
         raise ValueError(
-            f"{path} is not a student folder: it holds no {DOCUMENT_FILE}; give the folder that `understudy export` wrote"
+            f"{path} is not a student folder: it holds no {DOCUMENT_FILE}; "
+            "give the folder that `understudy export` wrote"
         )
     document = _read_document(path / DOCUMENT_FILE)
     try:
@@ -238,12 +239,13 @@ def write_folder(
     check_weights(spec, arrays, origin=str(path))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    temporary.mkdir()
     try:
         (temporary / DOCUMENT_FILE).write_text(text + "\n", encoding="utf-8")
         (temporary / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
         save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        temporary.chmod(0o755)  # mkdtemp makes private folders
+        (temporary / WEIGHTS_FILE).chmod((temporary / DOCUMENT_FILE).stat().st_mode)  # safetensors writes it private
         _replace(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -254,9 +256,9 @@ def _replace(path: Path, new: Path) -> None:
     if not path.exists():
         os.rename(new, path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    old = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        os.rename(path, old / "student")  # a rename cannot replace a folder that holds files
+        os.rename(path, old)  # a rename cannot replace a folder that holds files
         os.rename(new, path)
     finally:
         shutil.rmtree(old, ignore_errors=True)

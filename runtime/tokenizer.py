@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences to token ids, by a tokenizer.json of Hugging Face's `tokenizers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+SLICE = 2048  # sentences tokenised at once: bounds the memory of intermediate encodings
+
+
+class SentenceTokenizer:
+    """Turns sentences into token ids, special tokens included, cut to `max_tokens`."""
+
+    def __init__(self, tokenizer: str | Path, *, max_tokens: int | None) -> None:
+        """`tokenizer` is the path of a tokenizer.json, or its text as a str; `max_tokens` None never cuts.
+
+        Raises ValueError if it is not a tokenizer, or if the special tokens alone exceed `max_tokens`.
+        """
+        text = tokenizer.read_text(encoding="utf-8") if isinstance(tokenizer, Path) else tokenizer
+        origin = str(tokenizer) if isinstance(tokenizer, Path) else "the given text"
+        try:
+            self._tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises plain Exception, whatever is wrong
+            raise ValueError(
+                f"{origin} is not a tokenizer.json: {error}; export or download the student again"
+            ) from None
+        n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if max_tokens is not None and max_tokens <= n_special:
+            raise ValueError(
+                f"max_tokens must leave room for text beside the {n_special} special tokens, got {max_tokens}"
+            )
+        self._tokenizer.no_padding()
+        if max_tokens is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(max_tokens)
+        self.max_tokens = max_tokens
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, sentences: Sequence[str]) -> list[NDArray[np.int32]]:
+        """The token ids of each sentence, in order; an empty sentence holds its special tokens only."""
+        if isinstance(sentences, str):
+            raise TypeError("give a list of sentences, not one str; wrap it in a list")
+        token_ids = []
+        for start in range(0, len(sentences), SLICE):
+            encodings = self._tokenizer.encode_batch_fast(list(sentences[start : start + SLICE]))
+            token_ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return token_ids
