@@ -10,6 +10,10 @@ ROOMS  := spaces runtime trainers search
 STUDY  ?= quickstart
 STORE  ?= understudy-store
 
+# --no-compile saves a minute: Python compiles what is imported, not the 30,000 files that are installed. But it must
+# be allowed to keep what it compiled, or every worker compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install search ui test check lint types rooms fast coverage bench clean
 
@@ -54,7 +58,6 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch goes first and by its exact version, so that pip never weighs a newer build of several gigabytes against it.
-# --no-compile: Python compiles what is imported, not the 30,000 files that are installed.
 $(VENV)/.search-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what a search needs into $(VENV) (some minutes, once)" >&2
 	@$(PIP) $(TORCH)
