@@ -79,8 +79,8 @@ class RecipeSpec:
     """Share of a graduation over which the rate falls linearly to 0."""
     average_decay: float = 0.99
     """Per-step decay of the weight average that is evaluated and saved."""
-    pruning_end_share: float = 0.5
-    """Share of the first rungs' tokens by which gradual pruning has reached the spec's sparsity."""
+    pruning_tokens: int = 50_000
+    """Tokens over which gradual pruning reaches the spec's sparsity."""
     precision: Precision = Precision.BFLOAT16
     """Arithmetic of the matrix products."""
 
@@ -92,11 +92,12 @@ class RecipeSpec:
         for name in ("n_relation_heads", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("decay_share", "average_decay", "pruning_end_share"):
+        for name in ("decay_share", "average_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in 0 to 1, got {getattr(self, name)}")
-        if self.warmup_tokens < 0 or self.balance_weight < 0.0:
-            raise ValueError("warmup_tokens and balance_weight must not be negative")
+        for name in ("warmup_tokens", "pruning_tokens", "balance_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal recipe."""

@@ -70,4 +70,4 @@ class StaticPath(nn.Module):
 
 
 def _widen(rows: Tensor, expand: Tensor | None) -> Tensor:
-    return rows if expand is None else functional.linear(rows, expand)
+    return rows if expand is None else functional.linear(rows, expand.to(rows.dtype))
