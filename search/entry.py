@@ -7,16 +7,15 @@ holds more (what the registry and the report need) and is read back by `from_rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from search.front import Point, dominator, is_finite, non_dominated
 from spaces.cost import cost
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
-
-if TYPE_CHECKING:
-    from trainers.fidelity import Fidelity
+from trainers.fidelity import Fidelity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +81,10 @@ class Entry:
             fidelity=fidelity,
         )
 
-    def changed(self, **fields: Any) -> Entry:
-        """A copy with some fields replaced."""
-        return replace(self, **fields)
+    @property
+    def point(self) -> Point:
+        """What the front compares: (latency, mean cosine)."""
+        return (self.latency_ms, self.fidelity.cosine)
 
     def to_json(self, *, with_uri: bool = False) -> dict[str, Any]:
         """The entry of `front --json`; with its `uri`, the document of `select --json`."""
@@ -112,8 +112,6 @@ class Entry:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Entry:
         """The entry that `to_record` wrote. Raises ValueError on anything else."""
-        from trainers.fidelity import Fidelity
-
         try:
             return cls(**{**record, "fidelity": Fidelity(**record["fidelity"])})
         except (TypeError, KeyError) as error:
@@ -133,11 +131,49 @@ class FrontDocument:
     references: tuple[Entry, ...]
     """The teacher first, then what costs nothing or little."""
     students: tuple[Entry, ...]
-    """Front students, fastest first."""
+    """Front students, fastest first; no reference dominates one of them."""
+    dominated: tuple[Entry, ...] = ()
+    """Students that no other student beats but a reference does (`dominated_by`): shown, never registered."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", tuple(self.references))
-        object.__setattr__(self, "students", tuple(sorted(self.students, key=lambda entry: entry.latency_ms)))
+        for name in ("students", "dominated"):
+            ordered = sorted(getattr(self, name), key=lambda entry: entry.latency_ms)
+            object.__setattr__(self, name, tuple(ordered))
+
+    @classmethod
+    def of(
+        cls,
+        study: str,
+        *,
+        teacher: str,
+        profile: LatencyProfile,
+        references: Iterable[Entry],
+        students: Iterable[Entry],
+    ) -> FrontDocument:
+        """The front of measured students: those that neither a student nor a reference dominates.
+
+        Students that are not finite or that another student dominates are left out; those that only a
+        reference dominates become `dominated`, with its name.
+        """
+        references = tuple(references)
+        measured = [entry for entry in students if is_finite(entry.point)]
+        front, dominated = [], []
+        for i in non_dominated([entry.point for entry in measured]):
+            entry = measured[i]
+            by = dominator(entry.point, [reference.point for reference in references])
+            if by is None:
+                front.append(replace(entry, dominated_by=None, on_front=True))
+            else:
+                dominated.append(replace(entry, dominated_by=references[by].name, on_front=False))
+        return cls(
+            study=study,
+            teacher=teacher,
+            profile=profile,
+            references=references,
+            students=tuple(front),
+            dominated=tuple(dominated),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The document of `front --json`."""
@@ -155,6 +191,7 @@ class FrontDocument:
             **self.to_json(),
             "references": [entry.to_record() for entry in self.references],
             "students": [entry.to_record() for entry in self.students],
+            "dominated": [entry.to_record() for entry in self.dominated],
         }
 
     @classmethod
@@ -167,6 +204,7 @@ class FrontDocument:
                 profile=LatencyProfile.from_json(record["profile"]),
                 references=tuple(Entry.from_record(entry) for entry in record["references"]),
                 students=tuple(Entry.from_record(entry) for entry in record["students"]),
+                dominated=tuple(Entry.from_record(entry) for entry in record.get("dominated", ())),
             )
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a front: missing or wrong {error}") from None

@@ -11,6 +11,7 @@ Use a local disk: sqlite and Optuna's journal lock files, which network file sys
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import tempfile
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "understudy-store"
 ROOT_VARIABLE = "UNDERSTUDY_STORE"
 
-# Read by MLflow when it is imported: no telemetry, and no pickle is ever loaded from a store.
+# Read by MLflow, partly when it is imported: no telemetry, no pickle is loaded, nothing drawn on the terminal.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_DISABLE_ENV_MANAGER_CONDA_WARNING": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -134,35 +135,32 @@ class Store:
 
     def client(self) -> MlflowClient:
         """An MLflow client of this store's database (imports MLflow on first use)."""
-        with _quiet_mlflow():
-            from mlflow import MlflowClient
+        _prepare_mlflow()
+        from mlflow import MlflowClient
 
-            return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
 
     @contextmanager
     def activated(self) -> Iterator[None]:
         """Within the block MLflow's global functions (`log_model`) use this store."""
-        with _quiet_mlflow():
-            import mlflow
+        _prepare_mlflow()
+        import mlflow
 
-            previous = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-            mlflow.set_tracking_uri(self.tracking_uri)
-            mlflow.set_registry_uri(self.tracking_uri)
-            try:
-                yield
-            finally:
-                mlflow.set_tracking_uri(previous[0])
-                mlflow.set_registry_uri(previous[1])
+        previous = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(previous[0])
+            mlflow.set_registry_uri(previous[1])
 
 
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
+def _prepare_mlflow() -> None:
+    """Set what MLflow reads from the environment, import it, and leave only its errors on stderr."""
     for name, value in _MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import logging
-
     import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    yield

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study's front, written to MLflow: versions of one registered model, their tags and aliases, one summary run.
+
+The registered model bears the study's name. A version is a student, known by the digest of its folder: the
+same student found again is the same version, with its tags brought up to date; a version that is no longer on
+the front stays, with `on_front` = false. `search.registry` reads all of it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from search.entry import Entry, FrontDocument
+from search.front_table import front_columns, front_markdown
+from search.registry import (
+    BALANCED,
+    FASTEST,
+    MOST_FAITHFUL,
+    RECORD_FILE,
+    SEARCH_ALIASES,
+    artifact_path,
+    load_trials,
+    registered_entries,
+    versions_of,
+)
+from search.report import report_html
+from search.store import Store
+from search.trial import describe
+from search.trial_log import KIND, STUDY, TRIAL, Facts, metrics_of, provenance, run_tags, runs_of_kind, study_experiment
+from search.version_tags import DIGEST, ON_FRONT, tags_of
+from spaces.student import StudentSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TABLE_FILE = "front-table.json"
+JSON_FILE = "front.json"
+PAGE_FILE = "front.html"
+
+_ROOMS = Path(__file__).resolve().parent.parent
+_MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "safetensors", "tokenizers")
+
+
+def register_front(
+    store: Store, document: FrontDocument, *, folders: Mapping[str, Path], facts: Facts | None = None
+) -> FrontDocument:
+    """Make the document's students the registered front of its study; returns it with versions and aliases.
+
+    `folders` holds the folder of every front student by its name (dominated ones may be in it: they get no
+    version, but one that they have is brought up to date). `facts` become tags of the summary run. Versions
+    that are not in the document are no longer on the front.
+    """
+    missing = [entry.name for entry in document.students if entry.name not in folders]
+    if missing:
+        raise ValueError(f"every front student needs its folder: none was given for {', '.join(missing)}")
+    study = document.study
+    experiment = study_experiment(store, study)
+    client = store.client()
+    summary = _summary_run(client, experiment, study)
+    if not client.search_registered_models(f"name='{study}'"):
+        client.create_registered_model(study, tags={STUDY: study})
+
+    runs = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
+    known = {version.tags.get(DIGEST): str(version.version) for version in versions_of(client, study)}
+    versions: dict[str, Entry] = {}
+    for entry in document.students:
+        digest = student_digest(folders[entry.name])
+        if digest not in known:
+            version = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=runs.get(entry.name, summary))
+            known[digest] = _create_version(store, client, document, version)
+        versions[known[digest]] = entry
+    for entry in document.dominated:
+        number = known.get(student_digest(folders[entry.name])) if entry.name in folders else None
+        if number is not None:
+            versions.setdefault(number, entry)
+
+    _update_versions(client, document, versions)
+    _update_aliases(client, study, {number: entry for number, entry in versions.items() if entry.on_front})
+    front = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
+    registered = replace(document, students=front)
+    _write_summary(store, client, summary, registered, facts=facts or {})
+    return registered
+
+
+def student_digest(folder: Path) -> str:
+    """SHA-256 of a student: its spec, its weights and its tokenizer, whatever else the folder says."""
+    digest = hashlib.sha256()
+    spec = json.loads((folder / DOCUMENT_FILE).read_text("utf-8"))["spec"]
+    digest.update(json.dumps(spec, sort_keys=True).encode())
+    for name in (WEIGHTS_FILE, TOKENIZER_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def balanced(students: Sequence[Entry]) -> int:
+    """Index of the knee of the front, where a millisecond saved begins to cost dear.
+
+    Both axes are scaled so that the front spans 0 to 1 in log latency and in mean cosine; the knee is the student
+    with the largest (scaled cosine - scaled log latency), the farthest above the line from end to end.
+    """
+    logs = [math.log(entry.latency_ms) for entry in students]
+    cosines = [entry.fidelity.cosine for entry in students]
+    gains = [_scaled(cosine, cosines) - _scaled(log, logs) for log, cosine in zip(logs, cosines, strict=True)]
+    return max(range(len(students)), key=lambda i: (gains[i], cosines[i]))
+
+
+def _scaled(value: float, values: Sequence[float]) -> float:
+    span = max(values) - min(values)
+    return (value - min(values)) / span if span else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NewVersion:
+    entry: Entry
+    folder: Path
+    digest: str
+    run: str
+
+
+def _create_version(store: Store, client: MlflowClient, document: FrontDocument, new: _NewVersion) -> str:
+    """The number of a new version, which is not on the front until all versions are updated."""
+    import mlflow
+    import numpy as np
+    from mlflow.entities import Metric
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    entry, run = new.entry, new.run
+    spec = StudentSpec.from_json(dict(entry.spec))
+    # Outputs alone: with a schema of the inputs MLflow turns all input into data frames and refuses empty lists.
+    signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.output_dim))]))
+    with store.activated(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # it asks for an input example, and would run the student to check it
+        with mlflow.start_run(run_id=run, nested=True):
+            logged = mlflow.pyfunc.log_model(
+                name=entry.name,
+                python_model=str(_MODEL_CODE),
+                artifacts={"student": str(new.folder)},
+                code_paths=[str(_ROOMS / "runtime"), str(_ROOMS / "spaces")],
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
+                signature=signature,
+                tags={STUDY: document.study},
+            )
+        values = {"latency_ms": entry.latency_ms, "speedup": entry.speedup}
+        values |= {f"fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(f"measured/{key}", value, now_ms, 0, model_id=logged.model_id) for key, value in values.items()]
+        client.log_batch(run, metrics=metrics)
+        tags = tags_of(replace(entry, on_front=False), teacher=document.teacher, profile=document.profile)
+        version = client.create_model_version(
+            document.study,
+            source=logged.model_uri,
+            run_id=run,
+            model_id=logged.model_id,
+            tags=tags | {DIGEST: new.digest},
+            description=describe(spec),
+        )
+    return str(version.version)
+
+
+def _update_versions(client: MlflowClient, document: FrontDocument, versions: Mapping[str, Entry]) -> None:
+    for version in versions_of(client, document.study):
+        entry = versions.get(str(version.version))
+        tags = {ON_FRONT: "false"}
+        if entry is not None:
+            tags = tags_of(entry, teacher=document.teacher, profile=document.profile)
+        for name, value in tags.items():
+            if version.tags.get(name) != value:
+                client.set_model_version_tag(document.study, str(version.version), name, value)
+
+
+def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, Entry]) -> None:
+    for alias in SEARCH_ALIASES:
+        client.delete_registered_model_alias(study, alias)
+    if not versions:
+        return
+    fastest = min(versions, key=lambda number: versions[number].latency_ms)
+    most_faithful = max(versions, key=lambda number: versions[number].fidelity.cosine)
+    knee = list(versions)[balanced(list(versions.values()))]
+    for alias, number in ((FASTEST, fastest), (MOST_FAITHFUL, most_faithful), (BALANCED, knee)):
+        client.set_registered_model_alias(study, alias, number)
+
+
+def _summary_run(client: MlflowClient, experiment: str, study: str) -> str:
+    """Id of the study's summary run, the same for every search."""
+    for run in runs_of_kind(client, experiment, "summary"):
+        found: str = run.info.run_id
+        return found
+    created: str = client.create_run(experiment, run_name="front", tags={KIND: "summary", STUDY: study}).info.run_id
+    return created
+
+
+def _write_summary(store: Store, client: MlflowClient, run: str, document: FrontDocument, *, facts: Facts) -> None:
+    """Front as table, JSON, page and whole record; the run ends only when all are there."""
+    trials = load_trials(store, document.study)
+    folder = artifact_path(store, client.get_run(run).info.artifact_uri)
+    (folder / TABLE_FILE).unlink(missing_ok=True)  # MLflow would append to it
+    client.log_table(run, data=front_columns(document), artifact_file=TABLE_FILE)
+    client.log_text(run, json.dumps(document.to_json(), indent=2), JSON_FILE)
+    client.log_text(run, report_html(document, trials), PAGE_FILE)
+    client.log_text(run, json.dumps(document.to_record()), RECORD_FILE)
+    states = Counter(trial.state for trial in trials)
+    values = {"front/students": len(document.students), "front/dominated": len(document.dominated)}
+    values |= {f"trials/{state}": count for state, count in states.items()}
+    client.log_batch(run, metrics=metrics_of(values, step=0))
+    tags = {f"understudy.{name}": str(value) for name, value in (provenance() | dict(facts)).items() if value is not None}
+    client.log_batch(run, tags=run_tags(tags | {"mlflow.note.content": front_markdown(document)}))
+    client.set_terminated(run, status="FINISHED")
