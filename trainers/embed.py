@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from spaces.recipe import Precision
+from trainers.batches import cut_by_tokens, make_batch
 from trainers.modules.student import Student
 
 
+@runtime_checkable
 class Tokenised(Protocol):
     """Tokenised sentences: sentence i is `tokens[offsets[i]:offsets[i + 1]]`."""
 
@@ -60,28 +61,14 @@ def embed_tokens(
     student.eval()
     try:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision is Precision.BFLOAT16):
-            for rows in _batches(lengths, batch_tokens):
-                longest = int(lengths[rows].max())
-                mask = np.arange(longest) < lengths[rows, None]
-                token_ids = np.zeros((len(rows), longest), dtype=np.int64)
-                token_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
-                output = student(torch.from_numpy(token_ids), None if mask.all() else torch.from_numpy(mask))
+            for rows in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, batch_tokens=batch_tokens):
+                batch = make_batch(rows, tokens, offsets)
+                mask = None if batch.mask is None else torch.from_numpy(batch.mask)
+                embeddings = student(torch.from_numpy(batch.token_ids), mask).embeddings
                 if vectors is None:
-                    vectors = np.empty((len(lengths), output.embeddings.shape[1]), dtype=np.float32)
-                vectors[rows] = output.embeddings.float().numpy()
+                    vectors = np.empty((len(lengths), embeddings.shape[1]), dtype=np.float32)
+                vectors[rows] = embeddings.float().numpy()
     finally:
         student.train(was_training)
     assert vectors is not None
     return vectors
-
-
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.intp]]:
-    """Row numbers of batches, shortest sentences first; padded, each holds at most `batch_tokens` tokens."""
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= batch_tokens:
-            stop += 1
-        yield order[start:stop]
-        start = stop

@@ -27,7 +27,7 @@ class SelfAttention(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], bias: Float[Tensor, "batch 1 1 tokens"] | None
-    ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens 3*attention"]]:
+    ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens qkv"]]:
         """The block's output, and its queries, keys and values side by side. `bias` is added to the scores."""
         batch, tokens, _ = x.shape
         qkv = self.qkv(x)

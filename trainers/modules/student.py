@@ -28,7 +28,7 @@ class StudentOutput:
     """Sentence vectors, of length 1 if the spec says normalise."""
     hidden: Float[Tensor, "batch tokens width"] | None
     """Last hidden states; None at depth 0."""
-    qkv: Float[Tensor, "batch tokens 3*attention"] | None
+    qkv: Float[Tensor, "batch tokens qkv"] | None
     """Queries, keys and values of the last layer, side by side; None at depth 0."""
     balance_loss: Float[Tensor, ""]
     """Mean load-balance loss of the Switch layers; 0 without them."""
