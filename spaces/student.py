@@ -227,7 +227,9 @@ class StudentSpec:
                 fields["static"] = StaticSpec(**fields["static"])
             return cls(**fields)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a student spec: {error}; a student's spec is the object that to_json writes") from None
+            raise ValueError(
+                f"not a student spec: {error}; a student's spec is the object that to_json writes"
+            ) from None
 
 
 def _require_positive(name: str, value: int) -> None:

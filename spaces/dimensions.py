@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every dimension that a space may have: its type, its range, and the dimensions that decide whether it matters.
+
+The names are flat: those of `StudentSpec` first, then those of `RecipeSpec` and `LossWeights`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spaces.fields import Range
+from spaces.recipe import Precision
+from spaces.student import MAX_SPARSITY, Pooling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """One searchable part of a student or a recipe."""
+
+    kind: type
+    """bool, int, float or str."""
+    meaning: str
+    """What a value says, in a few words."""
+    allowed: Range | None = None
+    """Range of numbers; None for words and switches."""
+    words: tuple[str, ...] = ()
+    """The words of a closed choice."""
+    optional: bool = False
+    """Whether None (the part is left out) is a value."""
+    structural: bool = True
+    """Whether it belongs to the student; False: to the recipe."""
+    parents: tuple[str, ...] = ()
+    """Dimensions that decide whether this one matters."""
+    matters: Callable[[Mapping[str, Any]], bool] = lambda values: True
+    """Whether it matters, given the values of the parents that matter themselves."""
+
+    def why_not(self, value: Any) -> str | None:
+        """The rule that a value breaks, or None when the value fits."""
+        if value is None:
+            return None if self.optional else f"must be {self.wanted}"
+        if self.kind is bool or self.kind is str:
+            fits = isinstance(value, self.kind) and (not self.words or value in self.words)
+        else:
+            numbers = (int,) if self.kind is int else (int, float)
+            fits = isinstance(value, numbers) and not isinstance(value, bool)
+            fits = fits and (self.allowed is None or self.allowed.contains(value))
+        return None if fits else f"must be {self.wanted}"
+
+    @property
+    def wanted(self) -> str:
+        """The values that fit, in words."""
+        if self.kind is bool:
+            text = "true or false"
+        elif self.kind is str:
+            text = " or ".join(self.words)
+        else:
+            text = "an integer" if self.kind is int else "a number"
+            text = f"{text} {self.allowed}" if self.allowed is not None else text
+        return f"{text}, or null" if self.optional else text
+
+
+def _encoder(values: Mapping[str, Any]) -> bool:
+    return values.get("n_layers") != 0
+
+
+def _switch(values: Mapping[str, Any]) -> bool:
+    return values.get("feed_forward") == "switch"
+
+
+def _dense(values: Mapping[str, Any]) -> bool:
+    return _encoder(values) and not _switch(values)
+
+
+def _static(values: Mapping[str, Any]) -> bool:
+    return not _encoder(values) or values.get("static_path") is True
+
+
+_SIZE = Range(low=1, high=65_536)
+_RATE = Range(above=0, high=1)
+_WEIGHT = Range(low=0, high=1_000)
+
+DIMENSIONS: dict[str, Dimension] = {
+    "n_layers": Dimension(kind=int, meaning="depth; 0 is the static student", allowed=Range(low=0, high=96)),
+    "width": Dimension(
+        kind=int, meaning="size of a token's hidden vector", allowed=_SIZE, parents=("n_layers",), matters=_encoder
+    ),
+    "n_heads": Dimension(
+        kind=int,
+        meaning="attention heads",
+        allowed=Range(low=1, high=1_024),
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "head_width": Dimension(
+        kind=int, meaning="size of one head's vectors", allowed=_SIZE, parents=("n_layers",), matters=_encoder
+    ),
+    "feed_forward": Dimension(
+        kind=str,
+        meaning="kind of the feed-forward blocks",
+        words=("dense", "switch"),
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "units": Dimension(
+        kind=int,
+        meaning="hidden units of a dense feed-forward block",
+        allowed=_SIZE,
+        parents=("n_layers", "feed_forward"),
+        matters=_dense,
+    ),
+    "n_experts": Dimension(
+        kind=int,
+        meaning="experts of a Switch layer",
+        allowed=Range(low=2, high=1_024),
+        parents=("feed_forward",),
+        matters=_switch,
+    ),
+    "expert_units": Dimension(
+        kind=int, meaning="hidden units of one expert", allowed=_SIZE, parents=("feed_forward",), matters=_switch
+    ),
+    "capacity_factor": Dimension(
+        kind=float,
+        meaning="room of an expert in training, as a multiple of an equal share",
+        allowed=Range(above=0, high=64),
+        parents=("feed_forward",),
+        matters=_switch,
+    ),
+    "sparsity": Dimension(
+        kind=float,
+        meaning="share of zero blocks in every attention and feed-forward matrix",
+        allowed=Range(low=0, high=MAX_SPARSITY),
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "embedding_dim": Dimension(
+        kind=int,
+        meaning="columns of the encoder's factorised token table; null: a full table",
+        allowed=_SIZE,
+        optional=True,
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "pooling": Dimension(
+        kind=str,
+        meaning="how token vectors become one",
+        words=tuple(Pooling),
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "static_path": Dimension(
+        kind=bool,
+        meaning="whether one vector per token, averaged, is added; forced on at depth 0",
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "static_embedding_dim": Dimension(
+        kind=int,
+        meaning="columns of the static path's factorised table; null: a full table",
+        allowed=_SIZE,
+        optional=True,
+        parents=("n_layers", "static_path"),
+        matters=_static,
+    ),
+    "cosine": Dimension(kind=float, meaning="weight of the cosine loss", allowed=_WEIGHT, structural=False),
+    "query_key": Dimension(
+        kind=float,
+        meaning="weight of the queries x keys relations",
+        allowed=_WEIGHT,
+        structural=False,
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "value_value": Dimension(
+        kind=float,
+        meaning="weight of the values x values relations",
+        allowed=_WEIGHT,
+        structural=False,
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "hidden": Dimension(
+        kind=float,
+        meaning="weight of the last hidden states; needs the teacher's width",
+        allowed=_WEIGHT,
+        structural=False,
+        parents=("n_layers",),
+        matters=_encoder,
+    ),
+    "similarity": Dimension(
+        kind=float, meaning="weight of the in-batch similarities", allowed=_WEIGHT, structural=False
+    ),
+    "temperature": Dimension(
+        kind=float,
+        meaning="temperature of the in-batch similarities",
+        allowed=Range(above=0, high=100),
+        structural=False,
+        parents=("similarity",),
+        matters=lambda values: values.get("similarity", 0.0) > 0.0,
+    ),
+    "n_relation_heads": Dimension(
+        kind=int,
+        meaning="heads into which queries, keys and values are regrouped",
+        allowed=Range(low=1, high=1_024),
+        structural=False,
+        parents=("query_key", "value_value"),
+        matters=lambda values: values.get("query_key", 0.0) > 0.0 or values.get("value_value", 0.0) > 0.0,
+    ),
+    "learning_rate": Dimension(
+        kind=float,
+        meaning="peak rate of matrices and norms",
+        allowed=_RATE,
+        structural=False,
+        parents=("n_layers", "static_embedding_dim"),
+        matters=lambda values: _encoder(values) or values.get("static_embedding_dim") is not None,
+    ),
+    "table_learning_rate": Dimension(kind=float, meaning="peak rate of token tables", allowed=_RATE, structural=False),
+    "balance_weight": Dimension(
+        kind=float,
+        meaning="weight of the Switch layers' load balance",
+        allowed=_WEIGHT,
+        structural=False,
+        parents=("feed_forward",),
+        matters=_switch,
+    ),
+    "batch_tokens": Dimension(
+        kind=int, meaning="tokens of a training batch", allowed=Range(low=16, high=1_000_000), structural=False
+    ),
+    "warmup_tokens": Dimension(
+        kind=int, meaning="tokens until the peak rate", allowed=Range(low=0, high=10**12), structural=False
+    ),
+    "decay_share": Dimension(
+        kind=float, meaning="share of a graduation with a falling rate", allowed=Range(low=0, high=1), structural=False
+    ),
+    "average_decay": Dimension(
+        kind=float, meaning="per-step decay of the weight average", allowed=Range(low=0, high=1), structural=False
+    ),
+    "pruning_end_share": Dimension(
+        kind=float,
+        meaning="share of the rungs by which pruning has ended",
+        allowed=Range(low=0, high=1),
+        structural=False,
+        parents=("sparsity",),
+        matters=lambda values: values.get("sparsity", 0.0) > 0.0,
+    ),
+    "precision": Dimension(
+        kind=str, meaning="arithmetic of the matrix products", words=tuple(Precision), structural=False
+    ),
+}
+
+LOSSES = ("cosine", "query_key", "value_value", "hidden", "similarity")

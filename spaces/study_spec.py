@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study says: teachers, corpus, space, latency profile, search and graduation.
+
+The fields are those of the study file (`*_s` fields are durations there, without the suffix), so
+`StudySpec.to_json` is a study file too: YAML contains JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from spaces.domain import Choice, Domain, Integer, Value
+from spaces.fields import (
+    Natural,
+    Positive,
+    Range,
+    Seconds,
+    Share,
+    field_breaches,
+    format_duration,
+    parse_duration,
+    refuse,
+    require_name,
+)
+from spaces.profile import LatencyProfile
+from spaces.space import Space
+
+INSTALLED_DOCS = "installed-docs"
+TEXT_SUFFIXES = (".txt", ".txt.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+_REMOTE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_REMOTE_REMEDY = "write for example package:NAME or hub:ORGANISATION/NAME"
+
+
+class SourceKind(StrEnum):
+    """Where a teacher or a text comes from."""
+
+    PACKAGE = "package"
+    HUB = "hub"
+    FOLDER = "folder"
+    INSTALLED_DOCS = "installed-docs"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSpec:
+    """One teacher: `package:DISTRIBUTION`, `hub:ORGANISATION/NAME` or a local folder."""
+
+    source: str
+    """Where its files are; a study file's relative folder is resolved against the file's own folder."""
+    weight: Annotated[float, Range(above=0)] = 1.0
+    """Share of its embeddings in the target, relative to the other teachers'."""
+    sha256: str | None = None
+    """Hexadecimal digest that its model.safetensors must have; None: not checked."""
+
+    def __post_init__(self) -> None:
+        refuse(self._breaches())
+
+    def _breaches(self) -> Iterator[str]:
+        yield from field_breaches(self)
+        if not self.source:
+            yield "source of a teacher must not be empty; give a folder, package:NAME or hub:ORG/NAME"
+        elif self.kind is not SourceKind.FOLDER and not is_remote_name(self.reference):
+            yield f"source of a teacher needs a name after the colon, got {self.source!r}; {_REMOTE_REMEDY}"
+        if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
+            yield f"sha256 must be 64 lower-case hexadecimal digits, got {self.sha256!r}"
+
+    @property
+    def kind(self) -> SourceKind:
+        """PACKAGE, HUB or FOLDER."""
+        prefix = self.source.partition(":")[0]
+        return SourceKind(prefix) if prefix in ("package", "hub") and ":" in self.source else SourceKind.FOLDER
+
+    @property
+    def reference(self) -> str:
+        """The source without its prefix: a distribution, a hub id or a path."""
+        return self.source if self.kind is SourceKind.FOLDER else self.source.partition(":")[2].strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec:
+    """One source of text: `installed-docs`, `hub:NAME`, or a .txt, .txt.gz, .csv, .tsv, .jsonl or .parquet file."""
+
+    source: str
+    """Where the text is; a study file's relative path is resolved against the file's own folder."""
+    column: str | None = None
+    """Column (or JSON key) that holds the text; tables and hub data sets need it, plain text has none."""
+    split: str | None = None
+    """Split of a hub data set; None: train."""
+    configuration: str | None = None
+    """Named configuration of a hub data set; None: its default."""
+
+    def __post_init__(self) -> None:
+        refuse(self._breaches())
+
+    def _breaches(self) -> Iterator[str]:
+        kind = self.kind
+        if not self.source:
+            yield "source of text must not be empty; give installed-docs, hub:NAME or a file"
+            return
+        if kind is SourceKind.HUB and not is_remote_name(self.reference):
+            yield f"source of text needs a name after the colon, got {self.source!r}; {_REMOTE_REMEDY}"
+        if kind is SourceKind.FILE and not self.source.lower().endswith(TEXT_SUFFIXES + TABLE_SUFFIXES):
+            yield (
+                f"source of text must end in {', '.join(TEXT_SUFFIXES + TABLE_SUFFIXES)}, got {self.source!r}; "
+                "convert the file, one sentence a line"
+            )
+        if self.is_table and self.column is None:
+            yield f"a table needs a column, got none for {self.source!r}; name the column of its text"
+        if not self.is_table and self.column is not None:
+            yield f"plain text has no columns, got column {self.column!r} for {self.source!r}; leave it out"
+        if kind is not SourceKind.HUB and (self.split is not None or self.configuration is not None):
+            yield f"only hub data sets have a split or a configuration, got one for {self.source!r}; leave it out"
+
+    @property
+    def kind(self) -> SourceKind:
+        """INSTALLED_DOCS, HUB or FILE."""
+        if self.source == INSTALLED_DOCS:
+            return SourceKind.INSTALLED_DOCS
+        return SourceKind.HUB if self.source.startswith("hub:") else SourceKind.FILE
+
+    @property
+    def reference(self) -> str:
+        """The source without its prefix: a hub name or a path."""
+        return self.source.removeprefix("hub:").strip() if self.kind is SourceKind.HUB else self.source
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the text is one column of many."""
+        return self.kind is SourceKind.HUB or self.source.lower().endswith(TABLE_SUFFIXES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSpec:
+    """The text on which students imitate their teacher, and how it becomes sentences."""
+
+    sources: tuple[SourceSpec, ...]
+    """At least one source; equal sentences are kept once."""
+    min_characters: Positive = 20
+    """Shorter sentences are dropped."""
+    max_characters: Positive = 240
+    """Longer sentences are dropped."""
+    min_words: Positive = 5
+    """Sentences of fewer words are dropped."""
+    held_out: Annotated[int, Range(low=32)] = 2_000
+    """Sentences, chosen by hash, that no student trains on and that fidelity is measured on."""
+    max_tokens: Annotated[int, Range(low=4, high=8_192)] = 64
+    """Longer sentences are cut to this many tokens, special tokens included."""
+    limit: Positive | None = None
+    """Most sentences kept, held-out ones included; None: all."""
+
+    def __post_init__(self) -> None:
+        refuse(self._breaches())
+
+    def _breaches(self) -> Iterator[str]:
+        yield from field_breaches(self)
+        if not self.sources:
+            yield "sources of a corpus must not be empty; add one, for example installed-docs"
+        if self.min_characters > self.max_characters:
+            yield (
+                f"min_characters must not exceed max_characters, got {self.min_characters} and {self.max_characters}; "
+                "lower the first or raise the second"
+            )
+        if self.limit is not None and self.limit <= self.held_out:
+            yield (
+                f"limit must exceed held_out, or nothing is left to train on: got limit {self.limit} and held_out "
+                f"{self.held_out}; raise limit or lower held_out"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """How many trials, how long, and when weak ones are pruned."""
+
+    rungs: tuple[int, ...]
+    """Training tokens, increasing, at which a trial is evaluated and may be pruned; the last ends it."""
+    n_trials: Positive | None = None
+    """Most trials; None: as many as the time allows."""
+    time_budget_s: Seconds | None = None
+    """Seconds of the whole run, preparation and graduation included; None: no limit."""
+    n_workers: Positive | None = None
+    """Trials at a time, one CPU each; None: one on every CPU."""
+    n_startup_trials: Natural = 10
+    """Trials (initial points included) before the sampler learns from the others and pruning starts."""
+    reduction: Annotated[float, Range(above=1, high=100)] = 2.0
+    """About one in so many trials that reach a rung goes on to the next."""
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of the sampler, the students and the batches."""
+
+    def __post_init__(self) -> None:
+        refuse(self._breaches())
+
+    def _breaches(self) -> Iterator[str]:
+        yield from field_breaches(self)
+        for rung in self.rungs:
+            if isinstance(rung, bool) or not isinstance(rung, int) or rung < 1:
+                yield f"rungs must be positive integers (training tokens), got {rung!r}"
+        if not self.rungs or any(later <= earlier for earlier, later in zip(self.rungs, self.rungs[1:], strict=False)):
+            yield f"rungs must increase, and there must be one, got {list(self.rungs)}; sort them, each once"
+        if self.n_trials is None and self.time_budget_s is None:
+            yield "a search must end, got neither n_trials nor time_budget; set one, for example time_budget: 10m"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationSpec:
+    """How the front's students are distilled for longer before they are registered."""
+
+    n_tokens: Positive | None = None
+    """Most training tokens of a student, its trial's included; None: bounded by time alone."""
+    max_students: Positive = 8
+    """Most students that graduate."""
+    share: Share = 0.45
+    """Share of the run's time budget that is kept for graduation."""
+    n_workers: Positive = 1
+    """Workers (one CPU each) of the one training job."""
+    workers_per_student: Positive = 1
+    """Workers that train one student together; divides n_workers."""
+
+    def __post_init__(self) -> None:
+        refuse(self._breaches())
+
+    def _breaches(self) -> Iterator[str]:
+        yield from field_breaches(self)
+        if self.share > 0.95:
+            yield f"share must leave time for the search: at most 0.95, got {self.share}; lower it"
+        if self.n_workers % self.workers_per_student:
+            yield (
+                f"workers_per_student must divide n_workers, got {self.workers_per_student} and {self.n_workers}; "
+                f"set n_workers to {(self.n_workers // self.workers_per_student + 1) * self.workers_per_student}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySpec:
+    """A complete study; equal studies on equal machines and versions search alike."""
+
+    name: str
+    """Names its MLflow experiment, its registered model and its folder in the store."""
+    teachers: tuple[TeacherSpec, ...]
+    """At least one; the first names the student's tokenizer and shape."""
+    corpus: CorpusSpec
+    """The text."""
+    space: Space
+    """What is searched."""
+    search: SearchSpec
+    """Trials, time and rungs."""
+    graduation: GraduationSpec = GraduationSpec()
+    """The longer distillation of the front."""
+    profile: LatencyProfile = LatencyProfile()
+    """The conditions under which latency is measured."""
+    initial_points: tuple[Mapping[str, Value], ...] = ()
+    """Points, possibly partial, that are tried first."""
+
+    def __post_init__(self) -> None:
+        require_name("name of a study", self.name)
+        refuse(self._breaches())
+
+    def _breaches(self) -> Iterator[str]:
+        if not self.teachers:
+            yield "teachers must not be empty; name at least one teacher"
+        for index, point in enumerate(self.initial_points):
+            for name, rule in self.space.breaches(point):
+                yield f"initial_points[{index}]: {name} {rule}, got {point[name]!r}"
+        if self.graduation.n_tokens is None and self.search.time_budget_s is None:
+            yield ("graduation must end, got neither graduation.n_tokens nor search.time_budget; set one of them")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that is also a study file: parsing its text gives an equal study."""
+        return {
+            "name": self.name,
+            "teachers": [_plain(teacher) for teacher in self.teachers],
+            "corpus": _plain(self.corpus) | {"sources": [_plain(source) for source in self.corpus.sources]},
+            "profile": self.profile.to_json(),
+            "search": _plain(self.search),
+            "graduation": _plain(self.graduation),
+            "space": space_to_json(self.space),
+            "initial_points": [dict(point) for point in self.initial_points],
+        }
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """A space as the study file writes it."""
+    document: dict[str, Any] = {}
+    for name in (*space.domains, *space.fixed):
+        entry = {"value": space.fixed[name]} if name in space.fixed else _domain(space.domains[name])
+        if name in space.conditions:
+            entry["when"] = {parent: _condition(domain) for parent, domain in space.conditions[name].items()}
+        document[name] = entry
+    return document
+
+
+def with_overrides(
+    study: StudySpec,
+    *,
+    trials: int | None = None,
+    time_budget: str | float | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> StudySpec:
+    """The study with what a command line gave put in its place; `time_budget` is seconds or text such as "2h"."""
+    search = study.search
+    if trials is not None:
+        search = replace(search, n_trials=trials)
+    if time_budget is not None:
+        seconds = parse_duration(time_budget) if isinstance(time_budget, str) else float(time_budget)
+        search = replace(search, time_budget_s=seconds)
+    if seed is not None:
+        search = replace(search, seed=seed)
+    return replace(study, search=search, name=study.name if name is None else name)
+
+
+def file_key(field_name: str) -> str:
+    """The study file's key of a field: durations lose their unit."""
+    return field_name.removesuffix("_s") if field_name.endswith("budget_s") else field_name
+
+
+def is_remote_name(reference: str) -> bool:
+    """Whether a reference reads like a hub id or the name of a distribution."""
+    return _REMOTE_NAME.fullmatch(reference) is not None and ".." not in reference
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for part in fields(spec):
+        value = getattr(spec, part.name)
+        key = file_key(part.name)
+        if key != part.name and value is not None:
+            value = format_duration(value)
+        document[key] = list(value) if isinstance(value, tuple) else value
+    return document
+
+
+def _domain(domain: Domain) -> dict[str, Any]:
+    if isinstance(domain, Choice):
+        return {"options": list(domain.options)}
+    entry: dict[str, Any] = {"low": domain.low, "high": domain.high, "log": domain.log}
+    return entry | {"step": domain.step} if isinstance(domain, Integer) else entry
+
+
+def _condition(domain: Domain) -> Any:
+    return list(domain.options) if isinstance(domain, Choice) else {"low": domain.low, "high": domain.high}
+
+
+def resolve(source: str, folder: Path) -> str:
+    """An absolute path for a source that is a relative path."""
+    return str((folder / Path(source).expanduser()).resolve())
