@@ -232,6 +232,17 @@ class StudentSpec:
             ) from None
 
 
+def n_zero_blocks(n_blocks: int, sparsity: float) -> int:
+    """How many blocks of a matrix are zero at a sparsity."""
+    return round(sparsity * n_blocks)
+
+
+def n_kept_weights(n_outputs: int, n_inputs: int, sparsity: float) -> int:
+    """Numbers of a matrix that lie outside its zero blocks."""
+    n_blocks = (n_outputs // BLOCK_OUTPUTS) * (n_inputs // BLOCK_INPUTS)
+    return n_outputs * n_inputs - n_zero_blocks(n_blocks, sparsity) * BLOCK_OUTPUTS * BLOCK_INPUTS
+
+
 def _require_positive(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
