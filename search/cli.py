@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: reads arguments, calls one function for each command, prints. It decides nothing else.
+
+    search    search.run.run_search             front     search.registry.load_front
+    validate  search.preflight.validate_study   select    search.registry.select, set_alias
+    export    search.export.export_model        embed     search.embedding.embed_file
+    report    search.report.write_report        ui        search.ui.serve_ui
+
+What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input, with one
+message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
+command that needs it, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from spaces.fields import parse_duration, require_name
+
+if TYPE_CHECKING:
+    from search.entry import Entry
+    from search.store import Store
+
+PROGRAM = "understudy"
+BAD_INPUT = 2
+INTERRUPTED = 130
+_SEARCH_EXTRA = {"datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch", "transformers"}
+_EXPORT_EXTRA = {"onnx", "onnxruntime", "onnxscript", "sentence_transformers"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; None means the arguments of this process."""
+    options: argparse.Namespace | None = None
+    try:
+        options = build_parser().parse_args(arguments)
+        options.run(options)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        say(f"{PROGRAM}: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has left: nothing to say, and nowhere to say it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error.name)
+        if extra is None or _wants_traceback(options):
+            raise
+        say(f"{PROGRAM}: this command needs {error.name}, which is not installed; pip install 'understudy[{extra}]'")
+        return BAD_INPUT
+    except (ValueError, OSError) as error:
+        if _wants_traceback(options):
+            raise
+        say(f"{PROGRAM}: {_message(error)}")
+        return BAD_INPUT
+
+
+def say(text: str) -> None:
+    """A message for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command; `run` of what it returns is the command's function."""
+    parser = _Parser(prog=PROGRAM, description="Finds the smallest, fastest students of a large text encoder.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    search = _command(commands, "search", _search, "run a study, or go on with it, and register its front")
+    search.add_argument("study", metavar="STUDY", help="a study file, or the name of one that ships: quickstart")
+    search.add_argument("--trials", type=_count, metavar="N", help="most trials, instead of the study's")
+    search.add_argument("--time-budget", type=_duration, metavar="TIME", help="such as 90s, 10m or 2h, for the whole run")
+    search.add_argument("--address", type=_address, metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    search.add_argument("--seed", type=_seed, metavar="N", help="instead of the study's")
+    search.add_argument("--name", type=_named("study"), metavar="NAME", help="search under another name")
+
+    front = _command(commands, "front", _front, "show a study's front, references beside it")
+    _add_name(front)
+    front.add_argument("--json", action="store_true", help="print the front as one JSON document")
+
+    select = _command(commands, "select", _select, "choose one student of a front")
+    _add_name(select)
+    wish = select.add_mutually_exclusive_group(required=True)
+    wish.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="the most faithful within this latency")
+    wish.add_argument("--min-fidelity", type=_cosine, metavar="COSINE", help="the fastest with this mean cosine")
+    wish.add_argument("--balanced", action="store_true", help="the one that the search calls balanced")
+    select.add_argument("--alias", type=_named("alias"), metavar="ALIAS", help="point this alias at it, such as production")
+    select.add_argument("--json", action="store_true", help="print the student as one JSON document")
+
+    export = _command(commands, "export", _export, "write a registered student for use elsewhere")
+    export.add_argument("model", metavar="MODEL", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
+    export.add_argument("out", metavar="OUT", type=Path, help="where to write; must not exist")
+    export.add_argument("--format", required=True, choices=("folder", "sentence-transformers", "onnx"), help="what to write")
+
+    embed = _command(commands, "embed", _embed, "embed a file of sentences")
+    embed.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
+    embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text, a sentence a line")
+    embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE with the suffix .npy")
+
+    report = _command(commands, "report", _report, "write a front as one self-contained page")
+    _add_name(report)
+    report.add_argument("out", metavar="OUT.html", type=Path, help="the page")
+
+    ui = _command(commands, "ui", _ui, "serve the MLflow UI over the store, on loopback")
+    ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default: 5000")
+    ui.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1; there are no accounts")
+
+    validate = _command(commands, "validate", _validate, "explain every mistake in a study; run nothing", store=False)
+    validate.add_argument("study", metavar="STUDY", help="a study file, or the name of one that ships")
+    return parser
+
+
+def _search(options: argparse.Namespace) -> None:
+    from search.preflight import check_cluster, check_study
+    from spaces.study import load_study, with_overrides
+
+    study = with_overrides(
+        load_study(options.study),
+        trials=options.trials,
+        time_budget=options.time_budget,
+        seed=options.seed,
+        name=options.name,
+    )
+    store = _store(options)
+    store.require_writable()
+    check_study(study)
+    check_cluster(options.address)
+    from search.front_table import print_front
+    from search.run import run_search
+
+    print_front(run_search(study, store=store, address=options.address), file=sys.stderr)
+
+
+def _front(options: argparse.Namespace) -> None:
+    from search.front_table import print_front
+    from search.registry import load_front
+
+    document = load_front(_store(options), options.name)
+    if options.json:
+        _print_json(document.to_json())
+    else:
+        print_front(document, file=sys.stderr)
+
+
+def _select(options: argparse.Namespace) -> None:
+    from search.registry import load_front, select, set_alias
+
+    store = _store(options)
+    entry = select(
+        store,
+        options.name,
+        max_latency_ms=options.max_latency_ms,
+        min_fidelity=options.min_fidelity,
+        balanced=options.balanced,
+    )
+    if options.alias is not None:
+        assert entry.version is not None  # `select` answers from the registry
+        set_alias(store, options.name or load_front(store).study, entry.version, options.alias)
+        entry = entry.changed(aliases=tuple(sorted({*entry.aliases, options.alias})))
+    say(_describe(entry))
+    if options.json:
+        _print_json(entry.to_json(with_uri=True))
+    else:
+        print(entry.uri)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from search.export import export_model
+
+    print(export_model(_store(options), options.model, options.out, format=options.format))
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from search.embedding import embed_file
+
+    print(embed_file(_store(options), options.model, options.file, out=options.out))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from search.report import write_report
+
+    print(write_report(_store(options), options.name, options.out))
+
+
+def _ui(options: argparse.Namespace) -> None:
+    from search.ui import serve_ui
+
+    status = serve_ui(_store(options), port=options.port, host=options.host, say=say)
+    if status:
+        raise OSError(f"the MLflow server ended with status {status}; its own messages are above")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from search.preflight import validate_study
+    from spaces.study import describe
+
+    say(describe(validate_study(options.study)))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{PROGRAM}: {message}; see `{self.prog} --help`\n")
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], words: str, *, store: bool = True
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+    if store:
+        parser.add_argument("--store", type=Path, metavar="FOLDER", help="default: $UNDERSTUDY_STORE or understudy-store")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", type=_named("study"), metavar="NAME", help="the study; default: the latest")
+
+
+def _store(options: argparse.Namespace) -> Store:
+    from search.store import Store
+
+    return Store.default() if options.store is None else Store(options.store)
+
+
+def _describe(entry: Entry) -> str:
+    from search.trial import describe
+    from spaces.student import StudentSpec
+
+    low_ms, high_ms = entry.latency_interval_ms
+    return (
+        f"{entry.name} (version {entry.version}): {describe(StudentSpec.from_json(dict(entry.spec)))}; "
+        f"mean cosine {entry.fidelity.cosine:.4f}, {entry.latency_ms:.3g} ms ({low_ms:.3g} to {high_ms:.3g}), "
+        f"{entry.speedup:.3g} times as fast as the teacher"
+    )
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def _message(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _wants_traceback(options: argparse.Namespace | None) -> bool:
+    return bool(getattr(options, "traceback", False))
+
+
+def _extra_of(module: str | None) -> str | None:
+    root = (module or "").partition(".")[0]
+    return "search" if root in _SEARCH_EXTRA else "export" if root in _EXPORT_EXTRA else None
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:  # run from its sources
+        return "not installed"
+
+
+def _argument(rule: str, convert: Callable[[str], Any], accepts: Callable[[Any], bool] = lambda value: True) -> Callable[[str], Any]:
+    """A converter for argparse that says the rule, then the value."""
+
+    def read(text: str) -> Any:
+        try:
+            value = convert(text)
+            if accepts(value):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
+
+    return read
+
+
+_count = _argument("a whole number of at least 1", int, lambda value: value >= 1)
+_seed = _argument("a whole number from 0 to 4294967295", int, lambda value: 0 <= value < 2**32)
+_port = _argument("a whole number from 1 to 65535", int, lambda value: 1 <= value <= 65535)
+_positive = _argument("a finite number above 0", float, lambda value: math.isfinite(value) and value > 0.0)
+_cosine = _argument("a mean cosine, -1 to 1", float, lambda value: -1.0 <= value <= 1.0)
+_duration = _argument("a positive duration such as 90s, 10m or 2h", parse_duration)
+
+
+def _address(text: str) -> str:
+    from search.preflight import require_address
+
+    try:
+        return require_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _named(kind: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        try:
+            return require_name(kind, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read

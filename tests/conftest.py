@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Before anything is imported: one thread, no network, no telemetry, and shapes checked while tests run."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+    RAY_USAGE_STATS_ENABLED="0",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.pop("UNDERSTUDY_STORE", None)
+os.environ.pop("RAY_ADDRESS", None)
+
+from jaxtyping import install_import_hook  # noqa: E402  (what it imports must see the environment above)
+
+install_import_hook(["runtime", "trainers"], "beartype.beartype")

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about the project as a whole: its rooms, files, dependencies, documents and launcher file."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("spaces", "runtime", "trainers", "search")
+SOURCES = sorted(path for room in (*ROOMS, "benchmarks") for path in (ROOT / room).rglob("*.py"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SPDX = "SPDX-License-Identifier: Apache-2.0"
+
+
+def project_files() -> list[Path]:
+    """The files under version control, or all files of a copy without it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0 and listed.stdout:
+        return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    hidden = {".git", ".venv", "__pycache__"}
+    return [path for path in ROOT.rglob("*") if path.is_file() and not hidden & set(path.relative_to(ROOT).parts)]
+
+
+def test_every_text_file_names_its_licence() -> None:
+    without_comments = {"LICENSE"}
+    kinds = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cfg", ".html", ".js", ".css", ".svg", ""}
+    files = [path for path in project_files() if path.suffix in kinds and path.name not in without_comments]
+    assert [str(path) for path in files if SPDX not in "\n".join(path.read_text("utf-8").splitlines()[:3])] == []
+
+
+def test_the_licence_of_the_package_is_the_one_in_its_files() -> None:
+    assert PYPROJECT["project"]["license"] == SPDX.split(": ")[1]
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_no_source_file_has_more_than_400_lines() -> None:
+    assert [f"{path}: {n}" for path in SOURCES if (n := len(path.read_text("utf-8").splitlines())) > 400] == []
+
+
+def test_no_file_is_named_after_nothing_in_particular() -> None:
+    assert [path for path in SOURCES if path.stem in {"util", "utils", "common", "helpers", "misc"}] == []
+
+
+def test_every_source_file_says_what_it_is() -> None:
+    assert [path for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))] == []
+
+
+def pickles(tree: ast.AST) -> list[str]:
+    """What in a syntax tree could read or write a pickle."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [n for n in names if n.split(".")[0] in {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}]
+        elif isinstance(node, ast.Attribute) and node.attr in {"read_pickle", "to_pickle", "load_state_dict_from_url"}:
+            found.append(node.attr)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id == "torch" and node.attr in {"load", "save"}:
+                found.append(f"torch.{node.attr}")
+        elif isinstance(node, ast.keyword) and node.arg in {"allow_pickle", "trust_remote_code"}:
+            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+                found.append(f"{node.arg}=...")
+    return found
+
+
+def test_nothing_reads_or_writes_a_pickle() -> None:
+    assert {str(path): found for path in SOURCES if (found := pickles(ast.parse(path.read_text("utf-8"))))} == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["import pickle", "from joblib import load", "torch.load(x)", "numpy.load(x, allow_pickle=True)"]
+)
+def test_the_search_for_pickles_finds_them(line: str) -> None:
+    assert pickles(ast.parse(line))
+
+
+def test_the_rooms_keep_their_direction_and_their_imports() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    finished = subprocess.run(
+        [linter, "--no-cache"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+SERVE_WITHOUT = ("torch", "ray", "mlflow", "optuna", "transformers", "datasets", "pyarrow", "scipy", "rich", "pandas")
+
+
+def run_where_only_serving_is_installed(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process that has what `pip install understudy` gives, and no more."""
+    prologue = f"""
+        import sys
+        class Absent:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in {SERVE_WITHOUT!r}:
+                    raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        sys.meta_path.insert(0, Absent())
+    """
+    program = textwrap.dedent(prologue) + textwrap.dedent(code)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_rooms_for_serving_import_without_the_rest() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for room in ("spaces", "runtime")
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    finished = run_where_only_serving_is_installed(f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_a_command_that_needs_an_extra_says_which() -> None:
+    finished = run_where_only_serving_is_installed(
+        "from search.cli import main; sys.exit(main(['validate', 'quickstart']))"
+    )
+    assert finished.returncode == 2
+    assert "pip install 'understudy[search]'" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_the_cluster_file_is_valid_for_rays_launcher() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
+    assert all(commands for commands in (prepared["head_start_ray_commands"], prepared["worker_start_ray_commands"]))
+
+
+def test_the_cluster_file_starts_its_workers_and_asks_for_a_token() -> None:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    head, worker = (next(c for c in config[f"{kind}_start_ray_commands"] if "ray start" in c) for kind in ("head", "worker"))
+    assert "RAY_enable_autoscaler_v2=0" in head  # the newer autoscaler starts no workers for provider local
+    assert all("RAY_AUTH_MODE=token" in command for command in (head, worker))
+    for local in config["file_mounts"].values():
+        assert local.startswith("~") or (ROOT / local).exists()
+
+
+def test_constraints_are_names_and_versions_only() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.]*", line)] == []
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)]
+    for requirement in map(Requirement, wanted):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not pinned"
+        assert requirement.specifier.contains(version), f"{requirement} but {version}"
+
+
+def test_ci_runs_the_tests_the_way_people_do() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text()
+
+
+def documented(pattern: str) -> set[str]:
+    """What the pattern's group matches in the code of README.md and CONTRIBUTING.md."""
+    text = "\n".join((ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+    code = re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL)
+    return {found for part in code for found in re.findall(pattern, part)}
+
+
+def test_every_command_of_the_readme_exists_and_every_command_is_in_the_readme() -> None:
+    from search.cli import build_parser
+
+    actions = build_parser()._subparsers._group_actions  # type: ignore[union-attr]
+    (commands,) = (set(action.choices) for action in actions if action.choices)  # type: ignore[arg-type]
+    assert documented(r"\bunderstudy ([a-z]+)\b(?!=)") == commands
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    mentioned = documented(r"\bmake ([a-z]+)\b")
+    assert {"search", "test"} <= mentioned <= targets
+
+
+def test_the_tree_of_the_readme_names_files_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (tree,) = re.findall(r"<!-- tree -->\n```\n(.*?)```", readme, flags=re.DOTALL)
+    folder = ROOT
+    for line in tree.splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        if not line.startswith(" ") and names and names[0].endswith("/"):
+            folder = ROOT / names[0]
+            names = names[:1]
+            assert folder.is_dir(), line
+            continue
+        base = folder if line.startswith(" ") else ROOT
+        assert [name for name in names if not (base / name).exists()] == [], line
+
+
+def test_the_presets_ship_with_the_package() -> None:
+    from spaces.study import load_study, preset_names
+
+    assert "quickstart" in preset_names()
+    for name in preset_names():
+        assert load_study(name).name
+    assert "spaces" in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
