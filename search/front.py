@@ -38,7 +38,8 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
 
     One sort and one sweep: a point is on the front if its fidelity exceeds that of every faster point.
     """
-    finite = sorted((i for i in range(len(points)) if is_finite(points[i])), key=lambda i: (points[i][0], -points[i][1]))
+    finite = [i for i, point in enumerate(points) if is_finite(point)]
+    finite.sort(key=lambda i: (points[i][0], -points[i][1]))
     front: list[int] = []
     for i in finite:
         if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger of a search: what is tried next, what each rung means, how every trial ended.
+
+It owns ask and tell of both Optuna studies, and knows nothing of Ray: a trial is begun by `ask`, reports by
+`reached` (which answers whether it goes on) and ends there, in `failed` or in `close`. Every change is in the
+storage before anyone is told of it, so a search may end at any line of this file and be continued.
+
+Optuna refuses intermediate values on a study of two objectives. So every trial has a twin in a study of one, which
+the pruner reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from search import objective
+from search.pace import Pace
+from search.pruner import LATENCY, DominancePruner
+from search.sampler import initial_point, make_sampler, suggest_point
+from search.trial import Observer, RungRecord, TrialRecord, TrialState
+from search.trial_storage import (
+    CONTINUES,
+    INITIAL,
+    RECORD,
+    document_of,
+    open_storage,
+    optuna_state,
+    record_of,
+    records_of,
+)
+from spaces.domain import Value
+from spaces.space import Space
+from spaces.student import StudentSpec
+
+MOST_REFUSALS = 200  # in a row: by then a finite space holds nothing new
+MOST_POSTPONED = 3  # in a row: what is left of the time is too short for what the sampler likes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPlan:
+    """What decides which trials a search makes."""
+
+    name: str
+    """Of the study."""
+    folder: Path
+    """The study's folder: journal and checkpoints."""
+    space: Space
+    """What is searched."""
+    teacher: StudentSpec
+    """What points leave out, and the latency to beat."""
+    rungs: tuple[int, ...]
+    """Training tokens at which a trial is evaluated; the last ends it."""
+    predict: Callable[[StudentSpec], float]
+    """Predicted latency in milliseconds under the study's profile."""
+    seed: int = 0
+    """Of the sampler and, for a fair comparison, of every student."""
+    n_trials: int | None = None
+    """Most trials that are trained, earlier runs included; None: as many as the time allows."""
+    n_startup_trials: int = 10
+    """Trials before the sampler learns and pruning starts."""
+    reduction: float = 2.0
+    """See `DominancePruner`."""
+    initial_points: Sequence[Mapping[str, Value]] = ()
+    """Tried first."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that must be the same whenever this study is continued, or its trials could not be compared."""
+
+
+@dataclass(slots=True)
+class _Open:
+    trial: optuna.Trial
+    twin: optuna.Trial
+    record: TrialRecord
+
+
+class TrialLedger:
+    """Begins, follows and ends the trials of one plan; use it within `exclusive(plan.folder)`."""
+
+    def __init__(
+        self,
+        plan: TrialPlan,
+        *,
+        deadline: float | None = None,
+        observers: Iterable[Observer] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Opens the plan's storage and puts in order what an earlier, perhaps killed, search left.
+
+        `deadline` is a time of `clock`. Raises ValueError if the folder holds a study of another identity.
+        """
+        self.plan = plan
+        self.deadline = deadline
+        self._observers = tuple(observers)
+        self._clock = clock
+        self._pruner = DominancePruner(
+            score=lambda fidelity, latency_ms: objective.score(fidelity, 1.0 / latency_ms),
+            reduction=plan.reduction,
+            n_startup_trials=plan.n_startup_trials,
+        )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = open_storage(plan.folder)
+        self._study = optuna.create_study(
+            study_name=plan.name, storage=storage, directions=["minimize", "maximize"], load_if_exists=True
+        )
+        self._twins = optuna.create_study(
+            study_name=f"{plan.name}/rungs",
+            storage=storage,
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(seed=plan.seed),
+            pruner=self._pruner,
+            load_if_exists=True,
+        )
+        self._require_identity()
+        self._study.set_metric_names(["latency_ms", "fidelity"])
+        self._end_leftovers()
+        self._records = {record.number: record for record in records_of(self._study, plan.folder)}
+        self._pace = Pace.of(self._records.values())
+        self._teacher_latency_ms = plan.predict(plan.teacher)
+        self._open: dict[int, _Open] = {}
+        self._enqueue()
+        self._delete_orphans()
+
+    @property
+    def records(self) -> tuple[TrialRecord, ...]:
+        """All trials of the study by number, those of earlier runs included."""
+        return tuple(self._records[number] for number in sorted(self._records))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no more trials may begin: their number or the time is used up."""
+        if self.plan.n_trials is not None:
+            begun = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING)
+            if sum(record.state in begun for record in self._records.values()) >= self.plan.n_trials:
+                return True
+        return self._time_left() <= 0.0
+
+    def ask(self) -> TrialRecord | None:
+        """Begins the next trial that is worth training; None if there is none, or no time for it.
+
+        Points that need no training to be judged are refused on the way, and told as pruned.
+        """
+        n_refused = n_postponed = 0
+        while not self.exhausted and n_refused < MOST_REFUSALS and n_postponed < MOST_POSTPONED:
+            number = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = make_sampler(
+                seed=self.plan.seed, number=number, n_startup_trials=self.plan.n_startup_trials
+            )
+            trial = self._study.ask()
+            record = self._describe(trial)
+            if record.state is TrialState.REFUSED:
+                self._store(trial, record)
+                self._study.tell(trial, state=OptunaState.PRUNED)
+                self._notify("trial_ended", record)
+                n_refused += 1
+            elif not self._fits(record, n_tokens=self.plan.rungs[-1]):
+                # Left without a record: an initial point or a continuation is enqueued again by the next run.
+                self._study.tell(trial, state=OptunaState.FAIL)
+                n_postponed += 1
+            else:
+                self._begin(trial, record)
+                return record
+        return None
+
+    def reached(self, number: int, rung: RungRecord, checkpoint: Path) -> bool:
+        """Takes what a running trial measured at its next rung and where it is saved. Returns whether it goes on."""
+        running = self._open[number]
+        before = running.record
+        self._observe_pace(before, rung)
+        record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
+        if not math.isfinite(rung.fidelity.cosine):
+            self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {rung.fidelity.cosine}")
+            return False
+        running.record = record
+        self._store(running.trial, record)
+        if before.checkpoint is not None and before.checkpoint != checkpoint:
+            shutil.rmtree(before.checkpoint, ignore_errors=True)
+        running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
+        self._notify("rung_reached", record)
+        if len(record.rungs) == len(self.plan.rungs):
+            self._end(number, record, TrialState.COMPLETE, "complete")
+        elif running.twin.should_prune():
+            self._end(number, record, TrialState.PRUNED, self._dominated(running))
+        elif not self._fits(record, n_tokens=self.plan.rungs[len(record.rungs)]):
+            self._end(number, record, TrialState.INTERRUPTED, f"time budget: ended after {record.n_tokens:,} tokens")
+        return number in self._open
+
+    def failed(self, number: int, outcome: str, *, details: str = "") -> None:
+        """Ends a running trial as failed; `details` (a traceback) goes to a file. Nothing if it has ended already."""
+        if number not in self._open:
+            return
+        record = self._open[number].record
+        if details:
+            folder = self.plan.folder / "errors"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{record.name}.txt").write_text(details, encoding="utf-8")
+        self._end(number, record, TrialState.FAILED, outcome)
+
+    def close(self, outcome: str) -> None:
+        """Ends every running trial as interrupted; the next search of this study continues it."""
+        for number in sorted(self._open):
+            self._end(number, self._open[number].record, TrialState.INTERRUPTED, outcome)
+
+    def _describe(self, trial: optuna.Trial) -> TrialRecord:
+        """The record of a new trial, refused if it needs no training to be judged."""
+        point = suggest_point(trial, self.plan.space)
+        record = TrialRecord(
+            number=trial.number,
+            point=point,
+            spec=None,
+            recipe=None,
+            seed=self.plan.seed,
+            predicted_latency_ms=None,
+        )
+        try:
+            spec, recipe = self.plan.space.decode(point, self.plan.teacher)
+        except ValueError as error:
+            return replace(record, state=TrialState.REFUSED, outcome=f"cannot be built: {error}")
+        record = replace(record, spec=spec, recipe=recipe, predicted_latency_ms=self.plan.predict(spec))
+        continued = self._records.get(trial.user_attrs.get(CONTINUES, -1))
+        if continued is not None:
+            saved = continued.checkpoint is not None
+            return replace(
+                record,
+                continues=continued.number,
+                rungs=continued.rungs if saved else (),
+                checkpoint=continued.checkpoint,
+            )
+        refusal = self._refusal(record)
+        return record if refusal is None else replace(record, state=TrialState.REFUSED, outcome=refusal)
+
+    def _refusal(self, record: TrialRecord) -> str | None:
+        """Why a point is not worth training; None if it is."""
+        latency = record.predicted_latency_ms
+        assert latency is not None
+        if latency >= self._teacher_latency_ms:
+            return f"hopeless: predicted {latency:.3g} ms, no faster than the teacher's {self._teacher_latency_ms:.3g} ms"
+        for other in self._records.values():
+            if other.state in (TrialState.REFUSED, TrialState.INTERRUPTED):
+                continue
+            if (other.spec, other.recipe) == (record.spec, record.recipe):
+                return f"duplicate: the same student and recipe as {other.name}"
+        return None
+
+    def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        twin = self._twins.ask()
+        twin.set_user_attr("number", record.number)
+        twin.set_user_attr(LATENCY, record.predicted_latency_ms)
+        for target, rung in zip(self.plan.rungs, record.rungs, strict=False):
+            twin.report(rung.fidelity.cosine, step=target)
+        self._store(trial, record)
+        self._open[record.number] = _Open(trial, twin, record)
+        self._notify("trial_started", record)
+
+    def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: str) -> None:
+        kept = state in (TrialState.COMPLETE, TrialState.INTERRUPTED)
+        checkpoint = record.checkpoint
+        record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
+        running = self._open.pop(number)
+        self._store(running.trial, record)
+        _tell(self._study, running.trial, record)
+        _tell_twin(self._twins, running.twin, record)
+        if not kept:
+            shutil.rmtree(self.plan.folder / "trials" / record.name, ignore_errors=True)
+            if checkpoint is not None:
+                shutil.rmtree(checkpoint.parent, ignore_errors=True)  # may be that of the trial that it continues
+        self._notify("trial_ended", record)
+
+    def _dominated(self, running: _Open) -> str:
+        """Who is ahead, for the outcome of a pruned trial."""
+        twin = self._twins.get_trials(deepcopy=False)[running.twin.number]
+        step = twin.last_step
+        assert step is not None
+        rivals = [
+            f"trial-{rival.user_attrs['number']:04d} ({rival.intermediate_values[step]:.4f} in "
+            f"{rival.user_attrs[LATENCY]:.3g} ms)"
+            for rival in self._pruner.dominators(self._twins, twin)[:2]
+        ]
+        return f"dominated: at {step:,} tokens by {' and '.join(rivals)}"
+
+    def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
+        self._records[record.number] = record
+
+    def _notify(self, event: str, record: TrialRecord) -> None:
+        for observer in self._observers:
+            getattr(observer, event)(record)
+
+    def _observe_pace(self, before: TrialRecord, rung: RungRecord) -> None:
+        assert before.predicted_latency_ms is not None
+        n_tokens = rung.n_tokens - before.n_tokens
+        self._pace.observe(before.predicted_latency_ms, n_tokens=n_tokens, seconds=rung.seconds)
+
+    def _time_left(self) -> float:
+        return math.inf if self.deadline is None else self.deadline - self._clock()
+
+    def _fits(self, record: TrialRecord, *, n_tokens: int) -> bool:
+        """Whether the trial can be expected to reach `n_tokens` in the time left; True if nothing is known yet."""
+        assert record.predicted_latency_ms is not None
+        seconds = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens - record.n_tokens)
+        return self._time_left() > 0.0 if seconds is None else seconds <= self._time_left()
+
+    def _require_identity(self) -> None:
+        wanted = json.loads(json.dumps(dict(self.plan.identity)))
+        stored = self._study.user_attrs.get("identity")
+        if stored is None:
+            self._study.set_user_attr("identity", wanted)
+        elif stored != wanted:
+            changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+            raise ValueError(
+                f"a study is continued with what it began with: {', '.join(changed)} changed since study "
+                f"{self.plan.name!r} was first searched; give this one another --name, or delete {self.plan.folder}"
+            )
+
+    def _end_leftovers(self) -> None:
+        """Trials that a killed search left running: told if they had ended, else failed, to be continued."""
+        for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
+            record = record_of(trial, self.plan.folder)
+            if record is None or record.state is TrialState.RUNNING:
+                self._study.tell(trial.number, state=OptunaState.FAIL)
+            else:
+                _tell(self._study, trial.number, record)
+        records = {record.number: record for record in records_of(self._study, self.plan.folder)}
+        for twin in self._twins.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
+            _tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get("number", -1)))
+
+    def _enqueue(self) -> None:
+        """Interrupted trials that nobody continues yet, then initial points that were not tried yet."""
+        alive = [trial for trial in self._study.get_trials(deepcopy=False) if _counts(trial)]
+        continued = {trial.user_attrs.get(CONTINUES) for trial in alive}
+        for record in self.records:
+            if record.state is TrialState.INTERRUPTED and record.number not in continued:
+                self._study.enqueue_trial(record.point, user_attrs={CONTINUES: record.number})
+        tried = {trial.user_attrs.get(INITIAL) for trial in alive}
+        for point in self.plan.initial_points:
+            text = json.dumps(dict(point), sort_keys=True)
+            if text not in tried:
+                tried.add(text)
+                filled = initial_point(point, self.plan.space, self.plan.teacher)
+                self._study.enqueue_trial(filled, user_attrs={INITIAL: text})
+
+    def _delete_orphans(self) -> None:
+        """Checkpoints that no trial needs any more: of trials that left none, or that another continues."""
+        continued = {record.continues for record in self.records}
+        needed = {
+            record.checkpoint.parent
+            for record in self.records
+            if record.checkpoint is not None and record.number not in continued
+        }
+        for folder in self.plan.folder.glob("trials/trial-*"):
+            if folder not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial stands for its point: it waits, runs, or has a record (else it ended before it began)."""
+    return not trial.state.is_finished() or RECORD in trial.user_attrs
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord) -> None:
+    state = optuna_state(record.state)
+    if state is OptunaState.COMPLETE:
+        assert record.predicted_latency_ms is not None and record.fidelity is not None
+        study.tell(trial, values=[record.predicted_latency_ms, record.fidelity.cosine])
+    else:
+        study.tell(trial, state=state)
+
+
+def _tell_twin(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord | None) -> None:
+    state = OptunaState.FAIL if record is None else optuna_state(record.state)
+    if record is not None and state is OptunaState.COMPLETE and record.fidelity is not None:
+        study.tell(trial, values=record.fidelity.cosine)
+    else:
+        study.tell(trial, state=state)

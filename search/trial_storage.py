@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optuna's storage of one study: a journal file in the study's folder, the truth about every trial.
+
+    FOLDER/trials.journal     two Optuna studies: NAME (latency, fidelity) and NAME/rungs (fidelity, for the pruner)
+    FOLDER/trials/trial-0007/ checkpoints: of complete trials (graduation starts there) and of interrupted ones
+    FOLDER/search.lock        held by the one search that writes
+
+A search may be killed at any moment: a half-written last line is cut off when the next search opens the journal,
+and what a trial was doing is read from its record and from Optuna's state together (`record_of`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from search.trial import TrialRecord, TrialState
+
+RECORD = "record"
+"""User attribute of a trial: the JSON object of its record."""
+CONTINUES = "continues"
+"""User attribute of a trial: the number of the interrupted trial that it continues."""
+INITIAL = "initial"
+"""User attribute of a trial: the study's initial point that it tries, as text."""
+
+DRIVER_ENDED = "interrupted: the driver ended"
+
+_JOURNAL = "trials.journal"
+_LOCK = "search.lock"
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Within the block no other search writes this study. Raises ValueError if one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"one search at a time writes a study: another one is running in {folder}; wait, stop it, or give this "
+                "one another --name"
+            ) from None
+        yield  # the lock ends with the process, however it ends
+
+
+def open_storage(folder: Path) -> JournalStorage:
+    """The study folder's storage, for the one search that writes (`exclusive`)."""
+    journal = folder / _JOURNAL
+    _cut_broken_line(journal)
+    for stale in folder.glob(f"{_JOURNAL}.lock*"):  # of a killed search: ours is the only one
+        stale.unlink()
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def read_trials(folder: Path, name: str) -> tuple[TrialRecord, ...]:
+    """All trials of study `name` by number, while nothing or another process writes; empty before any search."""
+    journal = folder / _JOURNAL
+    if not journal.exists():
+        return ()
+    try:
+        study = optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(journal))))
+    except KeyError:
+        return ()
+    return records_of(study, folder)
+
+
+def records_of(study: optuna.Study, folder: Path) -> tuple[TrialRecord, ...]:
+    """The records of all trials that have one, by number."""
+    records = (record_of(trial, folder) for trial in study.get_trials(deepcopy=False))
+    return tuple(record for record in records if record is not None)
+
+
+def record_of(trial: FrozenTrial, folder: Path) -> TrialRecord | None:
+    """A trial's record; None if it was never begun. A trial that Optuna ended while its record runs was interrupted."""
+    document = trial.user_attrs.get(RECORD)
+    if document is None:
+        return None
+    record = TrialRecord.from_json(document)
+    if record.checkpoint is not None:
+        checkpoint = folder / record.checkpoint
+        record = replace(record, checkpoint=checkpoint if checkpoint.is_dir() else None)
+    if record.state is TrialState.RUNNING and trial.state.is_finished():
+        record = replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
+    return record
+
+
+def document_of(record: TrialRecord, folder: Path) -> dict[str, Any]:
+    """The JSON object that is stored: the checkpoint's path is relative, so that a study's folder can be moved."""
+    if record.checkpoint is not None:
+        record = replace(record, checkpoint=record.checkpoint.relative_to(folder))
+    return record.to_json()
+
+
+def optuna_state(state: TrialState) -> OptunaState:
+    """What Optuna is told. Only complete trials have values; the sampler learns from complete and pruned ones."""
+    match state:
+        case TrialState.COMPLETE:
+            return OptunaState.COMPLETE
+        case TrialState.PRUNED | TrialState.REFUSED:
+            return OptunaState.PRUNED
+        case TrialState.FAILED | TrialState.INTERRUPTED:
+            return OptunaState.FAIL
+        case TrialState.RUNNING:
+            raise ValueError("a running trial has no outcome to tell; end it first")
+
+
+def _cut_broken_line(journal: Path) -> None:
+    """A writer that was killed may leave a line without its end, which would break every later one."""
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end != len(content):
+        with journal.open("r+b") as file:
+            file.truncate(end)

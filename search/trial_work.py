@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work of a trial: to start a student, distil it to a rung, measure it, save it and go on from there.
+
+`TrialWork` is all that the search knows of training. Ray ships it to every worker once, so it must be picklable and
+hold its data as NumPy arrays, which workers then share without copies.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from search.trial import RungRecord
+from spaces.recipe import RecipeSpec
+from spaces.student import StudentSpec
+from trainers.inherit import Inheritance, inherit
+from trainers.loop import Distillation, DistillationData, NotFiniteError
+
+
+class TrialWork(Protocol):
+    """Works on one student at a time; `start` drops the one before."""
+
+    def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
+        """Makes the student that the other methods work on."""
+
+    def advance(self, n_tokens: int) -> RungRecord:
+        """Distils until `n_tokens` training tokens have been seen in all, then measures. May raise anything."""
+
+    def save(self, folder: Path) -> None:
+        """Writes all that `restore` needs into a new folder."""
+
+    def restore(self, folder: Path) -> None:
+        """After `start`: goes on from what `save` wrote, bit for bit."""
+
+
+class DistillationWork:
+    """The real work: inherit from the teacher, distil, evaluate on held-out text."""
+
+    def __init__(self, inheritance: Inheritance, data: DistillationData) -> None:
+        self._inheritance = inheritance
+        self._data = data
+        self._distillation: Distillation | None = None
+
+    def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
+        """Inherits the student from its teacher."""
+        self._distillation = None  # the one before is freed first: two at a time need not fit
+        student = inherit(self._inheritance, spec, seed=seed)
+        sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
+        self._distillation = Distillation(student, recipe, self._data, seed=seed, sparsity=sparsity)
+
+    def advance(self, n_tokens: int) -> RungRecord:
+        """Distils and evaluates; raises NotFiniteError if the loss diverges."""
+        start = time.perf_counter()
+        progress = self._running.advance(n_tokens)
+        fidelity = self._running.evaluate()
+        return RungRecord(
+            n_tokens=progress.n_tokens,
+            fidelity=fidelity,
+            loss=progress.loss,
+            seconds=time.perf_counter() - start,
+            tokens_per_s=progress.tokens_per_s,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, averages and optimiser state (`Distillation.save`)."""
+        self._running.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Reads them back (`Distillation.restore`)."""
+        self._running.restore(folder)
+
+    @property
+    def _running(self) -> Distillation:
+        assert self._distillation is not None, "start comes first"
+        return self._distillation
+
+
+def failure_of(error: BaseException) -> str:
+    """The outcome of a trial that an exception ended: not finite, out of memory, or the exception's type and message."""
+    message = " ".join(str(error).split())
+    if isinstance(error, NotFiniteError):
+        return f"not finite: {message}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
+        return f"out of memory: {message or type(error).__name__}"
+    return f"{type(error).__name__}: {message}"
