@@ -90,7 +90,7 @@ class Choice:
             object.__setattr__(self, "options", tuple(self.options))
         if not self.options:
             raise ValueError("a choice needs at least one option, got none; list the options")
-        seen: list[tuple[type, Value]] = []
+        seen: set[tuple[type, Value]] = set()
         for option in self.options:
             if option is not None and not isinstance(option, bool | int | float | str):
                 raise ValueError(f"an option must be a number, a word, true, false or null, got {option!r}")
@@ -98,7 +98,7 @@ class Choice:
                 raise ValueError(f"an option must be finite, got {option!r}; leave it out")
             if (type(option), option) in seen:
                 raise ValueError(f"the options of a choice must be distinct, got {option!r} twice; list it once")
-            seen.append((type(option), option))
+            seen.add((type(option), option))
 
     def contains(self, value: Any) -> bool:
         """Whether a value is one of the options; True is not 1."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
 from spaces.dimensions import DIMENSIONS, LOSSES
-from spaces.domain import Choice, Domain, Integer, Value
+from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.space import Space
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, StudentSpec
 
-MOST_COMBINATIONS = 20_000  # of one rule; a range of more is judged by its first ones
+MOST_COMBINATIONS = 5_000  # of one rule; a range of more is judged by its first ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,19 +121,30 @@ def inert_dimensions(space: Space) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def count_structures(space: Space, *, limit: int = 100_000) -> int | None:
-    """Distinct students (recipes aside) of a space, at most `limit`; None when a real range makes them countless."""
+def count_structures(space: Space) -> int | None:
+    """Distinct students (recipes aside) of a space; None when a real range or a recipe's value makes them countless."""
     names = tuple(name for name in space.names if DIMENSIONS[name].structural)
     for name in names:
         domain = space.domains[name]
-        if not isinstance(domain, Integer | Choice) and domain.low < domain.high:
+        if isinstance(domain, Real) and domain.low < domain.high:
             return None
-    students: set[tuple[tuple[str, Value], ...]] = set()
-    for values in islice(_combinations(space, names), 10 * limit):
-        students.add(tuple((name, values[name]) for name in names if name in values))
-        if len(students) >= limit:
-            break
-    return len(students)
+        if any(parent in space.domains and parent not in names for parent in space.parents(name)):
+            return None
+    needed = [_ancestors(space, names[index:]) for index in range(len(names) + 1)]
+
+    @cache
+    def count(index: int, context: tuple[tuple[str, Value], ...]) -> int:
+        """Students that differ from dimension `index` on, given what decides which of them are active."""
+        if index == len(names):
+            return 1
+        name, total = names[index], 0
+        active = space.active(dict(context), name)
+        for value in _candidates(space.domains[name]) if active else (None,):
+            known = (*context, (name, value)) if active else context
+            total += count(index + 1, tuple(pair for pair in known if pair[0] in needed[index + 1]))
+        return total
+
+    return count(0, ())
 
 
 def conditions_meet(domain: Domain, condition: Domain) -> bool:
@@ -148,13 +160,7 @@ def conditions_meet(domain: Domain, condition: Domain) -> bool:
 
 def _combinations(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, Value]]:
     """The complete values of these dimensions and of all that decide them; real ranges stand by their two ends."""
-    closure: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in closure:
-            closure.add(name)
-            waiting.extend(space.parents(name))
+    closure = _ancestors(space, names)
     order = [name for name in space.names if name in closure]
 
     def extend(point: dict[str, Value], index: int) -> Iterator[dict[str, Value]]:
@@ -167,6 +173,18 @@ def _combinations(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, Va
             yield from extend(point, index + 1)
 
     return extend({}, 0)
+
+
+def _ancestors(space: Space, names: tuple[str, ...]) -> set[str]:
+    """These dimensions and all that decide, directly or not, whether they are active."""
+    closure: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in closure:
+            closure.add(name)
+            waiting.extend(space.parents(name))
+    return closure
 
 
 def _candidates(domain: Domain) -> Iterator[Value]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,20})?(?:e[-+]?\d{1,2})?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -28,7 +28,7 @@ class Range:
     def contains(self, value: float) -> bool:
         """Whether a finite number lies in the range."""
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
@@ -39,9 +39,9 @@ class Range:
         if self.above is not None:
             parts.append(f"greater than {self.above:g}")
         if self.low is not None:
-            parts.append(f"at least {self.low:g}")
-        if self.high is not None:
-            parts.append(f"at most {self.high:g}")
+            parts.append(f"at least {self.low:.12g}")
+        if self.high is not None and self.high < _MANY:
+            parts.append(f"at most {self.high:.12g}")
         return " and ".join(parts) or "finite"
 
 
@@ -50,8 +50,9 @@ class DurationUnit:
     """Marks a field of seconds that the study file writes as a duration: 90s, 10m, 2h, 1d."""
 
 
-Positive = Annotated[int, Range(low=1)]
-Natural = Annotated[int, Range(low=0)]
+_MANY = 10**15  # more of anything is a slip
+Positive = Annotated[int, Range(low=1, high=_MANY)]
+Natural = Annotated[int, Range(low=0, high=_MANY)]
 Share = Annotated[float, Range(low=0, high=1)]
 Seconds = Annotated[float, Range(above=0), DurationUnit()]
 
@@ -74,7 +75,7 @@ def format_duration(seconds: float) -> str:
     for unit in ("d", "h", "m"):
         if seconds % _SECONDS[unit] == 0:
             return f"{seconds / _SECONDS[unit]:.0f}{unit}"
-    return f"{seconds!r}s"
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds!r}s"
 
 
 def require_name(kind: str, value: str) -> str:

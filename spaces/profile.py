@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from spaces.fields import Positive, field_breaches, refuse
+
 
 class Runtime(StrEnum):
     """What runs the student: a closed set; the native engine will join it."""
@@ -21,18 +23,15 @@ class LatencyProfile:
 
     runtime: Runtime = Runtime.TORCH
     """What runs the student, in float32."""
-    batch_size: int = 1
+    batch_size: Positive = 1
     """Sentences of a call."""
-    n_tokens: int = 32
+    n_tokens: Positive = 32
     """Tokens of each sentence, special tokens included."""
-    n_threads: int = 1
+    n_threads: Positive = 1
     """Threads of a call."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "n_tokens", "n_threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} of a latency profile must be a positive integer, got {value!r}")
+        refuse(field_breaches(self))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal profile."""
@@ -44,4 +43,4 @@ class LatencyProfile:
         try:
             return cls(**{**document, "runtime": Runtime(document.get("runtime", Runtime.TORCH))})
         except TypeError as error:
-            raise ValueError(f"not a latency profile: {error}") from None
+            raise ValueError(f"not a latency profile: {error}; a profile is the object that to_json writes") from None

@@ -31,6 +31,8 @@ class Space:
     """What every student shares."""
     conditions: Mapping[str, Mapping[str, Domain]] = field(default_factory=dict)
     """For a dimension, the values that other dimensions must have for it to be active."""
+    _order: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """All names of `DIMENSIONS`, each after its parents."""
 
     def __post_init__(self) -> None:
         for name in (*self.domains, *self.fixed, *self.conditions):
@@ -50,14 +52,17 @@ class Space:
             for parent in (name, *conditions):
                 if parent not in self.domains and parent not in self.fixed:
                     raise ValueError(f"a condition joins dimensions of the space, got {parent!r}; add it to the space")
-        cycle = self.cycle()
-        if cycle:
-            raise ValueError(f"conditions must not run in a circle, got {' -> '.join(cycle)}; remove one")
+        graph = {name: self.parents(name) for name in DIMENSIONS}
+        try:
+            object.__setattr__(self, "_order", tuple(TopologicalSorter(graph).static_order()))
+        except CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))
+            raise ValueError(f"conditions must not run in a circle, got {circle}; remove one") from None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The searched dimensions, each after those that decide whether it is active."""
-        return tuple(name for name in self._order() if name in self.domains)
+        return tuple(name for name in self._order if name in self.domains)
 
     def parents(self, name: str) -> tuple[str, ...]:
         """The dimensions that decide whether this one is active, in the space or not."""
@@ -71,7 +76,7 @@ class Space:
         """The active values of a point together with the active fixed values, parents first."""
         given = {**point, **self.fixed}
         values: dict[str, Value] = {}
-        for name in self._order(tuple(given)):
+        for name in self._order:
             if name in given and self._holds(name, values):
                 values[name] = _typed(name, given[name])
         return values
@@ -118,19 +123,6 @@ class Space:
                     continue  # forced on at depth 0: saying so is right
                 found.append((name, "has no effect in this point, by its conditions"))
         return found
-
-    def cycle(self) -> tuple[str, ...]:
-        """The dimensions of a circle of conditions; empty when there is none."""
-        try:
-            self._order()
-        except CycleError as error:
-            return tuple(reversed(error.args[1]))
-        return ()
-
-    def _order(self, extra: tuple[str, ...] = ()) -> tuple[str, ...]:
-        wanted = {*self.domains, *self.fixed, *extra}
-        graph = {name: self.parents(name) for name in DIMENSIONS}
-        return tuple(name for name in TopologicalSorter(graph).static_order() if name in wanted)
 
     def _holds(self, name: str, values: Mapping[str, Value]) -> bool:
         if not dimension(name).matters(values):

@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 _PRESETS = Path(__file__).parent / "presets"
-_LIMIT = 100_000  # structures that `describe` counts
 
 
 def preset_names() -> tuple[str, ...]:
@@ -68,8 +67,9 @@ def load_study(path_or_name: str | Path) -> StudySpec:
     if not path.exists():
         known = ", ".join(preset_names())
         raise FileNotFoundError(f"a study is a file or a preset ({known}), got {str(path_or_name)!r}; check the path")
-    if path.is_dir():
-        raise _unreadable(path, "a study must be a file", "a folder", "name a file in it")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "a device or pipe"
+        raise _unreadable(path, "a study must be a file", what, "name a YAML file")
     size = path.stat().st_size
     if size > 4 * MAX_CHARACTERS:
         rule = f"a study file holds at most {MAX_CHARACTERS} characters"
@@ -91,11 +91,11 @@ def _unreadable(path: Path, rule: str, value: str, remedy: str) -> StudyError:
 def describe(study: StudySpec) -> str:
     """A summary of a valid study, several lines for people."""
     space, search, graduation, profile = study.space, study.search, study.graduation, study.profile
-    n_structures = count_structures(space, limit=_LIMIT)
+    n_structures = count_structures(space)
     if n_structures is None:
-        structures = "countless structures (a size is a real range)"
+        structures = "countless structures"
     else:
-        structures = f"{'at least ' if n_structures >= _LIMIT else ''}{n_structures:,} distinct structures"
+        structures = f"{n_structures:,} distinct structure{'s' if n_structures != 1 else ''}"
     lines = [f"study {study.name}: {structures}, {len(space.domains)} searched dimensions"]
     for teacher in study.teachers:
         checked = ", checked by its digest" if teacher.sha256 else ""

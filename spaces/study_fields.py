@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from enum import StrEnum
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import Node, ScalarNode
 
 from spaces.fields import DurationUnit, Range, RuleError, parse_duration, split_annotation, without_none
 from spaces.study_spec import file_key
@@ -21,11 +21,18 @@ Reader = Callable[[Node, str], Any]
 
 
 def read_spec(
-    cls: type[Spec], node: Node, where: str, *, problems: Problems, readers: Mapping[str, Reader] | None = None
+    cls: type[Spec],
+    node: Node,
+    where: str,
+    *,
+    problems: Problems,
+    readers: Mapping[str, Reader] | None = None,
+    stand_ins: Mapping[str, Any] | None = None,
 ) -> Spec | None:
     """The spec that a mapping describes, or None when a problem was noted.
 
-    `readers` read the fields that are not plain values; they return FAILED after noting a problem.
+    `readers` read the fields that are not plain values; they return FAILED after noting a problem. Where a field has
+    failed, its default or its stand-in takes its place, so that the rules between the others are tried all the same.
     """
     found = entries(node, where, problems)
     if found is None:
@@ -48,15 +55,24 @@ def read_spec(
         elif part.default is MISSING and part.default_factory is MISSING:
             problems.add(node, f"{where} must have the key {key}", value="none", remedy=f"add `{key}:`")
             values[part.name] = FAILED
-    if any(value is FAILED for value in values.values()):
-        return None
+    failed = {name for name, value in values.items() if value is FAILED}
+    for part in parts.values():
+        if part.name in failed:
+            values.pop(part.name)
+            if part.name in (stand_ins or {}):
+                values[part.name] = (stand_ins or {})[part.name]
+            elif part.default is MISSING and part.default_factory is MISSING:
+                return None
     try:
-        return cls(**values)
+        spec = cls(**values)
+        return None if failed else spec
     except RuleError as error:
         messages: tuple[str, ...] = error.messages
     except ValueError as error:
         messages = (str(error),)
     for message in messages:
+        if any(file_key(name) in message for name in failed):
+            continue  # it may speak of the stand-in
         problems.add_message(_place(message, found, node), f"{where}: {message}")
     return None
 
@@ -82,7 +98,9 @@ def read_value(annotation: Any, node: Node, where: str, *, problems: Problems) -
     value = scalar(node) if isinstance(node, ScalarNode) else FAILED
     if value is None and optional:
         return None
-    result = FAILED if value is FAILED or value is None else _convert(plain, marks, value, node)
+    result = FAILED
+    if isinstance(node, ScalarNode) and value is not None:
+        result = _convert(plain, marks, value, node)
     if result is FAILED:
         problems.add(node, f"{where} must be {wanted}", value=describe_node(node), remedy=_remedy(plain, marks, value))
     return result

@@ -9,23 +9,23 @@ from typing import Any
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from spaces.domain import Value
+from spaces.fields import require_name
 from spaces.profile import LatencyProfile
 from spaces.space import Space
-from spaces.study_fields import FAILED, read_spec
+from spaces.study_fields import FAILED, read_spec, read_value
 from spaces.study_space import read_space
 from spaces.study_spec import (
+    INSTALLED_DOCS,
     CorpusSpec,
     GraduationSpec,
     SearchSpec,
-    SourceKind,
     SourceSpec,
     StudySpec,
     TeacherSpec,
+    graduation_breaches,
     resolve,
 )
 from spaces.study_yaml import Problems, StudyError, compose, describe_node, entries, items, nearest, scalar
-
-_GRADUATION_END = "graduation must end"
 
 
 def parse_study(text: str, *, origin: str = "study", folder: Path | None = None) -> StudySpec:
@@ -49,25 +49,49 @@ class _StudyReader:
         self.folder = folder
         self.problems = Problems()
         self.space: Space | None = None
+        self.search: SearchSpec | None = None
+        self.graduation: GraduationSpec | None = GraduationSpec()
+        self.end: Node | None = None
+        """Where a missing end of the run is told: the section of the search."""
 
     def read(self, root: MappingNode) -> StudySpec | None:
-        ordered = MappingNode(root.tag, sorted(root.value, key=_space_first), root.start_mark, root.end_mark)
         study = read_spec(
             StudySpec,
-            ordered,
+            root,
             "the study",
             problems=self.problems,
             readers={
+                "name": self.name,
                 "teachers": self.teachers,
                 "corpus": self.corpus,
                 "profile": lambda node, where: self.section(LatencyProfile, node, where),
-                "search": lambda node, where: self.section(SearchSpec, node, where),
-                "graduation": lambda node, where: self.section(GraduationSpec, node, where),
+                "search": self.read_search,
+                "graduation": self.read_graduation,
                 "space": self.read_space,
                 "initial_points": self.points,
             },
         )
+        if study is None and self.search is not None and self.graduation is not None:
+            for message in graduation_breaches(self.search, self.graduation):
+                self.problems.add_message(self.end or root, message)
         return study
+
+    def name(self, node: Node, where: str) -> Any:
+        name = read_value(str, node, where, problems=self.problems)
+        try:
+            return name if name is FAILED else require_name("name of a study", name)
+        except ValueError as error:
+            self.problems.add_message(node, str(error))
+            return FAILED
+
+    def read_search(self, node: Node, where: str) -> Any:
+        self.end = node
+        self.search = read_spec(SearchSpec, node, where, problems=self.problems, stand_ins={"rungs": (1,)})
+        return FAILED if self.search is None else self.search
+
+    def read_graduation(self, node: Node, where: str) -> Any:
+        self.graduation = read_spec(GraduationSpec, node, where, problems=self.problems)
+        return FAILED if self.graduation is None else self.graduation
 
     def section(self, cls: type, node: Node, where: str) -> Any:
         spec = read_spec(cls, node, where, problems=self.problems)
@@ -82,7 +106,8 @@ class _StudyReader:
 
     def corpus(self, node: Node, where: str) -> Any:
         readers = {"sources": lambda inner, place: self.sources(SourceSpec, inner, place)}
-        spec = read_spec(CorpusSpec, node, where, problems=self.problems, readers=readers)
+        stand_ins = {"sources": (SourceSpec(source=INSTALLED_DOCS),)}
+        spec = read_spec(CorpusSpec, node, where, problems=self.problems, readers=readers, stand_ins=stand_ins)
         return FAILED if spec is None else spec
 
     def sources(self, cls: type[TeacherSpec] | type[SourceSpec], node: Node, where: str) -> Any:
@@ -90,49 +115,70 @@ class _StudyReader:
         nodes = items(node, where, self.problems)
         if nodes is None:
             return FAILED
+        if not nodes:
+            example = "hub:ORGANISATION/NAME" if cls is TeacherSpec else "installed-docs"
+            self.problems.add(
+                node, f"{where} must not be empty", value="an empty list", remedy=f"add for example {example}"
+            )
+            return FAILED
+        read_source = self.teacher_source if cls is TeacherSpec else self.text_source
         specs: list[Any] = []
         for index, item in enumerate(nodes):
-            place = f"{where}[{index}]"
             if isinstance(item, ScalarNode):
                 key = ScalarNode(item.tag, "source", item.start_mark, item.end_mark)
                 item = MappingNode("", [(key, item)], item.start_mark, item.end_mark)
-            spec = read_spec(cls, item, place, problems=self.problems, readers={"source": self.source})
-            if spec is None:
-                specs.append(FAILED)
-                continue
-            if any(earlier is not FAILED and earlier == spec for earlier in specs):
+            readers = {"source": read_source}
+            spec = read_spec(cls, item, f"{where}[{index}]", problems=self.problems, readers=readers)
+            if spec is not None and any(_same_source(earlier, spec) for earlier in specs):
                 self.problems.add(
                     item, f"{where} must be distinct", value=f"{spec.source!r} twice", remedy="remove one"
                 )
-            self.local(spec, item, place)
-            specs.append(spec)
-        return FAILED if FAILED in specs else tuple(specs)
+            specs.append(FAILED if spec is None else spec)
+        return FAILED if any(spec is FAILED for spec in specs) else tuple(specs)
 
-    def source(self, node: Node, where: str) -> Any:
-        """A source as text, a relative local path resolved against the study file's folder."""
-        value = scalar(node) if isinstance(node, ScalarNode) else None
-        if not isinstance(value, str):
-            self.problems.add(node, f"{where} must be text", value=describe_node(node), remedy="write one source")
+    def teacher_source(self, node: Node, where: str) -> Any:
+        """A teacher's source; a relative folder is resolved against the study file's folder and must exist."""
+        source = read_value(str, node, where, problems=self.problems)
+        if source is FAILED or source.startswith(("package:", "hub:")):
+            return source
+        path = self.path(source, node, where)
+        if path is None:
             return FAILED
-        is_local = value and ":" not in value.partition("/")[0] and value != SourceKind.INSTALLED_DOCS
-        return resolve(value, self.folder) if is_local else value
-
-    def local(self, spec: TeacherSpec | SourceSpec, node: Node, where: str) -> None:
-        """Notes a problem when a local folder or file is not there."""
-        path = Path(spec.reference)
-        if spec.kind is SourceKind.FOLDER and not path.is_dir():
-            what = "a file" if path.exists() else "nothing there"
+        if source and not path.is_dir():
+            what = "a file" if path.exists() else "nothing"
             remedy = "give an existing folder, package:NAME or hub:ORGANISATION/NAME"
             self.problems.add(node, f"{where}: a teacher's folder must exist", value=f"{what} at {path}", remedy=remedy)
-        elif spec.kind is SourceKind.FILE and not path.is_file():
-            what = "a folder" if path.exists() else "nothing there"
+            return FAILED
+        return str(path) if source else source
+
+    def text_source(self, node: Node, where: str) -> Any:
+        """A source of text; a relative file is resolved against the study file's folder and must hold something."""
+        source = read_value(str, node, where, problems=self.problems)
+        if source is FAILED or source == INSTALLED_DOCS or source.startswith("hub:"):
+            return source
+        path = self.path(source, node, where)
+        if path is None:
+            return FAILED
+        if source and not path.is_file():
+            what = "a folder" if path.exists() else "nothing"
             remedy = "give an existing file, hub:NAME or installed-docs"
             self.problems.add(node, f"{where}: a text file must exist", value=f"{what} at {path}", remedy=remedy)
-        elif spec.kind is SourceKind.FILE and path.stat().st_size == 0:
+        elif source and path.stat().st_size == 0:
             remedy = "give a file with sentences"
             self.problems.add(
                 node, f"{where}: a text file must not be empty", value=f"0 bytes at {path}", remedy=remedy
             )
+        return str(path) if source else source
+
+    def path(self, source: str, node: Node, where: str) -> Path | None:
+        """The absolute path of a local source, or None after noting that it is none."""
+        try:
+            path = resolve(source, self.folder)
+            path.exists()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, no such home
+            self.problems.add(node, f"{where} must be a path that can be opened", value=str(error), remedy="change it")
+            return None
+        return path
 
     def points(self, node: Node, where: str) -> Any:
         nodes = items(node, where, self.problems)
@@ -165,5 +211,5 @@ class _StudyReader:
         return FAILED if breaches else point
 
 
-def _space_first(pair: tuple[Node, Node]) -> bool:
-    return getattr(pair[0], "value", None) != "space"
+def _same_source(left: Any, right: TeacherSpec | SourceSpec) -> bool:
+    return left is not FAILED and (left.source == right.source if isinstance(left, TeacherSpec) else left == right)

@@ -3,12 +3,13 @@
 
 A dimension is one value (every student has it), a list of options, or a mapping with `low`, `high` and perhaps
 `log` and `step`, or `options`, or `value`, each with an optional `when:` that names the values other dimensions
-must have. `when: {sparsity: {low: 0.1}}` is a range, `when: {width: [192, 384]}` a list, `when: {width: 384}` one value.
+must have: one value (`when: {width: 384}`), a list, or a range (`when: {sparsity: {low: 0.1}}`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -17,6 +18,8 @@ from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.feasibility import conditions_meet, impossible_points, inert_dimensions
 from spaces.space import Space, domain_breach
 from spaces.study_yaml import Problems, describe_node, entries, nearest, scalar
+
+BuiltDomain = TypeVar("BuiltDomain", Real, Integer, Choice)
 
 _KEYS = ("low", "high", "log", "step", "options", "value", "when")
 _MOST_POINTS = 5  # impossible points that are listed for one rule; the rest are counted
@@ -141,13 +144,15 @@ class _DimensionReader:
             if isinstance(value, _Failed):
                 return None
             options.append(value)
-        return self.build(Choice, node, tuple(options))
+        return self.build(node, lambda: Choice(tuple(options)))
 
     def value(self, node: Node) -> Value | _Failed:
         value = scalar(node) if isinstance(node, ScalarNode) else _Failed()
         rule = f"must be {self.dimension.wanted}" if isinstance(value, _Failed) else self.dimension.why_not(value)
         if rule is not None:
-            self.problems.add(node, f"{self.where} {rule}", value=describe_node(node), remedy="change it")
+            is_whole = self.dimension.kind is int and isinstance(value, float) and value.is_integer()
+            remedy = f"write {value:.0f}" if is_whole else "change it"
+            self.problems.add(node, f"{self.where} {rule}", value=describe_node(node), remedy=remedy)
             return _Failed()
         return float(value) if self.dimension.kind is float and isinstance(value, int) else value
 
@@ -194,11 +199,13 @@ class _DimensionReader:
             values["step"] = step
         if any(value is None or isinstance(value, _Failed) for value in values.values()):
             return None
-        return self.build(Integer if self.dimension.kind is int else Real, node, **values)
+        if self.dimension.kind is int:
+            return self.build(node, lambda: Integer(**values))
+        return self.build(node, lambda: Real(**values))
 
-    def build(self, cls: Any, node: Node, *positional: Any, **named: Any) -> Any:
+    def build(self, node: Node, make: Callable[[], BuiltDomain]) -> BuiltDomain | None:
         try:
-            domain = cls(*positional, **named)
+            domain = make()
         except ValueError as error:
             self.problems.add_message(node, f"{self.where}: {error}")
             return None

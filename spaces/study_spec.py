@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -251,10 +251,11 @@ class StudySpec:
     """What is searched."""
     search: SearchSpec
     """Trials, time and rungs."""
-    graduation: GraduationSpec = GraduationSpec()
+    graduation: GraduationSpec = field(default_factory=GraduationSpec)
     """The longer distillation of the front."""
-    profile: LatencyProfile = LatencyProfile()
+    profile: LatencyProfile = field(default_factory=LatencyProfile)
     """The conditions under which latency is measured."""
+    # After the space, which a study file's initial points are checked against.
     initial_points: tuple[Mapping[str, Value], ...] = ()
     """Points, possibly partial, that are tried first."""
 
@@ -268,8 +269,7 @@ class StudySpec:
         for index, point in enumerate(self.initial_points):
             for name, rule in self.space.breaches(point):
                 yield f"initial_points[{index}]: {name} {rule}, got {point[name]!r}"
-        if self.graduation.n_tokens is None and self.search.time_budget_s is None:
-            yield ("graduation must end, got neither graduation.n_tokens nor search.time_budget; set one of them")
+        yield from graduation_breaches(self.search, self.graduation)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that is also a study file: parsing its text gives an equal study."""
@@ -285,11 +285,17 @@ class StudySpec:
         }
 
 
+def graduation_breaches(search: SearchSpec, graduation: GraduationSpec) -> Iterator[str]:
+    """A message when neither a time nor a number of tokens ends graduation."""
+    if graduation.n_tokens is None and search.time_budget_s is None:
+        yield "graduation must end, got neither graduation.n_tokens nor search.time_budget; set one of them"
+
+
 def space_to_json(space: Space) -> dict[str, Any]:
     """A space as the study file writes it."""
     document: dict[str, Any] = {}
     for name in (*space.domains, *space.fixed):
-        entry = {"value": space.fixed[name]} if name in space.fixed else _domain(space.domains[name])
+        entry: dict[str, Any] = {"value": space.fixed[name]} if name in space.fixed else _domain(space.domains[name])
         if name in space.conditions:
             entry["when"] = {parent: _condition(domain) for parent, domain in space.conditions[name].items()}
         document[name] = entry
@@ -317,8 +323,8 @@ def with_overrides(
 
 
 def file_key(field_name: str) -> str:
-    """The study file's key of a field: durations lose their unit."""
-    return field_name.removesuffix("_s") if field_name.endswith("budget_s") else field_name
+    """The study file's key of a field: a field of seconds is a duration there, and its name has no unit."""
+    return field_name.removesuffix("_s")
 
 
 def is_remote_name(reference: str) -> bool:
@@ -348,6 +354,6 @@ def _condition(domain: Domain) -> Any:
     return list(domain.options) if isinstance(domain, Choice) else {"low": domain.low, "high": domain.high}
 
 
-def resolve(source: str, folder: Path) -> str:
-    """An absolute path for a source that is a relative path."""
-    return str((folder / Path(source).expanduser()).resolve())
+def resolve(source: str, folder: Path) -> Path:
+    """The absolute path of a source that is a path, seen from a folder."""
+    return (folder / Path(source).expanduser()).resolve()

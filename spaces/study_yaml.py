@@ -20,6 +20,7 @@ from spaces.domain import Value
 
 MAX_CHARACTERS = 200_000  # a study is a page; this bounds the time that a hostile file can cost
 MAX_DEPTH = 12
+MOST_SHOWN = 100  # problems that a message lists
 
 _INTEGER = re.compile(r"[-+]?\d[\d_]{0,30}")
 _FLOAT = re.compile(r"[-+]?(\d[\d_]{0,30}\.?\d{0,30}|\.\d{1,30})([eE][-+]?\d{1,5})?")
@@ -52,27 +53,33 @@ class StudyError(ValueError):
     def __init__(self, origin: str, problems: Iterable[Problem]) -> None:
         self.origin = origin
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line or 0))
-        lines = [str(problem) for problem in self.problems]
+        lines = [str(problem) for problem in self.problems[:MOST_SHOWN]]
+        if len(self.problems) > len(lines):
+            lines.append(f"and {len(self.problems) - len(lines)} more")
         if len(lines) == 1:
             super().__init__(f"{origin}: {lines[0]}")
         else:
-            super().__init__(f"{origin}: {len(lines)} problems\n" + "\n".join(f"  {line}" for line in lines))
+            shown = "\n".join(f"  {line}" for line in lines)
+            super().__init__(f"{origin}: {len(self.problems)} problems\n{shown}")
 
 
 class Problems:
     """Collects the problems of one file."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []
+        self._found: dict[Problem, None] = {}
+
+    @property
+    def found(self) -> tuple[Problem, ...]:
+        """The problems so far, each once."""
+        return tuple(self._found)
 
     def add(self, place: Node | int | None, rule: str, *, value: Any = "", remedy: str = "") -> None:
         """Notes a problem at a node or line; a value that is not text is shown as Python writes it."""
         line = place.start_mark.line + 1 if isinstance(place, Node) else place
         shown = value if isinstance(value, str) else repr(value)
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        problem = Problem(line=line, rule=rule, value=shown, remedy=remedy)
-        if problem not in self.found:
-            self.found.append(problem)
+        self._found[Problem(line=line, rule=rule, value=shown, remedy=remedy)] = None
 
     def add_message(self, place: Node | int | None, message: str) -> None:
         """Notes a message of the form "rule, got value; remedy"."""
@@ -133,11 +140,11 @@ def compose(text: str, *, origin: str) -> MappingNode:
 def _refuse_features(text: str, stop: Any) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
-        if getattr(event, "anchor", None) is not None:
-            raise stop(line, "anchors and aliases are not allowed", f"{event.anchor!r}", "write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise stop(line, "tags are not allowed", f"{event.tag!r}", "remove the tag")
+        line = None if event.start_mark is None else event.start_mark.line + 1
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+            raise stop(line, "anchors and aliases are not allowed", repr(event.anchor), "write the value out")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            raise stop(line, "tags are not allowed", repr(event.tag), "remove the tag")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
