@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 PROGRAM = "understudy"
 BAD_INPUT = 2
 INTERRUPTED = 130
-_SEARCH_EXTRA = {"datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch", "transformers"}
-_EXPORT_EXTRA = {"onnx", "onnxruntime", "onnxscript", "sentence_transformers"}
+_SEARCH_MODULES = ("datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch")
+_EXTRAS = {
+    "search": {*_SEARCH_MODULES, "huggingface_hub", "transformers"},
+    "export": {"onnx", "onnxruntime", "onnxscript", "sentence_transformers"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,8 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     search = _command(commands, "search", _search, "run a study, or go on with it, and register its front")
     search.add_argument("study", metavar="STUDY", help="a study file, or the name of one that ships: quickstart")
     search.add_argument("--trials", type=_count, metavar="N", help="most trials, instead of the study's")
-    search.add_argument("--time-budget", type=_duration, metavar="TIME", help="such as 90s, 10m or 2h, for the whole run")
-    search.add_argument("--address", type=_address, metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    search.add_argument("--time-budget", type=_duration, metavar="TIME", help="of the whole run: 90s, 10m or 2h")
+    search.add_argument("--address", type=_address, metavar="ADDRESS", help="of a Ray cluster: auto or HOST:PORT")
     search.add_argument("--seed", type=_seed, metavar="N", help="instead of the study's")
     search.add_argument("--name", type=_named("study"), metavar="NAME", help="search under another name")
 
@@ -91,13 +94,14 @@ def build_parser() -> argparse.ArgumentParser:
     wish.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="the most faithful within this latency")
     wish.add_argument("--min-fidelity", type=_cosine, metavar="COSINE", help="the fastest with this mean cosine")
     wish.add_argument("--balanced", action="store_true", help="the one that the search calls balanced")
-    select.add_argument("--alias", type=_named("alias"), metavar="ALIAS", help="point this alias at it, such as production")
+    select.add_argument("--alias", type=_named("alias"), metavar="ALIAS", help="point this alias at it: production")
     select.add_argument("--json", action="store_true", help="print the student as one JSON document")
 
     export = _command(commands, "export", _export, "write a registered student for use elsewhere")
     export.add_argument("model", metavar="MODEL", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
     export.add_argument("out", metavar="OUT", type=Path, help="where to write; must not exist")
-    export.add_argument("--format", required=True, choices=("folder", "sentence-transformers", "onnx"), help="what to write")
+    formats = ("folder", "sentence-transformers", "onnx")
+    export.add_argument("--format", required=True, choices=formats, help="what to write")
 
     embed = _command(commands, "embed", _embed, "embed a file of sentences")
     embed.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
@@ -214,9 +218,11 @@ class _Parser(argparse.ArgumentParser):
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], words: str, *, store: bool = True
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+    description = f"{words[0].upper()}{words[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=description)
     if store:
-        parser.add_argument("--store", type=Path, metavar="FOLDER", help="default: $UNDERSTUDY_STORE or understudy-store")
+        default = "default: $UNDERSTUDY_STORE or understudy-store"
+        parser.add_argument("--store", type=_folder, metavar="FOLDER", help=default)
     parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
     parser.set_defaults(run=run)
     return parser
@@ -260,7 +266,7 @@ def _wants_traceback(options: argparse.Namespace | None) -> bool:
 
 def _extra_of(module: str | None) -> str | None:
     root = (module or "").partition(".")[0]
-    return "search" if root in _SEARCH_EXTRA else "export" if root in _EXPORT_EXTRA else None
+    return next((extra for extra, modules in _EXTRAS.items() if root in modules), None)
 
 
 def _version() -> str:
@@ -272,7 +278,9 @@ def _version() -> str:
         return "not installed"
 
 
-def _argument(rule: str, convert: Callable[[str], Any], accepts: Callable[[Any], bool] = lambda value: True) -> Callable[[str], Any]:
+def _argument(
+    rule: str, convert: Callable[[str], Any], accepts: Callable[[Any], bool] = lambda value: True
+) -> Callable[[str], Any]:
     """A converter for argparse that says the rule, then the value."""
 
     def read(text: str) -> Any:
@@ -292,6 +300,7 @@ _seed = _argument("a whole number from 0 to 4294967295", int, lambda value: 0 <=
 _port = _argument("a whole number from 1 to 65535", int, lambda value: 1 <= value <= 65535)
 _positive = _argument("a finite number above 0", float, lambda value: math.isfinite(value) and value > 0.0)
 _cosine = _argument("a mean cosine, -1 to 1", float, lambda value: -1.0 <= value <= 1.0)
+_folder = _argument("a folder's path", Path, lambda value: value != Path())
 _duration = _argument("a positive duration such as 90s, 10m or 2h", parse_duration)
 
 

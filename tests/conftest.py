@@ -19,6 +19,7 @@ os.environ.update(
 os.environ.pop("UNDERSTUDY_STORE", None)
 os.environ.pop("RAY_ADDRESS", None)
 
-from jaxtyping import install_import_hook  # noqa: E402  (what it imports must see the environment above)
+# After the environment: what is imported from here on reads it.
+from jaxtyping import install_import_hook
 
 install_import_hook(["runtime", "trainers"], "beartype.beartype")

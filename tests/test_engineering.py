@@ -56,21 +56,23 @@ def test_every_source_file_says_what_it_is() -> None:
     assert [path for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))] == []
 
 
+PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
 def pickles(tree: ast.AST) -> list[str]:
     """What in a syntax tree could read or write a pickle."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            found += [n for n in names if n.split(".")[0] in {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}]
+            found += [name for name in names if name.split(".")[0] in PICKLING]
         elif isinstance(node, ast.Attribute) and node.attr in {"read_pickle", "to_pickle", "load_state_dict_from_url"}:
             found.append(node.attr)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if node.value.id == "torch" and node.attr in {"load", "save"}:
                 found.append(f"torch.{node.attr}")
         elif isinstance(node, ast.keyword) and node.arg in {"allow_pickle", "trust_remote_code"}:
-            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
-                found.append(f"{node.arg}=...")
+            found += [] if isinstance(node.value, ast.Constant) and node.value.value is False else [f"{node.arg}=..."]
     return found
 
 
@@ -122,7 +124,8 @@ def test_the_rooms_for_serving_import_without_the_rest() -> None:
         for room in ("spaces", "runtime")
         for path in (ROOT / room).rglob("*.py")
     ]
-    finished = run_where_only_serving_is_installed(f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    finished = run_where_only_serving_is_installed(code)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -147,7 +150,8 @@ def test_the_cluster_file_is_valid_for_rays_launcher() -> None:
 
 def test_the_cluster_file_starts_its_workers_and_asks_for_a_token() -> None:
     config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    head, worker = (next(c for c in config[f"{kind}_start_ray_commands"] if "ray start" in c) for kind in ("head", "worker"))
+    commands = (config[f"{kind}_start_ray_commands"] for kind in ("head", "worker"))
+    head, worker = (next(command for command in some if "ray start" in command) for some in commands)
     assert "RAY_enable_autoscaler_v2=0" in head  # the newer autoscaler starts no workers for provider local
     assert all("RAY_AUTH_MODE=token" in command for command in (head, worker))
     for local in config["file_mounts"].values():
@@ -166,7 +170,8 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
     project = PYPROJECT["project"]
-    wanted = [*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(item for extra in extras for item in extra)]
     for requirement in map(Requirement, wanted):
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not pinned"
