@@ -86,6 +86,10 @@ class Entry:
         """What the front compares: (latency, mean cosine)."""
         return (self.latency_ms, self.fidelity.cosine)
 
+    def changed(self, **fields: Any) -> Entry:
+        """A copy with some fields replaced."""
+        return replace(self, **fields)
+
     def to_json(self, *, with_uri: bool = False) -> dict[str, Any]:
         """The entry of `front --json`; with its `uri`, the document of `select --json`."""
         document: dict[str, Any] = {
