@@ -43,7 +43,7 @@ from spaces.domain import Value
 from spaces.space import Space
 from spaces.student import StudentSpec
 
-MOST_REFUSALS = 200  # in a row: by then a finite space holds nothing new
+MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
 MOST_POSTPONED = 3  # in a row: what is left of the time is too short for what the sampler likes
 
 
@@ -122,7 +122,6 @@ class TrialLedger:
             load_if_exists=True,
         )
         self._require_identity()
-        self._study.set_metric_names(["latency_ms", "fidelity"])
         self._end_leftovers()
         self._records = {record.number: record for record in records_of(self._study, plan.folder)}
         self._pace = Pace.of(self._records.values())
@@ -243,8 +242,9 @@ class TrialLedger:
         """Why a point is not worth training; None if it is."""
         latency = record.predicted_latency_ms
         assert latency is not None
-        if latency >= self._teacher_latency_ms:
-            return f"hopeless: predicted {latency:.3g} ms, no faster than the teacher's {self._teacher_latency_ms:.3g} ms"
+        to_beat = self._teacher_latency_ms
+        if latency >= to_beat:
+            return f"hopeless: predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
         for other in self._records.values():
             if other.state in (TrialState.REFUSED, TrialState.INTERRUPTED):
                 continue

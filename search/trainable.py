@@ -65,13 +65,18 @@ class Failed:
     details: str
 
 
-class TrialActor(Trainable):  # type: ignore[misc]
+class TrialActor(Trainable):
     """Ray Tune's side of `TrialWork`."""
 
-    def setup(self, config: dict[str, Any], *, work: TrialWork) -> None:
+    _work: TrialWork
+    _task: TrialTask
+    _n_steps: int
+    _started: bool
+
+    def setup(self, config: dict[str, Any], *, work: TrialWork) -> None:  # type: ignore[override]
         """Takes the work and the first trial; more threads than CPUs would wait for each other."""
-        n_cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        torch.set_num_threads(max(1, int(n_cpus)))
+        resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
         self._work = work
         self._take(config)
 
@@ -105,6 +110,6 @@ class TrialActor(Trainable):  # type: ignore[misc]
         """Nothing, for the same reason."""
 
     def _take(self, config: dict[str, Any]) -> None:
-        self._task: TrialTask = config[TASK]
+        self._task = config[TASK]
         self._n_steps = 0
         self._started = False

@@ -46,7 +46,7 @@ class RungRecord:
     loss: float
     """Mean training loss since the rung before."""
     seconds: float
-    """Time spent since the rung before, evaluation included."""
+    """Time since the rung before, or since the trial began: making the student and evaluating it included."""
     tokens_per_s: float
     """Training speed since the rung before, evaluation excluded."""
 

@@ -43,9 +43,11 @@ class DistillationWork:
         self._inheritance = inheritance
         self._data = data
         self._distillation: Distillation | None = None
+        self._since = 0.0
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         """Inherits the student from its teacher."""
+        self._since = time.perf_counter()
         self._distillation = None  # the one before is freed first: two at a time need not fit
         student = inherit(self._inheritance, spec, seed=seed)
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
@@ -53,14 +55,15 @@ class DistillationWork:
 
     def advance(self, n_tokens: int) -> RungRecord:
         """Distils and evaluates; raises NotFiniteError if the loss diverges."""
-        start = time.perf_counter()
         progress = self._running.advance(n_tokens)
         fidelity = self._running.evaluate()
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
         return RungRecord(
             n_tokens=progress.n_tokens,
             fidelity=fidelity,
             loss=progress.loss,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             tokens_per_s=progress.tokens_per_s,
         )
 
@@ -79,7 +82,7 @@ class DistillationWork:
 
 
 def failure_of(error: BaseException) -> str:
-    """The outcome of a trial that an exception ended: not finite, out of memory, or the exception's type and message."""
+    """The outcome of a trial that an exception ended: not finite, out of memory, or its type and message."""
     message = " ".join(str(error).split())
     if isinstance(error, NotFiniteError):
         return f"not finite: {message}"

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search: Ray Tune trains the trials that the ledger begins, one CPU each, until trials or time are used up.
+
+Tune's own state is disposable: it lives in a temporary folder, is written once and never read. The ledger's storage
+is what the same command goes on from, after Ctrl-C, after a kill, or to search for longer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+
+from search.cluster import cluster, n_cpus_available
+from search.ledger import TrialLedger, TrialPlan
+from search.searcher import LedgerScheduler, LedgerSearcher, SearchStopper
+from search.trainable import TrialActor
+from search.trial import Observer, TrialRecord
+from search.trial_storage import exclusive
+from search.trial_work import DistillationWork, TrialWork
+from spaces.study_spec import StudySpec, space_to_json
+
+if TYPE_CHECKING:
+    from search.preparation import Prepared
+    from search.store import Store
+
+GRACE_S = 5.0  # a rung that was expected to end before the deadline may end so much later before it is given up
+
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+def search_trials(
+    study: StudySpec,
+    prepared: Prepared,
+    *,
+    store: Store,
+    address: str | None = None,
+    deadline: float | None = None,
+    observers: Sequence[Observer] = (),
+) -> tuple[TrialRecord, ...]:
+    """Searches a prepared study and returns all its trials by number, those of earlier runs included.
+
+    `address` is a Ray cluster's, None for this machine. `deadline` is a time of `time.monotonic`: no trial begins
+    that cannot be expected to end before it, and running ones end at the last rung before it, to be continued by the
+    next run. Raises KeyboardInterrupt after a Ctrl-C, once everything measured is stored; ValueError if the store
+    holds a study of this name that is not comparable, or if another search is writing it.
+    """
+    plan = plan_of(study, prepared, store=store)
+    work = DistillationWork(prepared.inheritance, prepared.data)
+    return run_trials(
+        plan, work, n_workers=study.search.n_workers, address=address, deadline=deadline, observers=observers
+    )
+
+
+def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
+    """What decides which trials a study's search makes; the identity is what makes their numbers comparable."""
+    teacher = prepared.teachers[0]
+    return TrialPlan(
+        name=study.name,
+        folder=store.study_folder(study.name),
+        space=study.space,
+        teacher=teacher.spec,
+        rungs=study.search.rungs,
+        predict=prepared.predictor.predict,
+        seed=study.search.seed,
+        n_trials=study.search.n_trials,
+        n_startup_trials=study.search.n_startup_trials,
+        reduction=study.search.reduction,
+        initial_points=study.initial_points,
+        identity={
+            "space": space_to_json(study.space),
+            "rungs": list(study.search.rungs),
+            "profile": study.profile.to_json(),
+            "teachers": [
+                [teacher.weights_sha256, spec.weight]
+                for teacher, spec in zip(prepared.teachers, study.teachers, strict=True)
+            ],
+            "corpus": prepared.corpus.key,
+        },
+    )
+
+
+def run_trials(
+    plan: TrialPlan,
+    work: TrialWork,
+    *,
+    n_workers: int | None = None,
+    address: str | None = None,
+    deadline: float | None = None,
+    observers: Sequence[Observer] = (),
+    n_object_bytes: int = 0,
+) -> tuple[TrialRecord, ...]:
+    """Searches a plan with any work; see `search_trials`. `n_workers` None: one trial on every CPU."""
+    with exclusive(plan.folder):
+        ledger = TrialLedger(plan, deadline=deadline, observers=observers)
+        if ledger.exhausted:
+            return ledger.records
+        outcome = "interrupted: the search ended with an error"
+        try:
+            ray_session: AbstractContextManager[None] = nullcontext()
+            if not ray.is_initialized():
+                ray_session = cluster(address, n_cpus=n_workers, n_object_bytes=n_object_bytes)
+            with _environment(_TUNE_ENVIRONMENT), ray_session:
+                _run_tune(ledger, work, n_workers=n_workers or n_cpus_available())
+            outcome = "time budget: ended before the next rung"
+        except KeyboardInterrupt:
+            outcome = "interrupted: Ctrl-C"
+            raise
+        finally:
+            ledger.close(outcome)
+        return ledger.records
+
+
+def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
+    """Tune's loop, until the ledger begins no more trials and all have ended."""
+    deadline = ledger.deadline
+    stopper = SearchStopper(lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
+    with tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch, _interrupts(stopper.interrupted):
+        tune.run(
+            tune.with_parameters(TrialActor, work=work),
+            name="trials",
+            search_alg=LedgerSearcher(ledger, stopper),
+            scheduler=LedgerScheduler(ledger, stopper),
+            stop=stopper,
+            num_samples=-1,
+            max_concurrent_trials=n_workers,
+            resources_per_trial={"cpu": 1},
+            reuse_actors=True,
+            max_failures=0,
+            raise_on_failed_trial=False,
+            storage_path=scratch,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            verbose=0,
+        )
+
+
+@contextmanager
+def _interrupts(interrupted: threading.Event) -> Iterator[None]:
+    """Within the block the first Ctrl-C sets the event, the second raises KeyboardInterrupt where it is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Within the block these variables are set, for this process and for what it starts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

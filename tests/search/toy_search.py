@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A search whose answers are known: a tiny teacher, latencies and learning curves in closed form.
+
+`ToyWork` implements `TrialWork` with arithmetic, so that what is tested is who is asked, stopped and told, and how
+a search goes on; real students are searched in test_tune.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from search.ledger import TrialPlan
+from search.trial import RungRecord, TrialRecord
+from spaces.domain import Choice, Integer, Real
+from spaces.recipe import RecipeSpec
+from spaces.space import Space
+from spaces.student import Dense, EncoderSpec, StudentSpec
+from trainers.fidelity import Fidelity
+
+TEACHER = StudentSpec(
+    vocabulary_size=100,
+    output_dim=32,
+    encoder=EncoderSpec(
+        n_layers=4, width=32, n_heads=4, head_width=8, feed_forward=Dense(units=64), max_tokens=16
+    ),
+)
+SPACE = Space(
+    domains={
+        "n_layers": Integer(0, 3),
+        "n_heads": Choice((2, 4)),
+        "units": Choice((16, 32, 64)),
+        "static_path": Choice((True, False)),
+        "learning_rate": Real(1e-4, 1e-2, log=True),
+    }
+)
+RUNGS = (100, 200, 400)
+
+
+def predict(spec: StudentSpec) -> float:
+    """Milliseconds: 1, and for a layer 1 and a hundredth a unit."""
+    encoder = spec.encoder
+    if encoder is None:
+        return 1.0
+    assert isinstance(encoder.feed_forward, Dense)
+    return 1.0 + encoder.n_layers * (1.0 + encoder.feed_forward.units / 100)
+
+
+def final_fidelity(spec: StudentSpec, recipe: RecipeSpec) -> float:
+    """What a student reaches after infinitely many tokens: more with depth, less off the best learning rate."""
+    encoder = spec.encoder
+    capacity = 0.0 if encoder is None else encoder.n_layers + encoder.feed_forward.units / 100
+    return 0.8 + 0.04 * capacity - 0.02 * abs(math.log10(recipe.learning_rate / 1e-3))
+
+
+def fidelity_of(cosine: float) -> Fidelity:
+    """A fidelity whose other measures do not matter."""
+    return Fidelity(
+        cosine=cosine,
+        cosine_p5=cosine - 0.1,
+        cosine_centred=cosine - 0.1,
+        spearman=cosine,
+        overlap_at_1=0.5,
+        overlap_at_10=0.5,
+        constant_baseline=0.3,
+    )
+
+
+def rung(n_tokens: int, cosine: float, *, seconds: float = 1.0) -> RungRecord:
+    """A rung with a given fidelity."""
+    return RungRecord(n_tokens=n_tokens, fidelity=fidelity_of(cosine), loss=1 - cosine, seconds=seconds, tokens_per_s=100)
+
+
+def plan(folder: Path, **changes: object) -> TrialPlan:
+    """The toy search's plan in a folder."""
+    values: dict[str, object] = {
+        "name": "toy",
+        "folder": folder,
+        "space": SPACE,
+        "teacher": TEACHER,
+        "rungs": RUNGS,
+        "predict": predict,
+        "n_startup_trials": 4,
+    }
+    return TrialPlan(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class ToyWork:
+    """Learns along 1 - (1 - f) * (1 + 100 / tokens), with an accident where a test wants one."""
+
+    seconds_per_rung: float = 0.0
+    accident: str = ""
+    """What happens to a student of 2 layers at its second rung: an exception's name, `nan` or `kill`."""
+    n_tokens: int = 0
+    spec: StudentSpec | None = None
+    recipe: RecipeSpec | None = None
+    started: list[int] = field(default_factory=list)
+
+    def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
+        self.spec, self.recipe, self.n_tokens = spec, recipe, 0
+
+    def advance(self, n_tokens: int) -> RungRecord:
+        assert self.spec is not None and self.recipe is not None
+        time.sleep(self.seconds_per_rung)
+        if self.n_tokens and self.spec.n_layers == 2:
+            self._have_accident()
+        self.n_tokens = n_tokens
+        return rung(n_tokens, cosine_at(self.spec, self.recipe, n_tokens), seconds=max(self.seconds_per_rung, 1e-3))
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "toy.json").write_text(json.dumps({"n_tokens": self.n_tokens, "pid": os.getpid()}))
+
+    def restore(self, folder: Path) -> None:
+        self.n_tokens = json.loads((folder / "toy.json").read_text())["n_tokens"]
+
+    def _have_accident(self) -> None:
+        match self.accident:
+            case "MemoryError":
+                raise MemoryError("no room for the student")
+            case "ZeroDivisionError":
+                raise ZeroDivisionError("division by zero")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cosine_at(spec: StudentSpec, recipe: RecipeSpec, n_tokens: int) -> float:
+    """The toy's learning curve."""
+    return 1.0 - (1.0 - final_fidelity(spec, recipe)) * (1.0 + 100 / n_tokens)
+
+
+@dataclass
+class Witness:
+    """An observer that remembers what it was told."""
+
+    events: list[tuple[str, TrialRecord]] = field(default_factory=list)
+
+    def trial_started(self, record: TrialRecord) -> None:
+        self.events.append(("started", record))
+
+    def rung_reached(self, record: TrialRecord) -> None:
+        self.events.append(("rung", record))
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self.events.append(("ended", record))
