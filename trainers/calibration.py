@@ -147,7 +147,7 @@ def cached_calibration(
     seed: int = 0,
     progress: ReportProgress | None = None,
 ) -> Calibration:
-    """The calibration of this machine, profile, teacher and students, from the folder's file or measured now and kept."""
+    """The calibration of this machine, profile, teacher and students: from the folder's file, or made now and kept."""
     key = [machine_name(), profile.to_json(), teacher_spec.to_json(), [spec.to_json() for spec in specs]]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"latency-{digest}.json"

@@ -23,7 +23,7 @@ def save_student(
 ) -> Path:
     """Write the student's folder whole or not at all; returns its path. Raises as `runtime.folder.write_folder` does.
 
-    `spec` is the one that the student was built from; `document` adds to student.json (teacher, measurements, tokenizer).
+    `spec` is what the student was built from; `document` adds to student.json (teacher, measurements, tokenizer).
     """
     return write_folder(folder, spec, weights=weights_of(student), tokenizer_json=tokenizer_json, document=document)
 
