@@ -19,8 +19,9 @@ from search.front import is_finite
 from search.front_table import describe_profile, format_ms
 from search.registry import TrialPoint
 
-WIDTH, HEIGHT = 920, 560
-LEFT, RIGHT, TOP, BOTTOM = 72, 28, 58, 62
+WIDTH, HEIGHT = 920, 580
+LEFT, RIGHT, TOP, BOTTOM = 72, 28, 88, 62
+HEADING = 24  # pixels that the heading takes; a chart without one begins below it
 BREAK = 26  # pixels between the upper edge, where a cosine of 1 is drawn, and the highest finite step
 
 _CHARACTER_PX = 6.4  # mean width of a character of a 12 px label; only used to keep labels apart
@@ -51,8 +52,9 @@ def front_chart(
         )
     dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := _trial_point(trial)) is not None]
     axes = _Axes.around([mark.entry.point for mark in marks], [point for *_, point in _pairs(dots)])
+    above = 0 if heading else HEADING
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 {above} {WIDTH} {HEIGHT - above}" role="group" '
         f'aria-label="{escape(_summary(document))}" data-left="{LEFT}" data-right="{WIDTH - RIGHT}" '
         f'data-top="{TOP}" data-bottom="{HEIGHT - BOTTOM}" data-low="{axes.low_ms!r}" data-high="{axes.high_ms!r}">',
         style,
@@ -127,7 +129,7 @@ def _pairs(dots: Iterable[tuple[int, TrialPoint, float, float]]) -> list[tuple[i
 
 def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<text class="heading" x="{LEFT}" y="22">{escape(heading)}</text>'] if heading else []
+    parts = [f'<text class="heading" x="{LEFT}" y="26">{escape(heading)}</text>'] if heading else []
     for latency_ms in _latency_ticks(axes.low_ms, axes.high_ms):
         x = axes.x(latency_ms)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
@@ -262,23 +264,19 @@ def _overlap(a: _Box, b: _Box) -> bool:
 
 
 def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
-    rows = [("student", "on the front", '<circle r="5"/>')]
+    rows = [("mark student", "on the front", '<circle r="5"/>')]
     if document.dominated:
-        rows.append(("dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
+        rows.append(("mark dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
     if document.references:
-        rows.append(("reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
-    parts, x = [], WIDTH - RIGHT - 8.0
-    y = HEIGHT - BOTTOM - 16.0
-    if any(trial.cosine is not None for trial in trials):
-        words = "brief trial: predicted latency, filled if complete"
-        parts.append(f'<text class="label" x="{x}" y="{y + 4:.0f}" text-anchor="end">{words}</text>')
-        parts.append(f'<circle class="trial complete" cx="{x - len(words) * 6.0 - 10:.0f}" cy="{y:.0f}" r="3.2"/>')
-        y -= 20
-    for kind, words, shape in reversed(rows):
-        parts.append(f'<text class="label" x="{x}" y="{y + 4:.0f}" text-anchor="end">{words}</text>')
-        at = f"translate({x - len(words) * 6.0 - 12:.0f} {y:.0f})"
-        parts.append(f'<g class="mark {kind}" transform="{at}">{shape}</g>')
-        y -= 20
+        rows.append(("mark reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
+    if any(_trial_point(trial) is not None for trial in trials):
+        rows.append(("", "brief trial, at its predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
+        rows.append(("", "stopped early", '<circle class="trial pruned" r="2.6"/>'))
+    parts, x, y = [], LEFT + 6.0, HEADING + 24
+    for kind, words, shape in rows:
+        parts.append(f'<g class="{kind}" transform="translate({x:.0f} {y})">{shape}</g>')
+        parts.append(f'<text class="label" x="{x + 12:.0f}" y="{y + 4}">{words}</text>')
+        x += len(words) * _CHARACTER_PX + 36
     return parts
 
 
