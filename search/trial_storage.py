@@ -40,12 +40,12 @@ _LOCK = "search.lock"
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, lock: str = _LOCK) -> Iterator[None]:
     """Within the block no other search writes this study. Raises ValueError if one does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a") as lock:
+    with (folder / lock).open("a") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
                 f"one search at a time writes a study: another one is running in {folder}; wait, stop it, or give this "

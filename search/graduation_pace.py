@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a graduating student does next: train on, begin its decay, or end. Decided anew every second or two.
+
+A graduation has a stable part at the peak learning rate and a decay to 0 (warm-up, stable, decay: Hu et al. 2024). It
+is limited by tokens, by time, or by both; under a time limit the decay's length in tokens follows from the speed
+measured in the stable part, so it ends on time on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+CHUNK_S = 1.5
+"""Seconds of training between two decisions: how late a Ctrl-C is heard."""
+MIN_STEPS = 8
+"""Batches of the shortest stable part and of the shortest decay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Train until `to_tokens` in all."""
+
+    to_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """Let the learning rate fall from now to `to_tokens`."""
+
+    to_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Evaluate and save."""
+
+
+Decision = Advance | Decay | Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where a student's graduation ends."""
+
+    start_tokens: int
+    """Tokens seen when it began."""
+    max_tokens: int | None
+    """Most tokens in all; None: no limit."""
+    slice_s: float | None
+    """Seconds of this command for training; None: no limit."""
+    decay_share: float
+    """Share of the tokens, or of the time, of the decay."""
+    batch_tokens: int
+    """Tokens of a batch."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is None and self.slice_s is None:
+            raise ValueError("a graduation must end: give max_tokens or slice_s")
+
+
+def decide(
+    limits: Limits, *, n_tokens: int, decay_to: int | None, used_s: float, tokens_per_s: float
+) -> Decision:
+    """The next thing to do after `n_tokens` tokens and `used_s` seconds; `decay_to` is where a begun decay ends."""
+    chunk = max(limits.batch_tokens, int(tokens_per_s * CHUNK_S))
+    if decay_to is not None:
+        return Finish() if n_tokens >= decay_to else Advance(min(decay_to, n_tokens + chunk))
+    end = math.inf if limits.max_tokens is None else limits.max_tokens
+    if n_tokens >= end:
+        return Finish()
+    decay_from = end - limits.decay_share * (end - limits.start_tokens) if end < math.inf else math.inf
+    shortest = MIN_STEPS * limits.batch_tokens
+    out_of_time = (
+        limits.slice_s is not None
+        and used_s >= (1.0 - limits.decay_share) * limits.slice_s
+        and n_tokens >= limits.start_tokens + shortest
+    )
+    if n_tokens < decay_from and not out_of_time:
+        return Advance(min(n_tokens + chunk, math.ceil(min(decay_from, end))))
+    to = end
+    if limits.slice_s is not None:
+        to = min(end, n_tokens + max(shortest, tokens_per_s * (limits.slice_s - used_s)))
+    return Decay(int(to))

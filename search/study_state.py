@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small facts of a study that must survive its command: one JSON file each in the study's folder, written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from search.store import Store
+from spaces.study_spec import StudySpec
+
+_FREE = ("search", "graduation", "initial_points")  # a study may change these and go on; rungs are checked by name
+
+
+@dataclass(frozen=True, slots=True)
+class StudyState:
+    """The facts in `folder`; making the value touches no disk."""
+
+    folder: Path
+    """The study's folder in its store."""
+
+    @classmethod
+    def of(cls, store: Store, study: str) -> StudyState:
+        """The facts of a study of a store."""
+        return cls(store.study_folder(study))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The fact of this name; None if it was never written, or not by this version."""
+        return read_json(self.folder / f"{name}.json")
+
+    def write(self, name: str, document: Mapping[str, Any]) -> None:
+        """Replace the fact: after a crash the file holds the old or the new one."""
+        write_json(self.folder / f"{name}.json", document)
+
+    def claim(self, study: StudySpec) -> None:
+        """Write the study down, or check that what is there is the same study.
+
+        Trials, time, workers, seed and graduation may change from command to command. Raises ValueError if what
+        decides the meaning of earlier trials changed: teachers, corpus, profile, space, rungs.
+        """
+        now = study.to_json()
+        before = self.read("study")
+        if before is not None:
+            changed = [key for key in now if key not in _FREE and before.get(key) != _plain(now[key])]
+            if before.get("search", {}).get("rungs") != list(study.search.rungs):
+                changed.append("search.rungs")
+            if changed:
+                raise ValueError(
+                    f"the study {study.name} is in this store already with another {', '.join(changed)}, so its trials "
+                    "do not compare; search under another name (--name) or in another store (--store)"
+                )
+        self.write("study", now)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no file, or no object in it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))

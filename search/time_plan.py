@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a study's time budget is split: preparation, search, graduation, final measurement.
+
+The budget is that of the whole run, however many commands it takes: what an interrupted command used up is
+remembered, so the same command goes on with what is left, and a finished study ends at once until its budget
+is raised. Without a budget every part is bounded by its own count (trials, tokens) and nothing here limits it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CACHE_SHARE = 0.15
+"""Share of the budget that the teacher may spend on embedding the corpus."""
+TABLE_SHARE = 0.04
+"""Share of the budget for training the static table, which every static path inherits."""
+CALIBRATION_SHARE = 0.05
+"""Share of the budget for the latency calibration, if that is less than its ample time."""
+TABLE_S, MAX_TABLE_S = 30.0, 300.0
+"""Seconds of table training without a budget, and at most with one: it has converged by then."""
+CALIBRATION_S, MIN_CALIBRATION_S = 40.0, 5.0
+"""Ample seconds for the calibration's few dozen architectures, and the fewest that make sense."""
+MEASURE_S = 35.0
+"""Seconds kept for the final measurement, the registry and the report, before any student is counted."""
+MEASURE_STUDENT_S = 4.0
+"""Seconds kept for measuring and registering one student."""
+MAX_RESERVE_SHARE = 0.25
+"""Of a short budget, no more than this is kept for the end."""
+MEASURE_SHARE = 0.3
+"""Of that, for the latencies: a hundred turns and more for each of fifteen students."""
+MIN_SEARCH_SHARE = 0.3
+"""Share of the time left after a slow preparation that the search gets at least."""
+
+SENTENCES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 120_000, 160_000, 240_000, 320_000, 640_000)
+"""Sizes of the cached training text: a ladder, so that runs on like machines agree."""
+SLOWNESS_POWER = 0.75
+"""Time for a student grows with (seconds a token) to this power: 1 is equal tokens, 0 is equal time."""
+
+MIN_WEIGHT = 0.25
+"""Of an equal share of the graduation's time, what the fastest student gets at least."""
+
+
+class Clock:
+    """Seconds spent on a study, those of earlier commands included."""
+
+    def __init__(self, *, spent_s: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._start = now() - spent_s
+
+    def spent_s(self) -> float:
+        """Seconds since the study's first command began, pauses between commands left out."""
+        return self._now() - self._start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePlan:
+    """Seconds for every phase; None where nothing but a count is the limit."""
+
+    budget_s: float | None
+    """Of the whole run."""
+    graduation_share: float
+    """Share of the budget after the search."""
+    max_students: int
+    """Most students that are measured and registered at the end."""
+
+    @property
+    def reserve_s(self) -> float:
+        """Kept at the end for the final measurement, the registry and the report."""
+        wanted = MEASURE_S + MEASURE_STUDENT_S * self.max_students
+        return wanted if self.budget_s is None else min(wanted, MAX_RESERVE_SHARE * self.budget_s)
+
+    @property
+    def measure_s(self) -> float:
+        """For the latencies of the final measurement."""
+        return MEASURE_SHARE * self.reserve_s
+
+    @property
+    def cache_s(self) -> float | None:
+        """For the teacher's outputs."""
+        return None if self.budget_s is None else CACHE_SHARE * self.budget_s
+
+    @property
+    def table_s(self) -> float:
+        """For training the static table."""
+        return TABLE_S if self.budget_s is None else min(MAX_TABLE_S, TABLE_SHARE * self.budget_s)
+
+    @property
+    def calibration_s(self) -> float:
+        """For the latency calibration."""
+        if self.budget_s is None:
+            return CALIBRATION_S
+        return min(CALIBRATION_S, max(MIN_CALIBRATION_S, CALIBRATION_SHARE * self.budget_s))
+
+    def search_s(self, spent_s: float) -> float | None:
+        """For the search, when `spent_s` seconds are spent; 0 if the search's time is over.
+
+        The search ends at 1 - graduation_share of the budget, or later after a slow preparation: it gets at least
+        a share of what is left then.
+        """
+        if self.budget_s is None:
+            return None
+        left = self.budget_s - self.reserve_s - spent_s
+        return max(0.0, (1.0 - self.graduation_share) * self.budget_s - spent_s, MIN_SEARCH_SHARE * left)
+
+    def graduation_s(self, spent_s: float) -> float | None:
+        """For the graduation, when `spent_s` seconds are spent; 0 if its time is over."""
+        return None if self.budget_s is None else max(0.0, self.budget_s - self.reserve_s - spent_s)
+
+
+def n_sentences(sentences_per_s: float, seconds: float | None, *, available: int, at_least: int = 0) -> int:
+    """Training sentences to cache: the largest rung of the ladder that fits the time.
+
+    All that are available if there is no limit or they fit; `at_least` (what an earlier run used) is never undercut.
+    """
+    if seconds is None or sentences_per_s * seconds >= available:
+        return available
+    fitting = [size for size in SENTENCES if size <= sentences_per_s * seconds]
+    return min(available, max(at_least, fitting[-1] if fitting else SENTENCES[0]))
+
+
+def time_weights(tokens_per_s: Sequence[float]) -> list[float]:
+    """Each student's share of the graduation's worker time, by its training speed; the shares add up to 1.
+
+    Slow (deep) students get more; none gets less than `MIN_WEIGHT` of an equal share.
+    """
+    slowness = [(1.0 / speed) ** SLOWNESS_POWER for speed in tokens_per_s]
+    least = MIN_WEIGHT * sum(slowness) / max(1, len(slowness))
+    weights = [max(least, weight) for weight in slowness]
+    return [weight / sum(weights) for weight in weights]
+
+
+def balance(weights: Sequence[float], n_groups: int) -> list[list[int]]:
+    """Indexes of `weights` for every group: heaviest first, each to the group that has least (Graham 1969)."""
+    groups: list[list[int]] = [[] for _ in range(n_groups)]
+    loads = [0.0] * n_groups
+    for index in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
+        lightest = min(range(n_groups), key=loads.__getitem__)
+        groups[lightest].append(index)
+        loads[lightest] += weights[index]
+    return groups
