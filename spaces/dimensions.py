@@ -236,10 +236,10 @@ DIMENSIONS: dict[str, Dimension] = {
     "average_decay": Dimension(
         kind=float, meaning="per-step decay of the weight average", allowed=Range(low=0, high=1), structural=False
     ),
-    "pruning_end_share": Dimension(
-        kind=float,
-        meaning="share of the rungs by which pruning has ended",
-        allowed=Range(low=0, high=1),
+    "pruning_tokens": Dimension(
+        kind=int,
+        meaning="tokens over which pruning reaches the sparsity",
+        allowed=Range(low=0, high=10**12),
         structural=False,
         parents=("sparsity",),
         matters=lambda values: values.get("sparsity", 0.0) > 0.0,

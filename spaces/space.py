@@ -98,13 +98,8 @@ class Space:
             normalise=teacher.normalise,
         )
         recipe = _recipe(values)
-        if recipe.losses.needs_hidden and student.encoder is not None:
-            teacher_width = None if teacher.encoder is None else teacher.encoder.width
-            if student.encoder.width != teacher_width:
-                raise ValueError(
-                    f"the hidden loss needs the teacher's width: {student.encoder.width} != {teacher_width}; "
-                    f"give the dimension hidden the condition `when: {{width: {teacher_width}}}`"
-                )
+        if student.encoder is not None and teacher.encoder is not None:
+            _require_comparable(student.encoder, teacher.encoder, recipe)
         return student, recipe
 
     def breaches(self, point: Point) -> list[tuple[str, str]]:
@@ -239,6 +234,21 @@ def _static(values: Mapping[str, Any], teacher: StudentSpec) -> StaticSpec | Non
         return None
     default = None if teacher.static is None else teacher.static.embedding_dim
     return StaticSpec(embedding_dim=values.get("static_embedding_dim", default))
+
+
+def _require_comparable(student: EncoderSpec, teacher: EncoderSpec, recipe: RecipeSpec) -> None:
+    """Raises ValueError when a loss of the recipe cannot compare these two encoders."""
+    if recipe.losses.needs_hidden and student.width != teacher.width:
+        raise ValueError(
+            f"the hidden loss needs the teacher's width, got {student.width} instead of {teacher.width}; "
+            f"give the dimension hidden the condition `when: {{width: {teacher.width}}}`"
+        )
+    for whose, encoder in (("student", student), ("teacher", teacher)):
+        if recipe.losses.needs_relations and encoder.attention_width % recipe.n_relation_heads:
+            raise ValueError(
+                f"n_relation_heads must divide the {whose}'s attention width, got {recipe.n_relation_heads} and "
+                f"{encoder.n_heads} heads x {encoder.head_width}; add n_relation_heads to the space"
+            )
 
 
 def _recipe(values: Mapping[str, Any]) -> RecipeSpec:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spaces.combinations import count_structures
 from spaces.dimensions import DIMENSIONS
-from spaces.feasibility import count_structures, impossible_points
+from spaces.feasibility import impossible_points
 from spaces.fields import format_duration, parse_duration, require_name
 from spaces.space import show_domain
 from spaces.study_file import parse_study

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from spaces.combinations import conditions_meet, inert_dimensions
 from spaces.dimensions import DIMENSIONS, Dimension
 from spaces.domain import Choice, Domain, Integer, Real, Value
-from spaces.feasibility import conditions_meet, impossible_points, inert_dimensions
+from spaces.feasibility import impossible_points
 from spaces.space import Space, domain_breach
 from spaces.study_yaml import Problems, describe_node, entries, nearest, scalar
 
