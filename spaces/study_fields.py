@@ -12,7 +12,7 @@ from yaml.nodes import Node, ScalarNode
 
 from spaces.fields import DurationUnit, Range, RuleError, parse_duration, split_annotation, without_none
 from spaces.study_spec import file_key
-from spaces.study_yaml import Problems, describe_node, entries, items, nearest, scalar
+from spaces.study_yaml import Problems, close_matches, describe_node, entries, items, nearest, scalar
 
 Spec = TypeVar("Spec")
 FAILED: Any = object()
@@ -39,9 +39,11 @@ def read_spec(
         return None
     hints = get_type_hints(cls, include_extras=True)
     parts = {file_key(part.name): part for part in fields(cls)}  # type: ignore[arg-type]
+    misspelt: set[str] = set()
     for key, (key_node, _) in found.items():
         if key not in parts:
             problems.add(key_node, f"keys of {where} must be known", value=repr(key), remedy=nearest(key, parts))
+            misspelt.update(close_matches(key, parts))
     values: dict[str, Any] = {}
     for key, part in parts.items():
         inside = key if where == "the study" else f"{where}.{key}"
@@ -52,6 +54,8 @@ def read_spec(
                 values[part.name] = read(value_node, inside)
             else:
                 values[part.name] = read_value(hints[part.name], value_node, inside, problems=problems)
+        elif key in misspelt:
+            values[part.name] = FAILED
         elif part.default is MISSING and part.default_factory is MISSING:
             problems.add(node, f"{where} must have the key {key}", value="none", remedy=f"add `{key}:`")
             values[part.name] = FAILED
@@ -73,12 +77,12 @@ def read_spec(
     for message in messages:
         if any(file_key(name) in message for name in failed):
             continue  # it may speak of the stand-in
-        problems.add_message(_place(message, found, node), f"{where}: {message}")
+        problems.add_message(place_of(message, found, node), f"{where}: {message}")
     return None
 
 
-def _place(message: str, found: Mapping[str, tuple[Node, Node]], node: Node) -> Node:
-    """The key that a message names first, or the whole mapping."""
+def place_of(message: str, found: Mapping[str, tuple[Node, Node]], node: Node) -> Node:
+    """The node of the key that a message names first, or the whole mapping."""
     named = [(position, key) for key in found if (position := message.find(key)) >= 0]
     return found[min(named)[1]][0] if named else node
 

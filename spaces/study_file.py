@@ -22,10 +22,16 @@ from spaces.study_spec import (
     SourceSpec,
     StudySpec,
     TeacherSpec,
-    graduation_breaches,
     resolve,
 )
 from spaces.study_yaml import Problems, StudyError, compose, describe_node, entries, items, nearest, scalar
+
+_STAND_INS: dict[str, Any] = {
+    "name": "study",
+    "teachers": (TeacherSpec(source="hub:organisation/name"),),
+    "corpus": CorpusSpec(sources=(SourceSpec(source=INSTALLED_DOCS),)),
+    "space": Space(domains={}),
+}
 
 
 def parse_study(text: str, *, origin: str = "study", folder: Path | None = None) -> StudySpec:
@@ -49,13 +55,9 @@ class _StudyReader:
         self.folder = folder
         self.problems = Problems()
         self.space: Space | None = None
-        self.search: SearchSpec | None = None
-        self.graduation: GraduationSpec | None = GraduationSpec()
-        self.end: Node | None = None
-        """Where a missing end of the run is told: the section of the search."""
 
     def read(self, root: MappingNode) -> StudySpec | None:
-        study = read_spec(
+        return read_spec(
             StudySpec,
             root,
             "the study",
@@ -65,16 +67,13 @@ class _StudyReader:
                 "teachers": self.teachers,
                 "corpus": self.corpus,
                 "profile": lambda node, where: self.section(LatencyProfile, node, where),
-                "search": self.read_search,
-                "graduation": self.read_graduation,
+                "search": self.search,
+                "graduation": lambda node, where: self.section(GraduationSpec, node, where),
                 "space": self.read_space,
                 "initial_points": self.points,
             },
+            stand_ins=_STAND_INS,
         )
-        if study is None and self.search is not None and self.graduation is not None:
-            for message in graduation_breaches(self.search, self.graduation):
-                self.problems.add_message(self.end or root, message)
-        return study
 
     def name(self, node: Node, where: str) -> Any:
         name = read_value(str, node, where, problems=self.problems)
@@ -84,14 +83,9 @@ class _StudyReader:
             self.problems.add_message(node, str(error))
             return FAILED
 
-    def read_search(self, node: Node, where: str) -> Any:
-        self.end = node
-        self.search = read_spec(SearchSpec, node, where, problems=self.problems, stand_ins={"rungs": (1,)})
-        return FAILED if self.search is None else self.search
-
-    def read_graduation(self, node: Node, where: str) -> Any:
-        self.graduation = read_spec(GraduationSpec, node, where, problems=self.problems)
-        return FAILED if self.graduation is None else self.graduation
+    def search(self, node: Node, where: str) -> Any:
+        spec = read_spec(SearchSpec, node, where, problems=self.problems, stand_ins={"rungs": (1,)})
+        return FAILED if spec is None else spec
 
     def section(self, cls: type, node: Node, where: str) -> Any:
         spec = read_spec(cls, node, where, problems=self.problems)
@@ -106,7 +100,7 @@ class _StudyReader:
 
     def corpus(self, node: Node, where: str) -> Any:
         readers = {"sources": lambda inner, place: self.sources(SourceSpec, inner, place)}
-        stand_ins = {"sources": (SourceSpec(source=INSTALLED_DOCS),)}
+        stand_ins = {"sources": _STAND_INS["corpus"].sources}
         spec = read_spec(CorpusSpec, node, where, problems=self.problems, readers=readers, stand_ins=stand_ins)
         return FAILED if spec is None else spec
 

@@ -18,6 +18,7 @@ from spaces.dimensions import DIMENSIONS, Dimension
 from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.feasibility import impossible_points
 from spaces.space import Space, domain_breach
+from spaces.study_fields import place_of
 from spaces.study_yaml import Problems, describe_node, entries, nearest, scalar
 
 BuiltDomain = TypeVar("BuiltDomain", Real, Integer, Choice)
@@ -65,7 +66,7 @@ def read_space(node: Node, where: str, *, problems: Problems) -> Space | None:
     try:
         space = Space(domains=domains, fixed=fixed, conditions=conditions)
     except ValueError as error:
-        problems.add_message(node, f"{where}: {error}")
+        problems.add_message(place_of(str(error), found, node), f"{where}: {error}")
         return None
     _note_impossible(space, found, where, problems)
     return space

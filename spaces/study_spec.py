@@ -70,7 +70,7 @@ class TeacherSpec:
         elif self.kind is not SourceKind.FOLDER and not is_remote_name(self.reference):
             yield f"source of a teacher needs a name after the colon, got {self.source!r}; {_REMOTE_REMEDY}"
         if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
-            yield f"sha256 must be 64 lower-case hexadecimal digits, got {self.sha256!r}"
+            yield f"sha256 must be 64 lower-case hexadecimal digits, got {self.sha256!r}; see `sha256sum`"
 
     @property
     def kind(self) -> SourceKind:
@@ -201,7 +201,7 @@ class SearchSpec:
         yield from field_breaches(self)
         for rung in self.rungs:
             if isinstance(rung, bool) or not isinstance(rung, int) or rung < 1:
-                yield f"rungs must be positive integers (training tokens), got {rung!r}"
+                yield f"rungs must be positive integers (training tokens), got {rung!r}; remove it"
         if not self.rungs or any(later <= earlier for earlier, later in zip(self.rungs, self.rungs[1:], strict=False)):
             yield f"rungs must increase, and there must be one, got {list(self.rungs)}; sort them, each once"
         if self.n_trials is None and self.time_budget_s is None:
@@ -269,7 +269,8 @@ class StudySpec:
         for index, point in enumerate(self.initial_points):
             for name, rule in self.space.breaches(point):
                 yield f"initial_points[{index}]: {name} {rule}, got {point[name]!r}"
-        yield from graduation_breaches(self.search, self.graduation)
+        if self.graduation.n_tokens is None and self.search.time_budget_s is None:
+            yield "graduation must end, got neither graduation.n_tokens nor search.time_budget; set one of them"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that is also a study file: parsing its text gives an equal study."""
@@ -283,12 +284,6 @@ class StudySpec:
             "space": space_to_json(self.space),
             "initial_points": [dict(point) for point in self.initial_points],
         }
-
-
-def graduation_breaches(search: SearchSpec, graduation: GraduationSpec) -> Iterator[str]:
-    """A message when neither a time nor a number of tokens ends graduation."""
-    if graduation.n_tokens is None and search.time_budget_s is None:
-        yield "graduation must end, got neither graduation.n_tokens nor search.time_budget; set one of them"
 
 
 def space_to_json(space: Space) -> dict[str, Any]:

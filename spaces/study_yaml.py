@@ -179,10 +179,15 @@ def describe_node(node: Node) -> str:
             return "a mapping"
 
 
+def close_matches(word: str, words: Iterable[str]) -> list[str]:
+    """The known word that is nearest to a misspelt one, or nothing."""
+    return difflib.get_close_matches(word[:100].lower().replace("-", "_"), list(words), n=1)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """A remedy for an unknown word: the nearest known one, or all of them."""
     known = list(words)
-    close = difflib.get_close_matches(word.lower().replace("-", "_"), known, n=1)
+    close = close_matches(word, known)
     return f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
 
 
