@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -56,11 +57,13 @@ def embed_tokens(
         raise ValueError("there is no sentence to embed; give at least one")
     if lengths.min() < 1:
         raise ValueError(f"every sentence must have a token, but number {int(lengths.argmin())} has none; leave it out")
+    if precision is Precision.BFLOAT16:
+        student = copy.deepcopy(student).to(torch.bfloat16)  # twice as fast as autocast, which casts again and again
     vectors: NDArray[np.float32] | None = None
     was_training = student.training
     student.eval()
     try:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision is Precision.BFLOAT16):
+        with torch.inference_mode():
             for rows in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, batch_tokens=batch_tokens):
                 batch = make_batch(rows, tokens, offsets)
                 mask = None if batch.mask is None else torch.from_numpy(batch.mask)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from spaces.recipe import Precision, RecipeSpec
 from trainers.batches import make_batch, stream
 from trainers.cache import Targets
-from trainers.embed import embed
+from trainers.embed import embed_tokens
 from trainers.fidelity import Fidelity, measure_fidelity
 from trainers.modules.student import Student
 from trainers.objective import BatchTargets, distillation_loss
@@ -162,7 +162,7 @@ class Distillation:
     def evaluate(self) -> Fidelity:
         """Fidelity of the averaged student on the held-out text, computed in the recipe's precision."""
         data = self.data
-        vectors = embed(
+        vectors = embed_tokens(
             self.averaged(), data.held_out_token_ids, data.held_out_offsets, precision=self.recipe.precision
         )
         return measure_fidelity(vectors, data.held_out_embeddings)

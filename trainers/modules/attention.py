@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -29,12 +29,23 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "batch tokens width"], bias: Float[Tensor, "batch 1 1 tokens"] | None
     ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens qkv"]]:
         """The block's output, and its queries, keys and values side by side. `bias` is added to the scores."""
+        context, qkv = self.contexts(x, bias)
+        return self.norm(x + self.output(context)), qkv
+
+    def contexts(
+        self, x: Float[Tensor, "batch tokens width"], bias: Float[Tensor, "batch 1 1 tokens"] | None
+    ) -> tuple[Float[Tensor, "batch tokens heads"], Float[Tensor, "batch tokens qkv"]]:
+        """All heads' contexts side by side, as the output matrix takes them, and queries, keys and values."""
         batch, tokens, _ = x.shape
         qkv = self.qkv(x)
         queries, keys, values = qkv.view(batch, tokens, 3, self.n_heads, self.head_width).permute(2, 0, 3, 1, 4)
         scores = (queries * (1.0 / math.sqrt(self.head_width))) @ keys.transpose(-1, -2)
         if bias is not None:
             scores = scores + bias
-        mixed = torch.softmax(scores.float(), dim=-1).to(values.dtype) @ values  # a bfloat16 softmax is 7 times slower
-        mixed = mixed.transpose(1, 2).reshape(batch, tokens, self.n_heads * self.head_width)
-        return self.norm(x + self.output(mixed)), qkv
+        shares = torch.softmax(scores.float(), dim=-1).to(values.dtype)  # a bfloat16 softmax is 7 times slower
+        return (shares @ values).transpose(1, 2).flatten(2), qkv
+
+
+def padding_bias(mask: Bool[Tensor, "batch tokens"], dtype: torch.dtype) -> Float[Tensor, "batch 1 1 tokens"]:
+    """What is added to attention scores so that no token looks at padding."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -math.inf)[:, None, None, :]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.student import Pooling, Projection
-from trainers.modules.attention import SelfAttention
+from trainers.modules.attention import SelfAttention, padding_bias
 from trainers.modules.embeddings import Embeddings, StaticPath
 from trainers.modules.feed_forward import DenseFeedForward
 from trainers.modules.switch import SwitchFeedForward
@@ -90,9 +90,7 @@ class Student(nn.Module):
         if self.embeddings is not None:
             assert token_rows is not None
             x = self.embeddings(index, token_rows)
-            bias = None
-            if mask is not None:
-                bias = torch.zeros(mask.shape, dtype=x.dtype).masked_fill(~mask, float("-inf"))[:, None, None, :]
+            bias = None if mask is None else padding_bias(mask, x.dtype)
             for layer in self.layers:
                 x, qkv = layer.attention(x, bias)  # type: ignore[operator]
                 match layer.feed_forward:
