@@ -18,15 +18,16 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from runtime.tokenizer import SentenceTokenizer
-from spaces.study_spec import CorpusSpec
+from spaces.study_spec import CorpusSpec, SourceKind
 from trainers.text_sources import read_texts, source_identity
 from trainers.tokenised_text import (
     SCHEMA,
@@ -107,6 +108,28 @@ def prepare_corpus(
     return _open(path, key=key, tokenizer_sha256=tokenizer_sha256(tokenizer_json), max_tokens=max_tokens)
 
 
+def check_text(spec: CorpusSpec, *, most: int = 20_000) -> None:
+    """Raises what `prepare_corpus` would, as far as the first `most` texts of every file tell; writes nothing.
+
+    Too few sentences are found out when every source is a file with no more texts than that.
+    """
+    keep = _Filter(spec)
+    n_read = {source: 0 for source in spec.sources if source.kind is SourceKind.FILE}
+
+    def texts() -> Iterator[str]:
+        for source in n_read:
+            for text in islice(read_texts(source), most):
+                n_read[source] += 1
+                yield text
+
+    with tempfile.TemporaryFile() as spool:
+        digests, _ = _spool(keep(texts()), spool)
+    if len(n_read) == len(spec.sources) and max(n_read.values()) < most:
+        if not len(digests):
+            raise ValueError(_nothing_left(spec, keep.counts))
+        _split(*_distinct(digests), held_out=spec.held_out, limit=spec.limit)
+
+
 def corpus_key(spec: CorpusSpec, *, tokenizer_json: str, max_tokens: int) -> str:
     """The digest that names a corpus; reads small files whole, to see whether they changed."""
     fields = asdict(spec) | {"sources": sorted(source_identity(source) for source in spec.sources)}
@@ -167,7 +190,7 @@ def _write_file(path: Path, batches: list[pa.RecordBatch], *, metadata: dict[str
         partial.unlink(missing_ok=True)
 
 
-def _spool(texts: Iterator[str], spool: IO[bytes]) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+def _spool(texts: Iterator[str], spool: IO[bytes]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Write the texts to a file; their SHA-256's first 16 bytes as two big-endian numbers, and the file's offsets."""
     digests, lengths = bytearray(), array("q")
     for text in texts:
@@ -179,7 +202,7 @@ def _spool(texts: Iterator[str], spool: IO[bytes]) -> tuple[NDArray[np.void], ND
     return np.frombuffer(digests, dtype=[("high", ">u8"), ("low", ">u8")]), _offsets(lengths)
 
 
-def _distinct(digests: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+def _distinct(digests: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """The rows of the distinct digests in the digests' order, and the first half of each digest."""
     high, low = digests["high"].astype(np.uint64), digests["low"].astype(np.uint64)
     order = np.lexsort((low, high))
