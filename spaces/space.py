@@ -78,7 +78,7 @@ class Space:
         values: dict[str, Value] = {}
         for name in self._order:
             if name in given and self._holds(name, values):
-                values[name] = _typed(name, given[name])
+                values[name] = typed(name, given[name])
         return values
 
     def decode(self, point: Point, teacher: StudentSpec) -> tuple[StudentSpec, RecipeSpec]:
@@ -109,9 +109,9 @@ class Space:
         for name, value in point.items():
             if name not in self.domains and name not in self.fixed:
                 found.append((name, f"must be a dimension of the space: {', '.join(self.domains)}"))
-            elif name in self.fixed and not _same(_typed(name, value), _typed(name, self.fixed[name])):
+            elif name in self.fixed and not _same(typed(name, value), typed(name, self.fixed[name])):
                 found.append((name, f"must be {self.fixed[name]!r}, as the space fixes it"))
-            elif name in self.domains and not self.domains[name].contains(_typed(name, value)):
+            elif name in self.domains and not self.domains[name].contains(typed(name, value)):
                 found.append((name, f"must lie in its domain, {show_domain(self.domains[name])}"))
             elif name not in values and self._decided(name, point):
                 if name == "static_path" and value is True:
@@ -124,8 +124,7 @@ class Space:
             return False
         conditions = self.conditions.get(name, {})
         return all(
-            parent in values and domain.contains(_typed(parent, values[parent]))
-            for parent, domain in conditions.items()
+            parent in values and domain.contains(typed(parent, values[parent])) for parent, domain in conditions.items()
         )
 
     def _decided(self, name: str, point: Point) -> bool:
@@ -163,7 +162,7 @@ def show_domain(domain: Domain) -> str:
     return f"{domain.low:g} to {domain.high:g}{step}{', logarithmic' if domain.log else ''}"
 
 
-def _typed(name: str, value: Value) -> Value:
+def typed(name: str, value: Value) -> Value:
     """An integer that stands for a real number becomes that real number."""
     if dimension(name).kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -11,7 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from spaces.domain import Value
 from spaces.fields import require_name
 from spaces.profile import LatencyProfile
-from spaces.space import Space
+from spaces.space import Space, typed
 from spaces.study_fields import FAILED, read_spec, read_value
 from spaces.study_space import read_space
 from spaces.study_spec import (
@@ -202,7 +202,7 @@ class _StudyReader:
             unknown = name not in self.space.domains and name not in self.space.fixed
             remedy = nearest(name, self.space.domains) if unknown else "change or remove it"
             self.problems.add(found[name][0], f"{where}: {name} {rule}", value=point[name], remedy=remedy)
-        return FAILED if breaches else point
+        return FAILED if breaches else {name: typed(name, value) for name, value in point.items()}
 
 
 def _same_source(left: Any, right: TeacherSpec | SourceSpec) -> bool:

@@ -17,8 +17,8 @@ from spaces.combinations import conditions_meet, inert_dimensions
 from spaces.dimensions import DIMENSIONS, Dimension
 from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.feasibility import impossible_points
-from spaces.space import Space, domain_breach
-from spaces.study_fields import place_of
+from spaces.space import Space, typed
+from spaces.study_fields import FAILED, place_of, read_value
 from spaces.study_yaml import Problems, describe_node, entries, nearest, scalar
 
 BuiltDomain = TypeVar("BuiltDomain", Real, Integer, Choice)
@@ -133,93 +133,66 @@ class _DimensionReader:
 
     def fixed(self, node: Node) -> tuple[Value] | None:
         value = self.value(node)
-        return None if isinstance(value, _Failed) else (value,)
+        return None if value is FAILED else (value,)
 
     def choice(self, node: Node) -> Choice | None:
         if not isinstance(node, SequenceNode):
             remedy = "write options: [first, second]"
             self.problems.add(node, f"options of {self.where} must be a list", value=describe_node(node), remedy=remedy)
             return None
-        options: list[Value] = []
-        for item in node.value:
-            value = self.value(item)
-            if isinstance(value, _Failed):
-                return None
-            options.append(value)
+        options = [self.value(item) for item in node.value]
+        if any(option is FAILED for option in options):
+            return None
         return self.build(node, lambda: Choice(tuple(options)))
 
-    def value(self, node: Node) -> Value | _Failed:
-        value = scalar(node) if isinstance(node, ScalarNode) else _Failed()
-        rule = f"must be {self.dimension.wanted}" if isinstance(value, _Failed) else self.dimension.why_not(value)
+    def value(self, node: Node) -> Any:
+        """The value of a scalar, or FAILED after a problem was noted."""
+        value = scalar(node) if isinstance(node, ScalarNode) else FAILED
+        rule = self.dimension.why_not(value)
         if rule is not None:
             is_whole = self.dimension.kind is int and isinstance(value, float) and value.is_integer()
             remedy = f"write {value:.0f}" if is_whole else "change it"
             self.problems.add(node, f"{self.where} {rule}", value=describe_node(node), remedy=remedy)
-            return _Failed()
-        return float(value) if self.dimension.kind is float and isinstance(value, int) else value
+            return FAILED
+        return typed(self.name, value)
 
     def range(self, node: Node, nodes: dict[str, Node]) -> Domain | None:
-        if self.dimension.kind not in (int, float):
+        kind = self.dimension.kind
+        if kind not in (int, float):
             remedy = f"list the options ({self.dimension.wanted})"
             self.problems.add(node, f"{self.where} has no low and high", value="a range", remedy=remedy)
             return None
+        if "step" in nodes and kind is float:
+            remedy = "list the options"
+            self.problems.add(nodes["step"], f"{self.where} has no step", value="a step of a real range", remedy=remedy)
+            return None
+        missing = next((key for key in ("low", "high") if key not in nodes), None)
+        if missing is not None:
+            remedy = f"add {missing}"
+            self.problems.add(node, f"{self.where} must have low and high", value=f"no {missing}", remedy=remedy)
+            return None
         values: dict[str, Any] = {}
         for key in ("low", "high"):
-            if key not in nodes:
-                self.problems.add(node, f"{self.where} must have low and high", value=f"no {key}", remedy=f"add {key}")
-                return None
             values[key] = self.value(nodes[key])
             if values[key] is None:
-                self.problems.add(
-                    nodes[key],
-                    f"{key} of {self.where} must be a number",
-                    value="null",
-                    remedy="list null among options",
-                )
-        if "log" in nodes:
-            log = scalar(nodes["log"]) if isinstance(nodes["log"], ScalarNode) else None
-            if not isinstance(log, bool):
-                self.problems.add(
-                    nodes["log"],
-                    f"log of {self.where} must be true or false",
-                    value=describe_node(nodes["log"]),
-                    remedy="write log: true",
-                )
+                rule = f"{self.where}.{key} must be a number"
+                self.problems.add(nodes[key], rule, value="null", remedy="list null among options")
                 return None
-            values["log"] = log
-        if "step" in nodes:
-            step = scalar(nodes["step"]) if isinstance(nodes["step"], ScalarNode) else None
-            if self.dimension.kind is float or isinstance(step, bool) or not isinstance(step, int):
-                remedy = "list the options" if self.dimension.kind is float else "write a whole number"
-                self.problems.add(
-                    nodes["step"],
-                    f"step of {self.where} must be an integer of an integer dimension",
-                    value=describe_node(nodes["step"]),
-                    remedy=remedy,
-                )
-                return None
-            values["step"] = step
-        if any(value is None or isinstance(value, _Failed) for value in values.values()):
+        for key, plain in (("log", bool), ("step", int)):
+            if key in nodes:
+                values[key] = read_value(plain, nodes[key], f"{self.where}.{key}", problems=self.problems)
+        if any(value is FAILED for value in values.values()):
             return None
-        if self.dimension.kind is int:
+        if kind is int:
             return self.build(node, lambda: Integer(**values))
         return self.build(node, lambda: Real(**values))
 
     def build(self, node: Node, make: Callable[[], BuiltDomain]) -> BuiltDomain | None:
         try:
-            domain = make()
+            return make()
         except ValueError as error:
             self.problems.add_message(node, f"{self.where}: {error}")
             return None
-        rule = domain_breach(self.name, domain)
-        if rule is not None:
-            self.problems.add(node, f"{self.where} {rule}", remedy="change it")
-            return None
-        return domain
-
-
-class _Failed:
-    """Stands for a value whose problem has been noted."""
 
 
 def _read_conditions(node: Node, where: str, names: set[str], problems: Problems) -> dict[str, Domain]:

@@ -18,7 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from spaces.domain import Value
 
-MAX_CHARACTERS = 200_000  # a study is a page; this bounds the time that a hostile file can cost
+MAX_CHARACTERS = 60_000  # a study is a page; this bounds the time that a hostile file can cost
 MAX_DEPTH = 12
 MOST_SHOWN = 100  # problems that a message lists
 

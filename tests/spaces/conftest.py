@@ -12,7 +12,7 @@ from spaces.domain import Choice, Integer, Real
 from spaces.recipe import LossWeights, RecipeSpec
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StaticSpec, StudentSpec, Switch
 
-settings.register_profile("shared-machine", deadline=None)
+settings.register_profile("shared-machine", deadline=None, max_examples=50)
 settings.load_profile("shared-machine")
 
 

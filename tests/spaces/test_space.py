@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -287,6 +287,36 @@ def test_impossible_spaces_are_refused(space: dict[str, Any], rule: str) -> None
 def test_points_that_cannot_be_built_are_refused(point: dict[str, Value], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         Space(domains={"n_layers": Integer(0, 6)}).decode(point, TEACHER)
+
+
+def test_a_teacher_makes_more_points_impossible_than_the_file_alone() -> None:
+    space = Space(domains={"n_heads": Choice((5, 6)), "hidden": Choice((0.0, 1.0))}, fixed={"query_key": 1.0})
+    assert impossible_points(space) == ()
+    assert [dict(point.values) for point in impossible_points(space, teacher=TEACHER)] == [
+        {"width": 96, "n_heads": 5},
+        {"n_relation_heads": 12, "n_heads": 5, "head_width": 8},
+    ]
+    narrow = Space(domains={"hidden": Choice((0.0, 1.0))}, fixed={"width": 48, "n_relation_heads": 9, "query_key": 1.0})
+    rules = {point.rule for point in impossible_points(narrow, teacher=TEACHER)}
+    assert any("hidden loss" in rule for rule in rules) and any("teacher's attention" in rule for rule in rules)
+
+
+def test_a_static_teacher_has_static_students_only() -> None:
+    static = StudentSpec(vocabulary_size=9, output_dim=4, static=StaticSpec(embedding_dim=2))
+    assert Space(domains={}).decode({}, static) == (static, RecipeSpec())
+    layers = Space(domains={"n_layers": Integer(0, 2)})
+    with pytest.raises(ValueError, match="no layers to inherit"):
+        layers.decode({"n_layers": 1}, static)
+    assert [point.values for point in impossible_points(layers, teacher=static)] == [{"n_layers": 1}]
+
+
+def test_a_switch_teacher_lends_its_experts() -> None:
+    assert TEACHER.encoder is not None
+    encoder = replace(TEACHER.encoder, feed_forward=Switch(n_experts=3, units=8, capacity_factor=2.0))
+    teacher = replace(TEACHER, encoder=encoder)
+    student, _ = Space(domains={}, fixed={"n_layers": 2}).decode({}, teacher)
+    assert student.encoder is not None and student.encoder.feed_forward == encoder.feed_forward
+    assert impossible_points(Space(domains={}, fixed={"feed_forward": "switch"}), teacher=teacher) == ()
 
 
 def test_every_dimension_is_a_field_of_a_spec_and_every_recipe_field_a_dimension() -> None:

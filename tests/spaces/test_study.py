@@ -115,6 +115,11 @@ space:
     assert space.conditions == {"units": {"n_heads": Choice((12,))}, "sparsity": {"n_layers": Integer(4, 96)}}
 
 
+def test_initial_points_hold_reals_where_their_dimension_is_real() -> None:
+    study = load_study("deep-self-attention")
+    assert all(isinstance(point["query_key"], float) for point in study.initial_points)
+
+
 def test_local_sources_are_found_beside_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.txt").write_text("one sentence\n", encoding="utf-8")
     (tmp_path / "table.csv").write_text("a,b\n1,2\n", encoding="utf-8")
