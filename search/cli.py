@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; None means the arguments of this process."""
     options: argparse.Namespace | None = None
     try:
-        options = build_parser().parse_args(arguments)
+        options = build_parser().parse_args(_join_negative(sys.argv[1:] if arguments is None else arguments))
         options.run(options)
         sys.stdout.flush()
         return 0
@@ -134,8 +135,8 @@ def _search(options: argparse.Namespace) -> None:
     )
     store = _store(options)
     store.require_writable()
-    check_study(study)
     check_cluster(options.address)
+    check_study(study)
     from search.front_table import print_front
     from search.run import run_search
 
@@ -213,6 +214,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{PROGRAM}: {message}; see `{self.prog} --help`\n")
+
+
+def _join_negative(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--option -5m` as `--option=-5m`, else argparse takes the value for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if re.match(r"-\d", argument) and joined and re.fullmatch(r"--[a-z-]+", joined[-1]):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _command(

@@ -37,7 +37,9 @@ def serve_ui(
     store.require_exists()
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C ends it)")
-    server = subprocess.Popen(server_command(store, port=port, host=host), env={**os.environ, **_ENVIRONMENT})
+    environment = {**os.environ, **_ENVIRONMENT}
+    # Its stdout is a line for every request.
+    server = subprocess.Popen(server_command(store, port=port, host=host), env=environment, stdout=subprocess.DEVNULL)
     try:
         return server.wait()
     finally:

@@ -22,4 +22,6 @@ os.environ.pop("RAY_ADDRESS", None)
 # After the environment: what is imported from here on reads it.
 from jaxtyping import install_import_hook
 
-install_import_hook(["runtime", "trainers"], "beartype.beartype")
+import tests.shape_check  # noqa: F401  (the hook names it, and does not import it)
+
+install_import_hook(["runtime", "trainers"], "tests.shape_check.check")
