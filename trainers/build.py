@@ -55,9 +55,7 @@ def student_from_weights(spec: StudentSpec, weights: Mapping[str, np.ndarray | t
 
 def weights_of(student: Student) -> dict[str, np.ndarray]:
     """A float32 copy of the student's weights by name."""
-    return {
-        name: parameter.detach().to(torch.float32).numpy().copy() for name, parameter in student.named_parameters()
-    }
+    return {name: parameter.detach().to(torch.float32).numpy().copy() for name, parameter in student.named_parameters()}
 
 
 def _assemble(spec: StudentSpec) -> Student:

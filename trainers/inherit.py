@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.student import EncoderSpec, Projection, StudentSpec
+from spaces.student import EncoderSpec, StudentSpec
 from trainers.batches import Batch
 from trainers.build import build
 from trainers.embed import embed_tokens
@@ -171,7 +171,12 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
 
 
 def _inherit_embeddings(
-    student: Student, teacher: Student, inheritance: Inheritance, rotation: Tensor, entering: Tensor, batches: list[Batch]
+    student: Student,
+    teacher: Student,
+    inheritance: Inheritance,
+    rotation: Tensor,
+    entering: Tensor,
+    batches: list[Batch],
 ) -> None:
     ours, theirs = student.embeddings, teacher.embeddings
     assert ours is not None and theirs is not None
@@ -230,7 +235,12 @@ def _inherit_layer(
 
 
 def _inherit_dense(
-    ours: DenseFeedForward, theirs: DenseFeedForward, trace: LayerTrace, middle: Tensor, target: Tensor, rotation: Tensor
+    ours: DenseFeedForward,
+    theirs: DenseFeedForward,
+    trace: LayerTrace,
+    middle: Tensor,
+    target: Tensor,
+    rotation: Tensor,
 ) -> None:
     n_units = ours.input.out_features
     units = best_units(theirs.output.weight, trace.units, n_units)

@@ -239,7 +239,9 @@ class Distillation:
         loss.backward()  # type: ignore[no-untyped-call]
 
         gradients = {name: self._gradient(name) for name in self.masters}
-        replica.average_gradients([*gradients.values(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)])
+        replica.average_gradients(
+            [*gradients.values(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
+        )
         self._update(gradients, rows, leaves)
         self.n_tokens += whole.n_tokens
         self.n_steps += 1

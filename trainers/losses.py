@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def cosine_loss(
-    student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]
-) -> Float[Tensor, ""]:
+def cosine_loss(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Mean of 1 - cosine."""
     return 1.0 - functional.cosine_similarity(student, teacher, dim=-1).mean()
 

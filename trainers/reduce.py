@@ -23,9 +23,7 @@ def best_heads(
     All heads if the student has as many or more.
     """
     output = attention.output.weight.view(-1, attention.n_heads, attention.head_width)
-    size = torch.stack(
-        [(context[:, h] @ output[:, h].T).square().sum() for h in range(attention.n_heads)]
-    )
+    size = torch.stack([(context[:, h] @ output[:, h].T).square().sum() for h in range(attention.n_heads)])
     return size.topk(min(n_heads, attention.n_heads)).indices.sort().values
 
 
@@ -38,7 +36,9 @@ def shrink_heads(
     rank `head_width` (singular value decomposition), which is exact where the width does not shrink.
     """
     n_heads, old_width = attention.n_heads, attention.head_width
-    qkv = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).view(3, n_heads, old_width, -1)[:, heads]
+    qkv = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).view(3, n_heads, old_width, -1)[
+        :, heads
+    ]
     output = attention.output.weight.view(-1, n_heads, old_width)[:, heads]
     if head_width == old_width:
         parts, kept_output = qkv, output

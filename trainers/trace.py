@@ -101,4 +101,3 @@ def to_batches(flat: Tensor, batches: list[Batch]) -> list[Tensor]:
 
 def _attention_bias(batch: Batch, dtype: torch.dtype) -> Tensor | None:
     return None if batch.mask is None else padding_bias(torch.from_numpy(batch.mask), dtype)
-
