@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import IO
 
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 
 # beartype judges files by their mode's letters, and a gzip file's mode is a number.
-check = beartype(conf=BeartypeConf(hint_overrides=BeartypeHintOverrides({IO[bytes]: object})))
+check = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({IO[bytes]: object})))
