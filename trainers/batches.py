@@ -40,7 +40,7 @@ def plan_epoch(lengths: np.ndarray, *, batch_tokens: int, seed: int, epoch: int)
 
 
 def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, *, batch_tokens: int) -> list[np.ndarray]:
-    """Cut length-ordered sentences into runs whose padded size is at most `batch_tokens` (at least one sentence each)."""
+    """Cut length-ordered sentences into runs of at most `batch_tokens` with padding (at least one sentence each)."""
     sorted_lengths = lengths[order]
     cuts, start = [], 0
     while start < len(order):
