@@ -75,7 +75,7 @@ def prepare_inheritance(
 
 @torch.inference_mode()
 def choose_layers(teacher: Student, token_ids: np.ndarray, offsets: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """For every depth, the layers that greedy removal, one at a time, leaves: each step keeps the vectors most alike."""
+    """For every depth, the layers that greedy removal leaves; each step takes the one that is missed least."""
     layers = list(teacher.layers)
     whole = embed_tokens(teacher, token_ids, offsets)
     kept = tuple(range(len(layers)))

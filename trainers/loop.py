@@ -168,7 +168,7 @@ class Distillation:
         return measure_fidelity(vectors, data.held_out_embeddings)
 
     def save(self, folder: Path) -> None:
-        """Write all that `restore` needs to continue bit for bit; an existing save is replaced at once or not at all."""
+        """Write all that `restore` needs to continue bit for bit; an earlier save is replaced whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         file = f"distillation-{self.n_steps}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / file)

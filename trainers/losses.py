@@ -44,7 +44,7 @@ def relation_loss(
     *,
     n_heads: int,
 ) -> Float[Tensor, ""]:
-    """Deep self-attention distillation: divergence of scaled dot-product relations, averaged over real tokens and heads.
+    """Deep self-attention distillation: divergence of scaled dot-product relations, a mean over tokens and heads.
 
     The two tensors of a pair are queries and keys, or values and values. Both sides are regrouped into
     `n_heads` relation heads, so head counts and widths of student and teacher need not match

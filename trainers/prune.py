@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS
+from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, n_zero_blocks
 from trainers.modules.student import Student
 
 SCORE_DECAY = 0.9  # of the running mean of scores, per update
@@ -22,15 +22,10 @@ UPDATE_EVERY_STEPS = 4  # masks are recomputed at most this often while the rati
 
 
 def prunable_matrices(student: Student) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) of the attention and feed-forward matrices, [..., outputs, inputs]; routers and tables stay dense."""
+    """(name, weight [..., outputs, inputs]) of the attention and feed-forward matrices; routers and tables stay dense."""
     for name, parameter in student.named_parameters():
         if name.startswith("layers.") and name.endswith("weight") and "norm" not in name and "router" not in name:
             yield name, parameter
-
-
-def n_zero_blocks(n_blocks: int, sparsity: float) -> int:
-    """How many blocks of a matrix are zero at this ratio."""
-    return round(sparsity * n_blocks)
 
 
 def block_sums(matrix: Float[Tensor, "*experts outputs inputs"]) -> Float[Tensor, "*experts row_blocks column_blocks"]:

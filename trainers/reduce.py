@@ -58,7 +58,7 @@ def shrink_heads(
 def best_units(
     output_weight: Float[Tensor, "width units"], units: Float[Tensor, "tokens units"], n_units: int
 ) -> Int[Tensor, " kept"]:
-    """The units with the largest mean square contribution to the block's output, in order; all if no fewer are asked."""
+    """The units with the largest mean square contribution to the block's output, in order; at most all."""
     size = units.square().mean(dim=0) * output_weight.square().sum(dim=0)
     return size.topk(min(n_units, len(size))).indices.sort().values
 
@@ -106,7 +106,7 @@ def divide_tokens(
 
 
 def _low_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors [rank, m], [rank, n] with left' @ right' closest to left.T @ right; padded with zeros if rank is larger."""
+    """Factors [rank, m] and [rank, n] whose product is closest to left.T @ right; zeros fill a rank beyond theirs."""
     left_q, left_r = torch.linalg.qr(left.T)
     right_q, right_r = torch.linalg.qr(right.T)
     u, s, v = torch.linalg.svd(left_r @ right_r.T)

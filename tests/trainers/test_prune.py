@@ -4,9 +4,9 @@
 import pytest
 import torch
 
-from spaces.student import Dense, EncoderSpec, StudentSpec, Switch
+from spaces.student import Dense, EncoderSpec, StudentSpec, Switch, n_zero_blocks
 from trainers.build import build
-from trainers.prune import BlockPruner, block_sums, lowest_blocks_mask, n_zero_blocks, prunable_matrices
+from trainers.prune import BlockPruner, block_sums, lowest_blocks_mask, prunable_matrices
 
 
 def student_with(feed_forward: Dense | Switch) -> torch.nn.Module:

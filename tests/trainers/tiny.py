@@ -2,8 +2,10 @@
 """A tiny random teacher and text, small enough to distil in a second."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import torch
 
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from trainers.build import build, weights_of
@@ -47,14 +49,12 @@ def text(n_sentences: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def data(n_sentences: int = 300) -> DistillationData:
     """Training text with the teacher's vectors, queries, keys, values and hidden states, and 40 held-out sentences."""
-    import torch
-
     network = teacher().student()
     token_ids, offsets = text(n_sentences, seed=0)
     held_out_ids, held_out_offsets = text(40, seed=1)
     qkv, hidden = [], []
     with torch.inference_mode():
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, end in pairwise(offsets):
             output = network(torch.from_numpy(token_ids[start:end].astype(np.int64))[None])
             assert output.qkv is not None and output.hidden is not None
             qkv.append(output.qkv[0].numpy())
