@@ -276,7 +276,7 @@ def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
     for kind, words, shape in rows:
         parts.append(f'<g class="{kind}" transform="translate({x:.0f} {y})">{shape}</g>')
         parts.append(f'<text class="label" x="{x + 12:.0f}" y="{y + 4}">{words}</text>')
-        x += len(words) * _CHARACTER_PX + 36
+        x += len(words) * 5.9 + 36
     return parts
 
 

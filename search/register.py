@@ -13,7 +13,8 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import math
+import shutil
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -108,20 +109,25 @@ def student_digest(folder: Path) -> str:
 
 
 def balanced(students: Sequence[Entry]) -> int:
-    """Index of the knee of the front, where a millisecond saved begins to cost dear.
+    """Index of the knee of a front: the student between its ends with the most fidelity for its milliseconds.
 
-    Both axes are scaled so that the front spans 0 to 1 in log latency and in mean cosine; the knee is the student
-    with the largest (scaled cosine - scaled log latency), the farthest above the line from end to end.
+    Both axes are scaled so that the front spans 0 to 1 in milliseconds and in mean cosine; the knee has the largest
+    (scaled cosine - scaled latency), so it is the farthest above the line from end to end. A front of one or two
+    students has nothing between its ends: the most faithful one.
     """
-    logs = [math.log(entry.latency_ms) for entry in students]
-    cosines = [entry.fidelity.cosine for entry in students]
-    gains = [_scaled(cosine, cosines) - _scaled(log, logs) for log, cosine in zip(logs, cosines, strict=True)]
-    return max(range(len(students)), key=lambda i: (gains[i], cosines[i]))
+    order = sorted(range(len(students)), key=lambda i: students[i].point)
+    if len(order) < 3:
+        return order[-1]
+    fastest, slowest = students[order[0]], students[order[-1]]
+    span_ms = slowest.latency_ms - fastest.latency_ms
+    span_cosine = slowest.fidelity.cosine - fastest.fidelity.cosine
 
+    def height(i: int) -> float:
+        latency = students[i].latency_ms - fastest.latency_ms
+        cosine = students[i].fidelity.cosine - fastest.fidelity.cosine
+        return cosine * span_ms - latency * span_cosine
 
-def _scaled(value: float, values: Sequence[float]) -> float:
-    span = max(values) - min(values)
-    return (value - min(values)) / span if span else 0.0
+    return max(order[1:-1], key=height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,13 +150,22 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
     spec = StudentSpec.from_json(dict(entry.spec))
     # Outputs alone: with a schema of the inputs MLflow turns all input into data frames and refuses empty lists.
     signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.output_dim))]))
-    with store.activated(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        store.activated(),
+        tempfile.TemporaryDirectory() as temporary,
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")  # it asks for an input example, and would run the student to check it
+        folder = Path(temporary) / "student"  # MLflow refuses addresses with a # in them, and links
+        folder.mkdir()
+        for name in (DOCUMENT_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+            shutil.copyfile(new.folder / name, folder / name)
         with mlflow.start_run(run_id=run, nested=True):
             logged = mlflow.pyfunc.log_model(
                 name=entry.name,
                 python_model=str(_MODEL_CODE),
-                artifacts={"student": str(new.folder)},
+                artifacts={"student": str(folder)},
                 code_paths=[str(_ROOMS / "runtime"), str(_ROOMS / "spaces")],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
                 signature=signature,
@@ -207,10 +222,13 @@ def _summary_run(client: MlflowClient, experiment: str, study: str) -> str:
 
 def _write_summary(store: Store, client: MlflowClient, run: str, document: FrontDocument, *, facts: Facts) -> None:
     """Front as table, JSON, page and whole record; the run ends only when all are there."""
+    import pandas as pd
+
     trials = load_trials(store, document.study)
     folder = artifact_path(store, client.get_run(run).info.artifact_uri)
     (folder / TABLE_FILE).unlink(missing_ok=True)  # MLflow would append to it
-    client.log_table(run, data=front_columns(document), artifact_file=TABLE_FILE)
+    table = pd.DataFrame(front_columns(document), dtype=object)  # MLflow's own conversion is deprecated by pandas
+    client.log_table(run, data=table, artifact_file=TABLE_FILE)
     client.log_text(run, json.dumps(document.to_json(), indent=2), JSON_FILE)
     client.log_text(run, report_html(document, trials), PAGE_FILE)
     client.log_text(run, json.dumps(document.to_record()), RECORD_FILE)

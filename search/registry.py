@@ -22,7 +22,7 @@ from search.entry import Entry, FrontDocument
 from search.store import Store
 from search.trial_log import COSINE, KIND, OUTCOME, PREDICTED_LATENCY, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
 from search.version_tags import entry_of
-from spaces.study import require_name
+from spaces.fields import require_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -176,7 +176,7 @@ def resolve_model(store: Store, model: str | Path) -> Path:
     text = str(model).removeprefix("models:/")
     if _LOGGED_MODEL.fullmatch(text):
         store.require_exists()
-        return _student_folder(store, store.client().get_logged_model(text).artifact_location)
+        return _student_folder(store, _logged_model_uri(store.client(), text))
     match = _MODEL.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -215,7 +215,7 @@ def artifact_path(store: Store, uri: str) -> Path:
     """The folder of an artifact address; one that was written where the store used to be is found in the store."""
     path = Path(unquote(urlparse(uri).path))
     if not path.exists():
-        for i, part in reversed(list(enumerate(path.parts))):
+        for i, part in enumerate(path.parts[:-1]):
             moved = store.artifacts.joinpath(*path.parts[i + 1 :])
             if part == store.artifacts.name and moved.exists():
                 return moved
@@ -228,6 +228,16 @@ def _student_folder(store: Store, uri: str) -> Path:
     if not found:
         raise ValueError(f"the model's files are gone: {folder} holds no student; search again to register it anew")
     return found[0].parent
+
+
+def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found: str = client.get_logged_model(model_id).artifact_location
+    except MlflowException:
+        raise ValueError(f"there is no logged model {model_id}; name a registered one, such as NAME@{BALANCED}") from None
+    return found
 
 
 def _study(store: Store, name: str | None) -> str:

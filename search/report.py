@@ -9,6 +9,7 @@ text only, so no name can become markup.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -207,11 +208,19 @@ def _commands(document: FrontDocument, entry: Entry) -> list[tuple[str, str]]:
     switch = spec.encoder is not None and isinstance(spec.encoder.feed_forward, Switch)
     standard = not switch and (spec.encoder is None or spec.static is None)
     model = f"{document.study}/{entry.version}"
+    budget_ms = _rounded_up(entry.latency_ms)
     return [
+        ("select it by its latency", f"understudy select {document.study} --max-latency-ms {budget_ms:g}"),
         ("export it", f"understudy export {model} OUT --format {'sentence-transformers' if standard else 'onnx'}"),
         ("embed a file with it", f"understudy embed {model} FILE"),
         ("load it in Python", f'mlflow.pyfunc.load_model("models:/{model}").predict(["a sentence"])'),
     ]
+
+
+def _rounded_up(value: float) -> float:
+    """The next number of three significant digits."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return float(f"{math.ceil(value / digit - 1e-9) * digit:.3g}")
 
 
 def _script_json(value: Any) -> str:

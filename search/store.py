@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaces.study import require_name
+from spaces.fields import require_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -146,14 +146,18 @@ class Store:
         _prepare_mlflow()
         import mlflow
 
-        previous = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # MLflow writes here what it is told, for its children
+        previous = {name: os.environ.get(name) for name in names}
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(previous[0])
-            mlflow.set_registry_uri(previous[1])
+            mlflow.set_tracking_uri(previous[names[0]])  # type: ignore[arg-type]  # None: not set
+            mlflow.set_registry_uri(previous[names[1]] or "")
+            for name, value in previous.items():
+                if value is None:
+                    os.environ.pop(name, None)
 
 
 def _prepare_mlflow() -> None:

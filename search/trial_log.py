@@ -13,11 +13,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.objective import score
 from search.store import Store
 from search.trial import RungRecord, TrialRecord, TrialState, describe
 from spaces.cost import cost
@@ -51,17 +52,23 @@ _MLFLOW_STATUS = {
 
 
 class TrialLog:
-    """An observer that writes trials to the store's MLflow database; `facts` become parameters of every run."""
+    """An observer that writes trials to the store's MLflow database.
 
-    def __init__(self, store: Store, study: str, *, facts: Facts) -> None:
+    `facts` become parameters of every run; with the teacher's predicted latency every rung gets its score.
+    """
+
+    def __init__(self, store: Store, study: str, *, facts: Facts, teacher_latency_ms: float | None = None) -> None:
         self._client = store.client()
         self._study = study
         self._facts = {**provenance(), **facts}
+        self._teacher_latency_ms = teacher_latency_ms
         self._experiment = study_experiment(store, study)
         self._runs: dict[str, str] = {}
+        self._states: dict[str, str] = {}
         self._logged: dict[str, set[int]] = {}
         for run in runs_of_kind(self._client, self._experiment, "trial"):
             self._runs[run.data.tags[TRIAL]] = run.info.run_id
+            self._states[run.info.run_id] = run.data.tags.get(STATE, "")
             if run.data.tags.get(STATE) == TrialState.RUNNING:  # its driver was killed
                 self._set_state(run.info.run_id, TrialState.INTERRUPTED, "interrupted: the driver ended")
 
@@ -83,6 +90,17 @@ class TrialLog:
         totals = {"cost/seconds": record.seconds, "cost/training_tokens": float(n_tokens)}
         self._client.log_batch(run, metrics=metrics_of(totals, step=n_tokens))
         self._set_state(run, record.state, record.outcome)
+
+    def catch_up(self, records: Iterable[TrialRecord]) -> None:
+        """Write the ends that a killed driver could not: of trials that the study's storage knows to have ended."""
+        records = list(records)
+        continued = {record.continues for record in records}
+        for record in records:
+            if record.state is TrialState.RUNNING or record.number in continued:
+                continue
+            run = self._runs.get(record.name)
+            if run is None or self._states.get(run) != record.state:
+                self.trial_ended(record)
 
     def run_id(self, trial: str) -> str | None:
         """Id of the run of a trial by its name; None if it was never logged."""
@@ -120,11 +138,19 @@ class TrialLog:
         for rung in record.rungs:
             if rung.n_tokens not in self._logged[run]:
                 self._logged[run].add(rung.n_tokens)
-                metrics += metrics_of(_rung_values(rung), step=rung.n_tokens)
+                metrics += metrics_of(self._rung_values(record, rung), step=rung.n_tokens)
         if metrics:
             self._client.log_batch(run, metrics=metrics)
 
+    def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
+        values = {f"fidelity/{name}": float(value) for name, value in asdict(rung.fidelity).items()}
+        values |= {"training/loss": rung.loss, "training/tokens_per_s": rung.tokens_per_s}
+        if self._teacher_latency_ms is not None and record.predicted_latency_ms is not None:
+            values["score"] = score(rung.fidelity.cosine, self._teacher_latency_ms / record.predicted_latency_ms)
+        return values
+
     def _set_state(self, run: str, state: TrialState, outcome: str) -> None:
+        self._states[run] = state.value
         self._client.log_batch(run, tags=run_tags({STATE: state.value, OUTCOME: outcome}))
         if state is TrialState.RUNNING:
             self._client.update_run(run, status="RUNNING")
@@ -139,10 +165,15 @@ def study_experiment(store: Store, study: str) -> str:
         raise ValueError("the study name Default is MLflow's own experiment; choose another name")
     client = store.client()
     experiment = client.get_experiment_by_name(study)
+    location = f"{store.artifact_uri}/{study}"
     if experiment is None:
-        location = f"{store.artifact_uri}/{study}"
         created: str = client.create_experiment(study, artifact_location=location, tags={STUDY: study})
         return created
+    if experiment.artifact_location != location:
+        raise ValueError(
+            f"the store was moved: study {study} writes to {experiment.artifact_location}, which is not in {store.root}; "
+            "move the store back, or search under another name (it can still be read here)"
+        )
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     found: str = experiment.experiment_id
@@ -222,11 +253,6 @@ def _known_at_start(record: TrialRecord) -> dict[str, float]:
     if record.spec is not None:
         values |= {f"cost/{name}": float(value) for name, value in asdict(cost(record.spec)).items()}
     return values
-
-
-def _rung_values(rung: RungRecord) -> dict[str, float]:
-    values = {f"fidelity/{name}": float(value) for name, value in asdict(rung.fidelity).items()}
-    return values | {"training/loss": rung.loss, "training/tokens_per_s": rung.tokens_per_s}
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
