@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import assert_never
 
 import numpy as np
@@ -17,27 +18,31 @@ from spaces.study_spec import StudySpec
 
 N_DRAWS = 600  # points; the quickstart's space has about 40 architectures
 N_ARCHITECTURES = 36
-MOST_FAILURES = 100  # draws in a row that cannot be built, before giving up
+MOST_FAILURES = 200  # draws in a row that cannot be built or are known, before giving up
 
 
 def sample_architectures(
     study: StudySpec, teacher: StudentSpec, *, n: int = N_ARCHITECTURES, seed: int = 0
 ) -> tuple[StudentSpec, ...]:
-    """At most `n` different students of the study's space, its initial points included; equal seeds give equal ones.
+    """At most `n` different students of the study's space; equal seeds give equal ones.
 
-    Of many random points those are taken whose costs are spread evenly from the cheapest to the dearest, so
-    that the predictor is asked for little that lies outside what it has seen.
+    First the initial points, the static student and the teacher cut to some depths, which anchor small spaces too.
+    Then, of many random points, those whose costs are spread evenly from the cheapest to the dearest, so that
+    the predictor is asked for little that lies outside what it has seen.
     """
     generator = np.random.default_rng(seed)
     specs: dict[StudentSpec, None] = {}
     for point in study.initial_points:
         _decode_into(specs, study.space, point, teacher)
+    for n_layers in sorted({0, 1, teacher.n_layers // 2, teacher.n_layers - 1}):
+        _decode_into(specs, Space(domains={}), {"n_layers": max(0, n_layers)}, teacher)
     first = list(specs)[:n]
     n_failures = 0
     for _ in range(N_DRAWS):
         if n_failures >= MOST_FAILURES:
             break
-        n_failures = 0 if _decode_into(specs, study.space, draw_point(study.space, generator), teacher) else n_failures + 1
+        is_new = _decode_into(specs, study.space, draw_point(study.space, generator), teacher)
+        n_failures = 0 if is_new else n_failures + 1
     others = sorted((spec for spec in specs if spec not in first), key=lambda spec: _order(spec, study.profile))
     room = n - len(first)
     if len(others) > room:
@@ -71,12 +76,16 @@ def _draw(domain: Domain, generator: np.random.Generator) -> Value:
             assert_never(domain)
 
 
-def _decode_into(specs: dict[StudentSpec, None], space: Space, point: object, teacher: StudentSpec) -> bool:
+def _decode_into(
+    specs: dict[StudentSpec, None], space: Space, point: Mapping[str, Value], teacher: StudentSpec
+) -> bool:
+    """Adds the point's student; whether it can be built and is new."""
+    n = len(specs)
     try:
-        specs[space.decode(point, teacher)[0]] = None  # type: ignore[arg-type]
+        specs[space.decode(point, teacher)[0]] = None
     except ValueError:
         return False
-    return True
+    return len(specs) > n
 
 
 def _order(spec: StudentSpec, profile: LatencyProfile) -> tuple[int, str]:

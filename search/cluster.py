@@ -94,7 +94,7 @@ def _probe(address: str) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"a Ray address is HOST:PORT, ray://HOST:PORT or auto, got {address!r}; the head prints its own")
+        raise ValueError(f"a Ray address is HOST:PORT, ray://HOST:PORT or auto, got {address!r}; the head prints it")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S):
         pass
 

@@ -66,19 +66,21 @@ def decide(
     chunk = max(limits.batch_tokens, int(tokens_per_s * CHUNK_S))
     if decay_to is not None:
         return Finish() if n_tokens >= decay_to else Advance(min(decay_to, n_tokens + chunk))
-    end = math.inf if limits.max_tokens is None else limits.max_tokens
-    if n_tokens >= end:
+    if limits.max_tokens is not None and n_tokens >= limits.max_tokens:
         return Finish()
-    decay_from = end - limits.decay_share * (end - limits.start_tokens) if end < math.inf else math.inf
     shortest = MIN_STEPS * limits.batch_tokens
-    out_of_time = (
+    is_time = (
         limits.slice_s is not None
         and used_s >= (1.0 - limits.decay_share) * limits.slice_s
         and n_tokens >= limits.start_tokens + shortest
     )
-    if n_tokens < decay_from and not out_of_time:
-        return Advance(min(n_tokens + chunk, math.ceil(min(decay_from, end))))
-    to = end
+    ends = [n_tokens + chunk]
+    if limits.max_tokens is not None:
+        n_decay = limits.decay_share * (limits.max_tokens - limits.start_tokens)
+        ends.append(math.ceil(limits.max_tokens - n_decay))
+    if not is_time and n_tokens < min(ends):
+        return Advance(min(ends))
+    ends = [] if limits.max_tokens is None else [limits.max_tokens]
     if limits.slice_s is not None:
-        to = min(end, n_tokens + max(shortest, tokens_per_s * (limits.slice_s - used_s)))
-    return Decay(int(to))
+        ends.append(n_tokens + max(shortest, int(tokens_per_s * (limits.slice_s - used_s))))
+    return Decay(min(ends))

@@ -17,19 +17,21 @@ CACHE_SHARE = 0.15
 TABLE_SHARE = 0.04
 """Share of the budget for training the static table, which every static path inherits."""
 CALIBRATION_SHARE = 0.05
-"""Share of the budget for the latency calibration, if that is less than its ample time."""
+"""Share of the budget for the latency calibration."""
 TABLE_S, MAX_TABLE_S = 30.0, 300.0
 """Seconds of table training without a budget, and at most with one: it has converged by then."""
-CALIBRATION_S, MIN_CALIBRATION_S = 40.0, 5.0
-"""Ample seconds for the calibration's few dozen architectures, and the fewest that make sense."""
+TABLE_PASSES, TABLE_TOKENS_PER_S = 40, 150_000
+"""A table has converged after so many passes over its text; the speed (of one core, roughly) tells their time."""
+CALIBRATION_STUDENT_S, MIN_CALIBRATION_S = 1.0, 5.0
+"""Ample seconds for each of the calibration's architectures, and the fewest for all that make sense."""
 MEASURE_S = 35.0
 """Seconds kept for the final measurement, the registry and the report, before any student is counted."""
 MEASURE_STUDENT_S = 4.0
 """Seconds kept for measuring and registering one student."""
 MAX_RESERVE_SHARE = 0.25
 """Of a short budget, no more than this is kept for the end."""
-MEASURE_SHARE = 0.3
-"""Of that, for the latencies: a hundred turns and more for each of fifteen students."""
+MEASURE_SHARE, MEASURE_LATENCY_S = 0.3, 1.5
+"""Of that, for the latencies, and ample seconds for one of them: a hundred turns and more."""
 MIN_SEARCH_SHARE = 0.3
 """Share of the time left after a slow preparation that the search gets at least."""
 
@@ -71,27 +73,24 @@ class TimePlan:
         wanted = MEASURE_S + MEASURE_STUDENT_S * self.max_students
         return wanted if self.budget_s is None else min(wanted, MAX_RESERVE_SHARE * self.budget_s)
 
-    @property
-    def measure_s(self) -> float:
-        """For the latencies of the final measurement."""
-        return MEASURE_SHARE * self.reserve_s
+    def measure_s(self, n_students: int) -> float:
+        """For the final latencies of so many students and references."""
+        return min(MEASURE_SHARE * self.reserve_s, MEASURE_LATENCY_S * n_students)
 
     @property
     def cache_s(self) -> float | None:
         """For the teacher's outputs."""
         return None if self.budget_s is None else CACHE_SHARE * self.budget_s
 
-    @property
-    def table_s(self) -> float:
-        """For training the static table."""
-        return TABLE_S if self.budget_s is None else min(MAX_TABLE_S, TABLE_SHARE * self.budget_s)
+    def table_s(self, n_tokens: int) -> float:
+        """For training the static table on a text of so many tokens."""
+        limit = TABLE_S if self.budget_s is None else min(MAX_TABLE_S, TABLE_SHARE * self.budget_s)
+        return min(limit, TABLE_PASSES * n_tokens / TABLE_TOKENS_PER_S)
 
-    @property
-    def calibration_s(self) -> float:
-        """For the latency calibration."""
-        if self.budget_s is None:
-            return CALIBRATION_S
-        return min(CALIBRATION_S, max(MIN_CALIBRATION_S, CALIBRATION_SHARE * self.budget_s))
+    def calibration_s(self, n_students: int) -> float:
+        """For the latency calibration on so many architectures."""
+        ample = CALIBRATION_STUDENT_S * n_students
+        return ample if self.budget_s is None else min(ample, max(MIN_CALIBRATION_S, CALIBRATION_SHARE * self.budget_s))
 
     def search_s(self, spent_s: float) -> float | None:
         """For the search, when `spent_s` seconds are spent; 0 if the search's time is over.
@@ -101,8 +100,8 @@ class TimePlan:
         """
         if self.budget_s is None:
             return None
-        left = self.budget_s - self.reserve_s - spent_s
-        return max(0.0, (1.0 - self.graduation_share) * self.budget_s - spent_s, MIN_SEARCH_SHARE * left)
+        left = max(0.0, self.budget_s - self.reserve_s - spent_s)
+        return min(left, max((1.0 - self.graduation_share) * self.budget_s - spent_s, MIN_SEARCH_SHARE * left))
 
     def graduation_s(self, spent_s: float) -> float | None:
         """For the graduation, when `spent_s` seconds are spent; 0 if its time is over."""

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graduation inside Ray Train: what every worker does. Its answers are files, one folder a student.
+
+    FOLDER/graduation.json   how far it is, its curve, its outcome
+    FOLDER/state/            what `Distillation.restore` reads: the last save of an unfinished graduation
+    FOLDER/stable/           the save before the decay: a longer graduation goes on from here
+    FOLDER/student/          the graduated student
+
+Workers form groups; the workers of a group train one student together, each on its share of every batch, and
+groups take their students in turn. The first worker of a group decides, evaluates and writes.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as distributed
+
+from search.graduation_pace import Advance, Decay, Decision, Finish, Limits, decide
+from search.study_state import read_json, write_json
+from search.trial import RungRecord
+from search.trial_work import failure_of
+from spaces.recipe import RecipeSpec
+from spaces.student import StudentSpec
+from trainers.build import build
+from trainers.checkpoint import save_student
+from trainers.loop import Distillation, DistillationData, NotFiniteError, Progress
+from trainers.replicas import Replica
+
+SAVE_EVERY_S = 30.0
+EVALUATE_EVERY_S = 120.0
+DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationTask:
+    """One student's graduation."""
+
+    name: str
+    """Of its trial."""
+    spec: StudentSpec
+    """The student."""
+    recipe: RecipeSpec
+    """How it is distilled."""
+    seed: int
+    """Of its trial: batches go on where the trial ended."""
+    checkpoint: Path
+    """Where its trial ended."""
+    folder: Path
+    """Where its state and result go."""
+    weight: float
+    """Its share of the time, relative to the other students of its group."""
+    tokens_per_s: float
+    """Speed of its trial, until its own is known."""
+    max_tokens: int | None
+    """Most training tokens, its trial's included; None: bounded by time."""
+    document: Mapping[str, Any]
+    """What its student.json says beside the spec."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationJob:
+    """What all workers know."""
+
+    groups: tuple[tuple[GraduationTask, ...], ...]
+    """The students of every group, in order."""
+    workers_per_student: int
+    """Workers of a group."""
+    deadline: float | None
+    """Wall-clock time (`time.time`) at which the last student ends; None: bounded by tokens."""
+    stop_file: Path
+    """Once this exists, workers save and end."""
+    tokenizer_json: str
+    """Of every student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationState:
+    """How far a student's graduation is: `graduation.json`."""
+
+    status: str = UNFINISHED
+    """`unfinished`, `done` or `failed`."""
+    outcome: str = ""
+    """Why it failed."""
+    start_tokens: int = 0
+    """Tokens of its trial."""
+    decay: tuple[int, int] | None = None
+    """Tokens between which the learning rate falls; None before."""
+    seconds: float = 0.0
+    """Spent on it, evaluation included."""
+    curve: tuple[RungRecord, ...] = field(default=())
+    """Evaluations, by rising tokens."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens at the last evaluation, its trial's included."""
+        return self.curve[-1].n_tokens if self.curve else self.start_tokens
+
+    @classmethod
+    def read(cls, folder: Path) -> GraduationState | None:
+        """The state of a student's folder; None if its graduation never began."""
+        document = read_json(folder / "graduation.json")
+        if document is None:
+            return None
+        decay = document["decay"]
+        curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
+        return cls(**{**document, "decay": None if decay is None else (decay[0], decay[1]), "curve": curve})
+
+    def write(self, folder: Path) -> None:
+        """Replace the state of a student's folder."""
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        write_json(folder / "graduation.json", {**document, "curve": [rung.to_json() for rung in self.curve]})
+
+
+def graduate_students(config: Mapping[str, Any]) -> None:
+    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`."""
+    job: GraduationJob = config["job"]
+    context = ray.train.get_context()
+    torch.set_num_threads(1)
+    replica, number = _place(context.get_world_rank(), job)
+    if number >= len(job.groups):
+        return
+    data: DistillationData = ray.get(config["data"])
+    tasks = job.groups[number]
+    for i, task in enumerate(tasks):
+        if job.stop_file.exists():
+            return
+        slice_s = None
+        if job.deadline is not None:
+            share = task.weight / sum(other.weight for other in tasks[i:])
+            slice_s = max(0.0, job.deadline - time.time()) * share
+        Graduation(task, data, replica=replica, slice_s=slice_s, tokenizer_json=job.tokenizer_json).run(job.stop_file)
+
+
+def _place(rank: int, job: GraduationJob) -> tuple[Replica, int]:
+    """A worker's place in its group, and the group's number. Every worker must make every group, in the same order."""
+    n = job.workers_per_student
+    if n == 1:
+        return Replica(rank=0, n_replicas=1, group=None), rank
+    groups = [distributed.new_group(list(range(i * n, (i + 1) * n))) for i in range(distributed.get_world_size() // n)]
+    return Replica(rank=rank % n, n_replicas=n, group=groups[rank // n]), rank // n
+
+
+class Graduation:
+    """One student's graduation by one group of workers."""
+
+    def __init__(
+        self,
+        task: GraduationTask,
+        data: DistillationData,
+        *,
+        replica: Replica,
+        slice_s: float | None,
+        tokenizer_json: str,
+    ) -> None:
+        self._task, self._data, self._replica = task, data, replica
+        self._slice_s, self._tokenizer_json = slice_s, tokenizer_json
+        self._state = GraduationState.read(task.folder) or GraduationState()
+        self._start = self._saved = self._evaluated = self._counted = time.monotonic()
+        self._leads = replica.rank == 0
+        self._speed = task.tokens_per_s
+        self._losses: list[float] = []
+        self._failure = ""
+
+    def run(self, stop_file: Path) -> None:
+        """Train until the limits, a failure or the stop file; whatever comes first is written down.
+
+        What fails in one worker of several ends them all, and Ray Train starts them again once: the others wait for
+        it in the middle of a step. A loss that is not finite is seen by all of them.
+        """
+        try:
+            self._begin()
+            if self._train(stop_file):
+                self._finish()
+        except Exception as error:
+            if self._replica.n_replicas > 1 and not isinstance(error, NotFiniteError):
+                raise
+            self._fail(failure_of(error))
+
+    def _begin(self) -> None:
+        task = self._task
+        spec, folder = task.spec, task.folder
+        self._distillation = Distillation(
+            build(spec, seed=task.seed),
+            task.recipe,
+            self._data,
+            seed=task.seed,
+            sparsity=0.0 if spec.encoder is None else spec.encoder.sparsity,
+            replica=self._replica,
+        )
+        sources = (folder / "state", folder / "stable", task.checkpoint)
+        self._distillation.restore(next(source for source in sources if source.is_dir()))
+        if self._state.status == DONE:  # a longer graduation: the decay is undone, the curve up to it stays
+            n_tokens = self._distillation.n_tokens
+            curve = tuple(rung for rung in self._state.curve if rung.n_tokens <= n_tokens)
+            self._state = replace(self._state, status=UNFINISHED, decay=None, curve=curve)
+        elif not self._state.start_tokens:
+            self._state = replace(self._state, start_tokens=self._distillation.n_tokens)
+        if self._state.decay is not None and self._distillation.decay is None:
+            self._distillation.begin_decay(*self._state.decay)
+        self._first_tokens = self._distillation.n_tokens
+        self._write()
+
+    def _train(self, stop_file: Path) -> bool:
+        """Whether the graduation came to its end; False if it was stopped or its fidelity is not finite."""
+        while True:
+            decision = self._agree(None if self._failure or stop_file.exists() else self._decide())
+            match decision:
+                case None:
+                    if self._failure:
+                        self._fail(self._failure)
+                    else:
+                        self._save("state")
+                    return False
+                case Finish():
+                    return True
+                case Decay(to_tokens):
+                    self._evaluate()
+                    self._save("stable")
+                    self._state = replace(self._state, decay=(self._distillation.n_tokens, to_tokens))
+                    self._write()
+                    if self._leads:
+                        shutil.rmtree(self._task.folder / "state", ignore_errors=True)
+                    self._distillation.begin_decay(self._distillation.n_tokens, to_tokens)
+                case Advance(to_tokens):
+                    self._note(self._distillation.advance(to_tokens))
+                    if time.monotonic() - self._saved > SAVE_EVERY_S:
+                        self._save("state")
+                    if time.monotonic() - self._evaluated > EVALUATE_EVERY_S:
+                        self._evaluate()
+
+    def _decide(self) -> Decision:
+        task, distillation = self._task, self._distillation
+        limits = Limits(
+            start_tokens=min(self._first_tokens, distillation.n_tokens),
+            max_tokens=task.max_tokens,
+            slice_s=None if self._slice_s is None else max(0.0, self._slice_s - self._seconds_to_finish()),
+            decay_share=task.recipe.decay_share,
+            batch_tokens=task.recipe.batch_tokens,
+        )
+        return decide(
+            limits,
+            n_tokens=distillation.n_tokens,
+            decay_to=None if distillation.decay is None else distillation.decay[1],
+            used_s=time.monotonic() - self._start,
+            tokens_per_s=self._speed,
+        )
+
+    def _seconds_to_finish(self) -> float:
+        """For the last evaluation (a forward pass costs a third of a training step) and the student's folder."""
+        return 1.0 + len(self._data.held_out_token_ids) / (3.0 * self._speed)
+
+    def _agree(self, decision: Decision | None) -> Decision | None:
+        """The group's first worker's decision: clocks differ."""
+        if self._replica.n_replicas == 1:
+            return decision
+        codes: dict[type, int] = {type(None): 0, Finish: 1, Decay: 2, Advance: 3}
+        message = torch.tensor([codes[type(decision)], getattr(decision, "to_tokens", 0)], dtype=torch.int64)
+        distributed.broadcast(message, group=self._replica.group, group_src=0)
+        code, to_tokens = message.tolist()
+        return (None, Finish(), Decay(to_tokens), Advance(to_tokens))[code]
+
+    def _note(self, progress: Progress) -> None:
+        if progress.seconds > 0.2:
+            self._speed = progress.tokens_per_s
+        self._losses.append(progress.loss)
+
+    def _evaluate(self) -> None:
+        if self._leads:
+            distillation = self._distillation
+            losses = [loss for loss in self._losses if math.isfinite(loss)]
+            rung = RungRecord(
+                n_tokens=distillation.n_tokens,
+                fidelity=distillation.evaluate(),
+                loss=sum(losses) / len(losses) if losses else 0.0,
+                seconds=time.monotonic() - self._evaluated,
+                tokens_per_s=self._speed,
+            )
+            if not math.isfinite(rung.fidelity.cosine):
+                self._failure = f"not finite: the fidelity is {rung.fidelity.cosine} after {rung.n_tokens:,} tokens"
+            elif not self._state.curve or self._state.n_tokens < rung.n_tokens:
+                self._state = replace(self._state, curve=(*self._state.curve, rung))
+            self._write()
+        self._losses.clear()
+        self._evaluated = time.monotonic()
+
+    def _save(self, name: str) -> None:
+        if self._leads:
+            self._distillation.save(self._task.folder / name)
+            self._write()
+        self._saved = time.monotonic()
+
+    def _finish(self) -> None:
+        self._evaluate()
+        if not self._leads:
+            return
+        if self._failure:
+            self._fail(self._failure)
+            return
+        task, state = self._task, self._state
+        training = {
+            "n_tokens": self._distillation.n_tokens,
+            "seconds": state.seconds,
+            "seed": task.seed,
+            "fidelity": state.curve[-1].fidelity.to_json(),
+        }
+        save_student(
+            self._distillation.averaged(),
+            task.folder / "student",
+            spec=task.spec,
+            tokenizer_json=self._tokenizer_json,
+            document={**task.document, "training": training},
+        )
+        self._state = replace(state, status=DONE)
+        self._write()
+        shutil.rmtree(task.folder / "state", ignore_errors=True)
+
+    def _fail(self, outcome: str) -> None:
+        self._state = replace(self._state, status=FAILED, outcome=outcome)
+        self._write()
+
+    def _write(self) -> None:
+        if self._leads:
+            now = time.monotonic()
+            self._state = replace(self._state, seconds=self._state.seconds + now - self._counted)
+            self._counted = now
+            self._state.write(self._task.folder)

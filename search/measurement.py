@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The final measurement: graduates and references together, on the idle machine, in turns.
+
+Fidelity is that of the student folders as they were saved, in float32, as they will be served. What an earlier command
+measured is used again only if it measured exactly these students and references.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from runtime.encoder import load
+from search.entry import Entry
+from search.graduate import Graduate
+from search.preparation import Prepared
+from search.progress import Reporter
+from search.references import TEACHER, Reference, reference_students
+from search.register import student_digest
+from search.study_state import StudyState, read_json, write_json
+from spaces.profile import LatencyProfile, Runtime
+from trainers.calibration import machine_name
+from trainers.checkpoint import load_student
+from trainers.embed import embed_tokens
+from trainers.fidelity import Fidelity, measure_fidelity
+from trainers.latency import Latency, Measurable, measure_latencies
+
+_FACT = "measurement"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """All that stands on a study's page."""
+
+    references: tuple[Entry, ...]
+    """The teacher first."""
+    students: tuple[Entry, ...]
+    """The graduates, by trial number."""
+
+
+def measure_all(
+    prepared: Prepared,
+    references: Sequence[Reference],
+    graduates: Sequence[Graduate],
+    *,
+    profile: LatencyProfile,
+    seconds: float,
+    state: StudyState,
+    reporter: Reporter,
+) -> Measured:
+    """Measures graduates and references; `seconds` are those of the latencies alone."""
+    key = _key(prepared, references, graduates, profile)
+    known = state.read(_FACT) or {}
+    if known.get("key") == key:
+        return Measured(
+            references=tuple(Entry.from_record(entry) for entry in known["references"]),
+            students=tuple(Entry.from_record(entry) for entry in known["students"]),
+        )
+    reporter.step(f"measuring the latency of {len(graduates)} students and {len(references)} references")
+    latencies = _latencies(prepared, graduates, profile, seconds=seconds)
+    teacher_ms = latencies[TEACHER].median_ms
+    bar = reporter.step(f"measuring the fidelity of {len(graduates)} students")
+    students = []
+    for number, graduate in enumerate(graduates):
+        assert graduate.record.spec is not None
+        latency, fidelity = latencies[graduate.record.name], _fidelity(graduate.folder, prepared)
+        students.append(
+            Entry.measured(
+                graduate.record.name,
+                graduate.record.spec,
+                latency_ms=latency.median_ms,
+                latency_interval_ms=latency.interval_ms,
+                teacher_latency_ms=teacher_ms,
+                fidelity=fidelity,
+            )
+        )
+        _write_down(graduate.folder, students[-1], profile)
+        bar(number + 1, len(graduates))
+    measured = Measured(
+        references=tuple(
+            Entry.measured(
+                reference.name,
+                reference.spec,
+                latency_ms=latencies[reference.name].median_ms,
+                latency_interval_ms=latencies[reference.name].interval_ms,
+                teacher_latency_ms=teacher_ms,
+                fidelity=reference.fidelity,
+            )
+            for reference in references
+        ),
+        students=tuple(students),
+    )
+    record: dict[str, Any] = {"key": key}
+    record["references"] = [entry.to_record() for entry in measured.references]
+    record["students"] = [entry.to_record() for entry in measured.students]
+    state.write(_FACT, record)
+    return measured
+
+
+def _latencies(
+    prepared: Prepared, graduates: Sequence[Graduate], profile: LatencyProfile, *, seconds: float
+) -> dict[str, Latency]:
+    subjects: dict[str, Measurable] = {}
+    for name, spec, student in reference_students(prepared):
+        subjects[name] = student if profile.runtime is Runtime.TORCH else spec
+    for graduate in graduates:
+        subjects[graduate.record.name] = _runnable(graduate.folder, profile.runtime)
+    return measure_latencies(subjects, profile, min_seconds=seconds)
+
+
+def _runnable(folder: Path, runtime: Runtime) -> Measurable:
+    match runtime:
+        case Runtime.TORCH:
+            return load_student(folder)
+        case Runtime.NUMPY:
+            return load(folder)
+        case _:
+            assert_never(runtime)
+
+
+def _fidelity(folder: Path, prepared: Prepared) -> Fidelity:
+    data = prepared.data
+    vectors = embed_tokens(load_student(folder), data.held_out_token_ids, data.held_out_offsets)
+    return measure_fidelity(vectors, data.held_out_embeddings)
+
+
+def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
+    """The measurements go into student.json, so that the folder tells them wherever it is copied."""
+    path = folder / "student.json"
+    document = read_json(path)
+    assert document is not None
+    measurements = {
+        "latency_ms": entry.latency_ms,
+        "latency_interval_ms": list(entry.latency_interval_ms),
+        "speedup": entry.speedup,
+        "profile": profile.to_json(),
+        "machine": machine_name(),
+        "fidelity": entry.fidelity.to_json(),
+    }
+    write_json(path, {**document, "measurements": measurements})
+
+
+def _key(
+    prepared: Prepared, references: Sequence[Reference], graduates: Sequence[Graduate], profile: LatencyProfile
+) -> str:
+    parts = [machine_name(), str(profile.to_json()), *prepared.identity.values()]
+    parts += [f"{reference.name} {reference.fidelity}" for reference in references]
+    parts += [f"{graduate.record.name} {student_digest(graduate.folder)}" for graduate in graduates]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One study from beginning to end: preparation, references, trials, graduation, measurement, registry.
+
+Every step leaves what it measured in the store. So the same command goes on after a Ctrl-C or a crash, ends at once
+when the study is complete, and goes further when its budget was raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from search.cluster import connect, disconnect
+from search.entry import FrontDocument
+from search.graduate import Graduate, failures_of, graduate
+from search.measurement import measure_all
+from search.preparation import Prepared, prepare
+from search.progress import ConsoleReporter, Reporter
+from search.references import measure_references
+from search.register import register_front
+from search.registry import load_front
+from search.store import Store
+from search.study_state import StudyState
+from search.time_plan import Clock, TimePlan
+from search.trial import TrialRecord, TrialState
+from search.trial_log import TrialLog
+from search.trial_storage import exclusive, read_trials
+from search.tune import search_trials
+from spaces.study_spec import StudySpec
+
+_LOCK = "run.lock"
+
+
+def run_search(
+    study: StudySpec, *, store: Store, address: str | None = None, progress: Reporter | None = None
+) -> FrontDocument:
+    """Runs a study, or goes on with it, and returns its registered front.
+
+    `address` is a Ray cluster's; None: `RAY_ADDRESS`, else this machine. `progress` is told what happens; None: bars or
+    lines on stderr. The study's time budget counts over all commands: a complete study returns at once until
+    its budget, its trials or its graduation are raised. Raises ValueError if the study cannot be run or nothing was
+    completed in its time, KeyboardInterrupt after a Ctrl-C, when Ray has ended and everything measured is stored.
+    """
+    reporter = ConsoleReporter() if progress is None else progress
+    folder = store.study_folder(study.name)
+    state = StudyState(folder)
+    store.require_writable()
+    with exclusive(folder, lock=_LOCK):
+        state.claim(study)
+        clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
+        run = _Run(study, store, address, reporter, state, clock)
+        try:
+            return run.registered() or run.through()
+        finally:
+            disconnect()
+            run.stop_clock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One command on one study."""
+
+    study: StudySpec
+    store: Store
+    address: str | None
+    reporter: Reporter
+    state: StudyState
+    clock: Clock
+
+    @property
+    def plan(self) -> TimePlan:
+        """The study's time."""
+        study = self.study
+        return TimePlan(
+            budget_s=study.search.time_budget_s,
+            graduation_share=study.graduation.share,
+            max_students=study.graduation.max_students,
+        )
+
+    def registered(self) -> FrontDocument | None:
+        """The front, if the study is complete as it stands; None if there is something left to do."""
+        if self.state.read("complete") != _wishes(self.study):
+            return None
+        try:
+            document = load_front(self.store, self.study.name)
+        except ValueError:  # the registry was removed; what is measured is still there
+            return None
+        self.reporter.say(
+            f"study {self.study.name} is complete; a larger time budget, more trials or a longer graduation extend it"
+        )
+        return document
+
+    def through(self) -> FrontDocument:
+        """All steps, from what is there."""
+        self.store.create()
+        prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
+        references = measure_references(prepared, state=self.state, reporter=self.reporter)
+        self.stop_clock()
+        log = TrialLog(self.store, self.study.name, facts=self._facts(prepared))
+        records = self._search(prepared, log)
+        self.stop_clock()
+        graduates = self._graduate(prepared, records)
+        for one in graduates:
+            log.trial_ended(replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated"))
+        disconnect()  # the final measurement wants the machine for itself
+        self.stop_clock()
+        measured = measure_all(
+            prepared,
+            references,
+            graduates,
+            profile=self.study.profile,
+            seconds=self.plan.measure_s(len(graduates) + len(references)),
+            state=self.state,
+            reporter=self.reporter,
+        )
+        self.reporter.step("registering the front")
+        document = register_front(
+            self.store,
+            FrontDocument.of(
+                self.study.name,
+                teacher=prepared.teacher_name,
+                profile=self.study.profile,
+                references=measured.references,
+                students=measured.students,
+            ),
+            folders={one.record.name: one.folder for one in graduates},
+            facts=self._facts(prepared),
+        )
+        self.state.write("complete", _wishes(self.study))
+        self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
+        return document
+
+    def stop_clock(self) -> None:
+        """Write the spent time down."""
+        self.state.write("clock", {"spent_s": self.clock.spent_s()})
+
+    def _search(self, prepared: Prepared, log: TrialLog) -> tuple[TrialRecord, ...]:
+        """All trials of the study; searches unless an earlier command ended the search with the same limits."""
+        study, wishes = self.study, {"search": _wishes(self.study)["search"]}
+        if self.state.read("search") == wishes:
+            return read_trials(self.state.folder, study.name)
+        self._connect(prepared)
+        seconds = self.plan.search_s(self.clock.spent_s())
+        records = search_trials(
+            study,
+            prepared,
+            store=self.store,
+            address=self.address,
+            deadline=None if seconds is None else time.monotonic() + seconds,
+            observers=(log,),
+        )
+        self.state.write("search", wishes)
+        states = Counter(str(record.state) for record in records)
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
+        self.reporter.say(f"{len(records)} trials: {shown}")
+        if not states[TrialState.COMPLETE]:
+            outcomes = sorted({record.outcome for record in records if record.state is TrialState.FAILED})
+            raise ValueError(
+                f"no trial of {study.name} reached its last rung, {study.search.rungs[-1]:,} tokens ({shown or 'none'}"
+                f"{'; ' + outcomes[0] if outcomes else ''}); give more time or trials, or lower the rungs"
+            )
+        return records
+
+    def _graduate(self, prepared: Prepared, records: Sequence[TrialRecord]) -> tuple[Graduate, ...]:
+        study, folder = self.study, self.state.folder / "graduation"
+        teacher = prepared.teacher
+        seconds = self.plan.graduation_s(self.clock.spent_s())
+        graduates = graduate(
+            records,
+            prepared.data,
+            spec=study.graduation,
+            folder=folder,
+            tokenizer_json=teacher.tokenizer_json,
+            document={
+                "study": study.name,
+                "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
+                "tokenizer": {"max_tokens": teacher.max_tokens},
+            },
+            connect=lambda: self._connect(prepared),
+            deadline=None if seconds is None else time.monotonic() + seconds,
+            progress=self.reporter.step("graduating the front's students"),
+        )
+        failures = failures_of(records, folder)
+        for name, outcome in failures.items():
+            self.reporter.say(f"{name} did not graduate: {outcome}")
+        if not graduates:
+            raise ValueError(
+                f"no student of {study.name} graduated: {'; '.join(failures.values())}; lower the learning rates"
+            )
+        return graduates
+
+    def _connect(self, prepared: Prepared) -> None:
+        connect(self.address, n_cpus=_n_cpus(self.study), n_object_bytes=prepared.n_object_bytes)
+
+    def _facts(self, prepared: Prepared) -> dict[str, str | int | float | None]:
+        """What all runs of the study share."""
+        error = prepared.predictor_error
+        return {
+            "teacher": prepared.teacher_name,
+            "teacher_sha256": ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
+            "corpus_key": prepared.corpus.key,
+            "training_sentences": prepared.n_sentences,
+            "held_out_sentences": len(prepared.data.held_out_embeddings),
+            "profile": str(self.study.profile.to_json()),
+            "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
+            "predictor_rank_correlation": None if error is None else error.rank_correlation,
+        }
+
+
+def _wishes(study: StudySpec) -> dict[str, Any]:
+    """What a command may raise to go further with a study that is complete."""
+    document = study.to_json()
+    return {"search": document["search"], "graduation": document["graduation"]}
+
+
+def _n_cpus(study: StudySpec) -> int | None:
+    """CPUs of a Ray of our own: all, unless the study says how many workers it wants."""
+    n_workers = study.search.n_workers
+    return None if n_workers is None else max(n_workers, study.graduation.n_workers)
