@@ -119,7 +119,9 @@ class Entry:
         try:
             return cls(**{**record, "fidelity": Fidelity(**record["fidelity"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"not an entry of a front: {error}; an entry is the object that to_record writes") from None
+            raise ValueError(
+                f"not an entry of a front: {error}; an entry is the object that to_record writes"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,7 @@ class _Graph:
         self.initialisers: list[Any] = []
         self._constants: set[str] = set()
 
-    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: int | float | str | list[int]) -> str:
+    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add a node; returns the name of its output."""
         from onnx import helper
 
@@ -155,7 +155,8 @@ def _attention(graph: _Graph, x: str, name: str, encoder: EncoderSpec, key_mask:
     queries, keys, values = heads
     scores = graph.node("Where", key_mask, graph.node("MatMul", queries, keys), graph.scalar(MASKED))
     context = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), values)
-    merged = graph.node("Reshape", _transpose(graph, context, [0, 2, 1, 3]), graph.integers([0, 0, encoder.attention_width]))
+    merged = _transpose(graph, context, [0, 2, 1, 3])
+    merged = graph.node("Reshape", merged, graph.integers([0, 0, encoder.attention_width]))
     return _linear(graph, merged, f"{name}.output")
 
 
@@ -205,8 +206,8 @@ def _expand(graph: _Graph, x: str, name: str) -> str:
 
 
 def _norm(graph: _Graph, x: str, name: str, encoder: EncoderSpec) -> str:
-    epsilon = encoder.layer_norm_epsilon
-    return graph.node("LayerNormalization", x, graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias"), epsilon=epsilon)
+    weight, bias = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
+    return graph.node("LayerNormalization", x, weight, bias, epsilon=encoder.layer_norm_epsilon)
 
 
 def _masked_mean(graph: _Graph, x: str, mask: str) -> str:

@@ -87,7 +87,8 @@ def _require_standard(spec: StudentSpec) -> None:
         return
     if spec.static is not None:
         raise ValueError(
-            f"sentence-transformers has no module that adds a static path to an encoder, and this student has both; {other}"
+            "sentence-transformers has no module that adds a static path to an encoder, and this student has both; "
+            + other
         )
     if not isinstance(spec.encoder.feed_forward, Dense):
         raise ValueError(f"sentence-transformers' BertModel has no Switch layers, and this student has them; {other}")
@@ -129,12 +130,13 @@ def _bert_tensors(encoder: EncoderSpec, weights: Weights) -> Iterator[tuple[str,
     yield from _renamed("embeddings.LayerNorm", weights, "embeddings.norm")
     for i in range(encoder.n_layers):
         ours, theirs = f"layers.{i}", f"encoder.layer.{i}"
-        wide = width // encoder.n_heads
+        # BertModel divides the scores by the root of the wide head.
+        scale_up = math.sqrt(width // encoder.n_heads / encoder.head_width)
         qkv = zip(
             ("query", "key", "value"),
             np.split(weights[f"{ours}.attention.qkv.weight"], 3),
             np.split(weights[f"{ours}.attention.qkv.bias"], 3),
-            (math.sqrt(wide / encoder.head_width), 1.0, 1.0),  # BertModel divides the scores by the root of the wide head
+            (scale_up, 1.0, 1.0),
             strict=True,
         )
         for part, weight, bias, scale in qkv:
@@ -210,7 +212,10 @@ def _write_tokenizer(path: Path, max_tokens: int | None, out: Path) -> None:
     text = path.read_text(encoding="utf-8")
     (out / "tokenizer.json").write_text(text, encoding="utf-8")
     added = [token["content"] for token in json.loads(text).get("added_tokens", ())]
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
     if max_tokens is not None:
         config["model_max_length"] = max_tokens
     for role, names in _ROLES.items():

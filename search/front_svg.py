@@ -22,6 +22,7 @@ from search.registry import TrialPoint
 WIDTH, HEIGHT = 920, 580
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 88, 62
 HEADING = 24  # pixels that the heading takes; a chart without one begins below it
+TIMES = "\N{MULTIPLICATION SIGN}"
 BREAK = 26  # pixels between the upper edge, where a cosine of 1 is drawn, and the highest finite step
 
 _CHARACTER_PX = 6.4  # mean width of a character of a 12 px label; only used to keep labels apart
@@ -50,12 +51,13 @@ def front_chart(
         return f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} 80">{style}' + (
             '<text class="label" x="20" y="44">No student and no reference has been measured yet.</text></svg>'
         )
-    dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := _trial_point(trial)) is not None]
+    dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_place(trial)) is not None]
     axes = _Axes.around([mark.entry.point for mark in marks], [point for *_, point in _pairs(dots)])
     above = 0 if heading else HEADING
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 {above} {WIDTH} {HEIGHT - above}" role="group" '
-        f'aria-label="{escape(_summary(document))}" data-left="{LEFT}" data-right="{WIDTH - RIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="group" '
+        f'viewBox="0 {above} {WIDTH} {HEIGHT - above}" aria-label="{escape(_summary(document))}" '
+        f'data-left="{LEFT}" data-right="{WIDTH - RIGHT}" '
         f'data-top="{TOP}" data-bottom="{HEIGHT - BOTTOM}" data-low="{axes.low_ms!r}" data-high="{axes.high_ms!r}">',
         style,
         f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>',
@@ -116,7 +118,8 @@ def _step(cosine: float) -> float:
     return -math.log2(min(max(1.0 - cosine, 2.0**-20), 1.0))
 
 
-def _trial_point(trial: TrialPoint) -> tuple[float, float] | None:
+def trial_place(trial: TrialPoint) -> tuple[float, float] | None:
+    """(predicted latency, cosine) of a trial; None if it was not measured, or not finite, and so cannot be drawn."""
     if trial.latency_ms is None or trial.cosine is None:
         return None
     point = (trial.latency_ms, trial.cosine)
@@ -145,7 +148,8 @@ def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
     parts += [
         f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{TOP}" y2="{TOP}"/>',
         f'<text class="tick" x="{LEFT - 10}" y="{TOP + 4}" text-anchor="end">1</text>',
-        f'<path class="axis" d="M{LEFT} {TOP}V{y - 2}M{LEFT - 5} {y + 1}l10 -6M{LEFT - 5} {y + 6}l10 -6M{LEFT} {y + 3}V{bottom}H{right}"/>',
+        f'<path class="axis" d="M{LEFT} {TOP}V{y - 2}M{LEFT - 5} {y + 1}l10 -6M{LEFT - 5} {y + 6}l10 -6"/>',
+        f'<path class="axis" d="M{LEFT} {y + 3}V{bottom}H{right}"/>',
         f'<text class="title" x="{(LEFT + right) / 2}" y="{HEIGHT - 16}" text-anchor="middle">latency in milliseconds '
         f"(log scale): {escape(describe_profile(document.profile))}</text>",
         f'<text class="title" transform="translate(18 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
@@ -153,7 +157,7 @@ def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
     ]
     for speedup, x in _speedups(axes, document):
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{TOP}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 9}" text-anchor="middle">{speedup:g}×</text>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 9}" text-anchor="middle">{speedup:g}{TIMES}</text>')
     return parts
 
 
@@ -181,11 +185,11 @@ def _front_line(axes: _Axes, students: Sequence[Entry]) -> list[str]:
         return []
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     corners = [(axes.x(entry.latency_ms), axes.y(entry.fidelity.cosine)) for entry in students]
-    path = f"M{corners[0][0]:.1f} {corners[0][1]:.1f}"
-    path += "".join(f"H{x:.1f}V{y:.1f}" for x, y in corners[1:]) + f"H{right}"
+    x, y = corners[0]
+    stairs = "".join(f"H{x:.1f}V{y:.1f}" for x, y in corners[1:]) + f"H{right}"
     return [
-        f'<path class="below" d="M{corners[0][0]:.1f} {bottom}V{corners[0][1]:.1f}{path[path.index("H") :]}V{bottom}Z"/>',
-        f'<path class="front" d="{path}"/>',
+        f'<path class="below" d="M{x:.1f} {bottom}V{y:.1f}{stairs}V{bottom}Z"/>',
+        f'<path class="front" d="M{x:.1f} {y:.1f}{stairs}"/>',
     ]
 
 
@@ -206,7 +210,8 @@ def _whisker(axes: _Axes, mark: _Mark) -> str:
         return ""
     low, high = max(axes.x(low_ms), LEFT), min(axes.x(high_ms), WIDTH - RIGHT)
     y = axes.y(mark.entry.fidelity.cosine)
-    return f'<path class="whisker {mark.kind}" d="M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 3:.1f}v6M{high:.1f} {y - 3:.1f}v6"/>'
+    path = f"M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 3:.1f}v6M{high:.1f} {y - 3:.1f}v6"
+    return f'<path class="whisker {mark.kind}" d="{path}"/>'
 
 
 def _symbol(axes: _Axes, mark: _Mark) -> str:
@@ -224,6 +229,13 @@ def _symbol(axes: _Axes, mark: _Mark) -> str:
     )
 
 
+# Where a name may stand beside its mark, best first: above the front nothing is drawn, below it little.
+_ABOVE = ((-9, -9, "end"), (0, -14, "middle"), (-14, 4, "end"), (10, 18, "start"), (14, 4, "start"))
+_BELOW = (
+    *((11, 17, "start"), (14, 4, "start"), (0, 24, "middle")),
+    *((-11, 17, "end"), (-9, -11, "end"), (9, -11, "start")),
+)
+
 _Box = tuple[float, float, float, float]
 
 
@@ -234,13 +246,11 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
         x, y = axes.x(mark.entry.latency_ms), axes.y(mark.entry.fidelity.cosine)
         taken.append((x - 8, y - 8, x + 8, y + 8))
     parts = []
-    above = ((-9, -9, "end"), (0, -14, "middle"), (-14, 4, "end"), (10, 18, "start"), (14, 4, "start"))
-    below = ((11, 17, "start"), (14, 4, "start"), (0, 24, "middle"), (-11, 17, "end"), (-9, -11, "end"), (9, -11, "start"))
     for mark in marks:
         x, y = axes.x(mark.entry.latency_ms), axes.y(mark.entry.fidelity.cosine)
         text = short_name(mark.entry) if mark.kind != "reference" else mark.entry.name.replace("-", " ")
         width = len(text) * _CHARACTER_PX
-        for dx, dy, anchor in above if mark.kind == "student" else below:
+        for dx, dy, anchor in _ABOVE if mark.kind == "student" else _BELOW:
             left = x + dx - (width if anchor == "end" else width / 2 if anchor == "middle" else 0.0)
             box = (left, y + dy - 11, left + width, y + dy + 3)
             if left > LEFT and box[2] < WIDTH - 4 and not any(_overlap(box, other) for other in taken):
@@ -254,9 +264,9 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
 
 
 def short_name(entry: Entry) -> str:
-    """Depth and width: `3 × 384`; `static` for depth 0."""
+    """Depth and width, as in `3 x 384` but with a true multiplication sign; `static` for depth 0."""
     encoder = entry.spec.get("encoder")
-    return f"{encoder['n_layers']} × {encoder['width']}" if encoder else "static"
+    return f"{encoder['n_layers']} {TIMES} {encoder['width']}" if encoder else "static"
 
 
 def _overlap(a: _Box, b: _Box) -> bool:
@@ -269,7 +279,7 @@ def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
         rows.append(("mark dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
     if document.references:
         rows.append(("mark reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
-    if any(_trial_point(trial) is not None for trial in trials):
+    if any(trial_place(trial) is not None for trial in trials):
         rows.append(("", "brief trial, at its predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
         rows.append(("", "stopped early", '<circle class="trial pruned" r="2.6"/>'))
     parts, x, y = [], LEFT + 6.0, HEADING + 24

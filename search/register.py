@@ -15,7 +15,6 @@ import io
 import json
 import shutil
 import tempfile
-import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -81,8 +80,9 @@ def register_front(
     for entry in document.students:
         digest = student_digest(folders[entry.name])
         if digest not in known:
-            version = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=runs.get(entry.name, summary))
-            known[digest] = _create_version(store, client, document, version)
+            run = runs.get(entry.name, summary)
+            new = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=run)
+            known[digest] = _create_version(store, client, document, new)
         versions[known[digest]] = entry
     for entry in document.dominated:
         number = known.get(student_digest(folders[entry.name])) if entry.name in folders else None
@@ -142,7 +142,6 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
     """The number of a new version, which is not on the front until all versions are updated."""
     import mlflow
     import numpy as np
-    from mlflow.entities import Metric
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Schema, TensorSpec
 
@@ -171,11 +170,9 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
                 signature=signature,
                 tags={STUDY: document.study},
             )
-        values = {"latency_ms": entry.latency_ms, "speedup": entry.speedup}
-        values |= {f"fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
-        now_ms = int(time.time() * 1000)
-        metrics = [Metric(f"measured/{key}", value, now_ms, 0, model_id=logged.model_id) for key, value in values.items()]
-        client.log_batch(run, metrics=metrics)
+        values = {"measured/latency_ms": entry.latency_ms, "measured/speedup": entry.speedup}
+        values |= {f"measured/fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
+        client.log_batch(run, metrics=metrics_of(values, step=0, model_id=logged.model_id))
         tags = tags_of(replace(entry, on_front=False), teacher=document.teacher, profile=document.profile)
         version = client.create_model_version(
             document.study,
@@ -236,6 +233,7 @@ def _write_summary(store: Store, client: MlflowClient, run: str, document: Front
     values = {"front/students": len(document.students), "front/dominated": len(document.dominated)}
     values |= {f"trials/{state}": count for state, count in states.items()}
     client.log_batch(run, metrics=metrics_of(values, step=0))
-    tags = {f"understudy.{name}": str(value) for name, value in (provenance() | dict(facts)).items() if value is not None}
+    known = {name: value for name, value in {**provenance(), **facts}.items() if value is not None}
+    tags = {f"understudy.{name}": str(value) for name, value in known.items()}
     client.log_batch(run, tags=run_tags(tags | {"mlflow.note.content": front_markdown(document)}))
     client.set_terminated(run, status="FINISHED")

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -85,16 +85,9 @@ def load_front(store: Store, name: str | None = None) -> FrontDocument:
     """
     name = _study(store, name)
     client = store.client()
-    record = json.loads((artifact_path(store, _summary(client, name).info.artifact_uri) / RECORD_FILE).read_text("utf-8"))
-    document = FrontDocument.from_record(record)
-    return FrontDocument(
-        study=document.study,
-        teacher=document.teacher,
-        profile=document.profile,
-        references=document.references,
-        students=tuple(entry for entry in registered_entries(client, name) if entry.on_front),
-        dominated=document.dominated,
-    )
+    folder = artifact_path(store, _summary(client, name).info.artifact_uri)
+    document = FrontDocument.from_record(json.loads((folder / RECORD_FILE).read_text("utf-8")))
+    return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
 
 
 def registered_entries(client: MlflowClient, name: str) -> tuple[Entry, ...]:
@@ -122,7 +115,7 @@ def select(
     """The front student for exactly one wish; every entry carries its `uri`.
 
     `max_latency_ms`: the most faithful student at most that slow. `min_fidelity`: the fastest one with at least
-    that mean cosine. `balanced`: the one with the alias. Raises ValueError, naming the nearest student, if none meets it.
+    that mean cosine. `balanced`: the one with the alias. Raises ValueError, naming the nearest student, if none fits.
     """
     if (max_latency_ms is not None) + (min_fidelity is not None) + balanced != 1:
         raise ValueError("give exactly one of max_latency_ms, min_fidelity and balanced")
@@ -138,7 +131,9 @@ def select(
         within = [entry for entry in students if entry.latency_ms <= max_latency_ms]
         if not within:
             nearest = _numbers(min(students, key=lambda entry: entry.latency_ms))
-            raise ValueError(f"no student of {document.study} is within {max_latency_ms:g} ms; the nearest is {nearest}")
+            raise ValueError(
+                f"no student of {document.study} is within {max_latency_ms:g} ms; the nearest is {nearest}"
+            )
         return max(within, key=lambda entry: entry.fidelity.cosine)
     if min_fidelity is not None:
         within = [entry for entry in students if entry.fidelity.cosine >= min_fidelity]
@@ -167,7 +162,7 @@ def set_alias(store: Store, name: str, version: str, alias: str) -> None:
 
 
 def resolve_model(store: Store, model: str | Path) -> Path:
-    """The student folder of `NAME` (its balanced student), `NAME@ALIAS`, `NAME/VERSION`, `models:/...` or a folder's path.
+    """The student folder of `NAME` (its balanced student), `NAME@ALIAS`, `NAME/VERSION`, `models:/...` or a folder.
 
     Raises ValueError for an unknown model, alias or version, listing those that exist.
     """
@@ -236,7 +231,7 @@ def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
     try:
         found: str = client.get_logged_model(model_id).artifact_location
     except MlflowException:
-        raise ValueError(f"there is no logged model {model_id}; name a registered one, such as NAME@{BALANCED}") from None
+        raise ValueError(f"there is no logged model {model_id}; name a registered one, as in NAME@{BALANCED}") from None
     return found
 
 
@@ -295,9 +290,8 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
 
 
 def _numbers(entry: Entry) -> str:
-    return (
-        f"{entry.name} (version {entry.version}) with {entry.latency_ms:.3g} ms and a fidelity of {entry.fidelity.cosine:.4f}"
-    )
+    numbers = f"{entry.latency_ms:.3g} ms and a fidelity of {entry.fidelity.cosine:.4f}"
+    return f"{entry.name} (version {entry.version}) with {numbers}"
 
 
 def _trial_point(run: Run) -> TrialPoint:

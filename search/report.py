@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from search.entry import Entry, FrontDocument
-from search.front_svg import CHART_CSS, front_chart, short_name
+from search.front_svg import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.front_table import describe_profile, format_ms
 from search.registry import BALANCED, FASTEST, MOST_FAITHFUL, TrialPoint, load_front, load_trials
 from search.store import Store
@@ -53,7 +53,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     Raises ValueError, before anything is written, for an unknown study or if `out` cannot be such a file.
     """
     if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"the report is a file in a folder that exists, which {out} is not; give a name such as front.html")
+        raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     document = load_front(store, name)
     page = report_html(document, load_trials(store, document.study))
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
@@ -110,7 +110,7 @@ def _cards(entries: Sequence[tuple[str, str, Entry]]) -> list[str]:
             if alias in entry.aliases:
                 cards.append(
                     f'<button type="button" class="card" data-key="{key}"><span class="eyebrow">{words}</span>'
-                    f"<strong>{escape(short_name(entry))}</strong><span>{entry.speedup:.3g}× the teacher’s speed</span>"
+                    f"<strong>{escape(short_name(entry))}</strong><span>{_speedup(entry)} the teacher's speed</span>"
                     f"<span>fidelity {entry.fidelity.cosine:.3f}</span></button>"
                 )
     return cards
@@ -127,7 +127,7 @@ def _row(key: str, kind: str, entry: Entry) -> str:
         (_words(entry), _words(entry)),
         (format_ms(entry.latency_ms), entry.latency_ms),
         (f"{format_ms(low_ms)} to {format_ms(high_ms)}", high_ms - low_ms),
-        (f"{entry.speedup:.3g}×", entry.speedup),
+        (_speedup(entry), entry.speedup),
         (f"{fidelity.cosine:.4f}", fidelity.cosine),
         (f"{fidelity.cosine_p5:.4f}", fidelity.cosine_p5),
         (f"{fidelity.cosine_centred:.4f}", fidelity.cosine_centred),
@@ -144,11 +144,16 @@ def _row(key: str, kind: str, entry: Entry) -> str:
         for (text, value), (_, column_kind) in zip(cells, columns, strict=True)
     )
     name = f'<button type="button" data-key="{key}">{escape(entry.name)}</button>'
-    return f'<tr class="{kind}" data-key="{key}"><th scope="row" data-sort="{escape(entry.name)}">{name}</th>{tail}</tr>'
+    head = f'<th scope="row" data-sort="{escape(entry.name)}">{name}</th>'
+    return f'<tr class="{kind}" data-key="{key}">{head}{tail}</tr>'
 
 
 def _words(entry: Entry) -> str:
     return describe(StudentSpec.from_json(dict(entry.spec)))
+
+
+def _speedup(entry: Entry) -> str:
+    return f"{entry.speedup:.3g}{TIMES}"
 
 
 def _notes(kind: str, entry: Entry) -> str:
@@ -180,7 +185,7 @@ def _data(
             "latency_ms": entry.latency_ms,
             "latency": f"{format_ms(entry.latency_ms)} ms",
             "interval": f"{format_ms(low_ms)} to {format_ms(high_ms)} ms",
-            "speedup": f"{entry.speedup:.3g}×",
+            "speedup": _speedup(entry),
             "parameters": f"{entry.n_parameters:,}",
             "size": f"{entry.n_bytes / 1e6:.3g} MB",
             "fidelity": entry.fidelity.to_json(),
@@ -188,14 +193,15 @@ def _data(
             "commands": _commands(document, entry),
         }
     for i, trial in enumerate(trials):
-        if trial.latency_ms is not None and trial.cosine is not None:
+        place = trial_place(trial)
+        if place is not None:
             shown[f"t{i}"] = {
                 "kind": "trial",
                 "name": trial.name,
                 "words": trial.student,
                 "notes": f"{trial.state}: {trial.outcome}" if trial.outcome else trial.state,
-                "latency": f"{format_ms(trial.latency_ms)} ms predicted",
-                "cosine": trial.cosine,
+                "latency": f"{format_ms(place[0])} ms predicted",
+                "cosine": place[1],
                 "tokens": f"{trial.n_tokens:,}",
             }
     return shown
@@ -224,5 +230,18 @@ def _rounded_up(value: float) -> float:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element that it stands in."""
-    return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    """JSON that cannot end the script element that it stands in; what is not finite is null, which JSON can say."""
+    return (
+        json.dumps(_finite(value), allow_nan=False)
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +98,8 @@ class Store:
         folder cannot be written.
         """
         self.require_writable()
+        if self.exists():
+            self._require_sqlite()
         for folder in (self.artifacts, self.cache, self.root / "studies"):
             folder.mkdir(exist_ok=True)
         self.client().search_experiments(max_results=1)
@@ -122,12 +124,13 @@ class Store:
                 f"there is no store in {self.root}: it holds no mlflow.db; "
                 f"run `understudy search` first, or name the store with --store or ${ROOT_VARIABLE}"
             )
+        self._require_sqlite()
+
+    def _require_sqlite(self) -> None:
+        """MLflow would try such a database ten times, for minutes, before it said so."""
         try:
-            connection = sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)
-            try:
+            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as connection:
                 connection.execute("select count(*) from sqlite_master")
-            finally:
-                connection.close()
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"the store's database must be an sqlite file: {self.database}: {error}; move it away and search again"

@@ -171,7 +171,7 @@ def study_experiment(store: Store, study: str) -> str:
         return created
     if experiment.artifact_location != location:
         raise ValueError(
-            f"the store was moved: study {study} writes to {experiment.artifact_location}, which is not in {store.root}; "
+            f"the store was moved: study {study} writes to {experiment.artifact_location}, not to {store.root}; "
             "move the store back, or search under another name (it can still be read here)"
         )
     if experiment.lifecycle_stage == "deleted":
@@ -198,7 +198,7 @@ def runs_of_kind(client: MlflowClient, experiment: str, kind: str) -> Iterator[R
 
 
 def trial_parameters(record: TrialRecord) -> dict[str, Any]:
-    """The point under its own names, then the whole spec and recipe, flat: `spec.encoder.width`, `recipe.losses.cosine`."""
+    """The point under its own names, then the whole spec and recipe, flat, as in `spec.encoder.width`."""
     parameters: dict[str, Any] = dict(record.point)
     parameters["seed"] = record.seed
     if record.spec is not None:
@@ -264,12 +264,12 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
     return flat
 
 
-def metrics_of(values: Mapping[str, float], *, step: int) -> list[Metric]:
-    """MLflow's metrics for `log_batch`, all at one step and now."""
+def metrics_of(values: Mapping[str, float], *, step: int, model_id: str | None = None) -> list[Metric]:
+    """MLflow's metrics for `log_batch`, all at one step and now; with an id they are a logged model's too."""
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
-    return [Metric(name, float(value), now_ms, step) for name, value in values.items()]
+    return [Metric(name, float(value), now_ms, step, model_id) for name, value in values.items()]
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

@@ -27,7 +27,7 @@
   function bars(entry) {
     const grid = make("div", { className: "bars" });
     for (const [name, label] of fidelities) {
-      const value = entry.fidelity[name];
+      const value = entry.fidelity[name] ?? NaN;
       const fill = make("i");
       fill.style.width = `${100 * Math.max(0, Math.min(1, value))}%`;
       const bar = make("span", { className: "bar", children: [fill] });
@@ -88,7 +88,7 @@
 
   // Tooltips.
   function describe(entry) {
-    const cosine = entry.fidelity ? entry.fidelity.cosine : entry.cosine;
+    const cosine = (entry.fidelity ? entry.fidelity.cosine : entry.cosine) ?? NaN;
     const lines = [make("b", { text: entry.name }), entry.words, make("br"), `${entry.latency}, fidelity ${cosine.toFixed(4)}`];
     if (entry.speedup) lines.push(`, ${entry.speedup}`);
     if (entry.tokens) lines.push(` after ${entry.tokens} tokens`);

@@ -48,9 +48,16 @@ def encoder(**changes: object) -> EncoderSpec:
     return EncoderSpec(**(fields | changes))  # type: ignore[arg-type]
 
 
-def student(encoder: EncoderSpec | None = None, *, static: StaticSpec | None = None, **changes: object) -> StudentSpec:
-    fields: dict[str, object] = {"vocabulary_size": len(VOCABULARY), "output_dim": 32, "encoder": encoder, "static": static}
-    return StudentSpec(**(fields | changes))  # type: ignore[arg-type]
+def student(
+    encoder: EncoderSpec | None = None,
+    *,
+    static: StaticSpec | None = None,
+    output_dim: int = 32,
+    normalise: bool = True,
+) -> StudentSpec:
+    return StudentSpec(
+        vocabulary_size=len(VOCABULARY), output_dim=output_dim, encoder=encoder, static=static, normalise=normalise
+    )
 
 
 ENCODERS = {
@@ -134,6 +141,7 @@ def onnx_vectors(model: Path, tokenizer: Path, *, max_tokens: int | None) -> np.
     return vectors
 
 
+@pytest.mark.slow  # importing sentence-transformers takes seconds
 @pytest.mark.parametrize("spec", (ENCODERS | STATICS).values(), ids=(ENCODERS | STATICS).keys())
 def test_sentence_transformers_gives_the_same_vectors(spec: StudentSpec, tmp_path: Path) -> None:
     folder = student_folder(tmp_path / "student", spec)

@@ -120,7 +120,14 @@ def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return "shared", paths
 
 
-def record(number: int, *, state: TrialState = TrialState.RUNNING, rungs: Sequence[float] = (), **fields: object) -> TrialRecord:
+def record(
+    number: int,
+    *,
+    state: TrialState = TrialState.RUNNING,
+    rungs: Sequence[float] = (),
+    outcome: str = "",
+    continues: int | None = None,
+) -> TrialRecord:
     made = tuple(
         RungRecord(n_tokens=1000 * (i + 1), fidelity=fidelity(cosine), loss=0.3, seconds=1.5, tokens_per_s=700.0)
         for i, cosine in enumerate(rungs)
@@ -134,7 +141,8 @@ def record(number: int, *, state: TrialState = TrialState.RUNNING, rungs: Sequen
         predicted_latency_ms=4.0,
         state=state,
         rungs=made,
-        **fields,  # type: ignore[arg-type]
+        outcome=outcome,
+        continues=continues,
     )
 
 
@@ -185,7 +193,8 @@ def test_the_same_student_is_registered_once(store: Store, tmp_path: Path) -> No
     client = store.client()
     experiment = client.get_experiment_by_name("twice").experiment_id
     (summary,) = runs_of_kind(client, experiment, "summary")
-    table = json.loads((Path(store.artifacts) / "twice" / summary.info.run_id / "artifacts/front-table.json").read_text())
+    folder = store.artifacts / "twice" / summary.info.run_id / "artifacts"
+    table = json.loads((folder / "front-table.json").read_text())
     assert len(table["data"]) == 3  # a student and two references: written anew, not appended to
 
 
@@ -265,7 +274,8 @@ def test_the_summary_run_holds_table_json_and_page(store: Store, registered: tup
     folder = store.artifacts / "shared" / summary.info.run_id / "artifacts"
     assert json.loads((folder / "front.json").read_text()) == load_front(store, "shared").to_json()
     assert "<!DOCTYPE html>" in (folder / "front.html").read_text()
-    assert {path.name for path in folder.iterdir()} == {"front.json", "front.html", "front-table.json", "front-record.json"}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"front.json", "front.html", "front-table.json", "front-record.json"}
     assert summary.info.status == "FINISHED"
     assert summary.data.tags["understudy.corpus"] == "tiny"
     assert "static-table" in summary.data.tags["mlflow.note.content"]
@@ -284,6 +294,17 @@ def test_no_pickle_is_written_and_nothing_outside_the_store(
 # Models.
 
 
+def test_a_registered_model_predicts_in_this_process(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
+    with store.activated():
+        import mlflow
+
+        model = mlflow.pyfunc.load_model("models:/shared@fastest")
+    vectors = model.predict(SENTENCES)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, load(registered[1]["trial-0000"]).encode(SENTENCES))
+
+
+@pytest.mark.slow
 def test_a_registered_model_predicts_what_the_folder_encodes(
     store: Store, registered: tuple[str, dict[str, Path]], tmp_path: Path
 ) -> None:
@@ -368,6 +389,7 @@ def test_an_unknown_model_says_what_exists(
         resolve_model(store, model)
 
 
+@pytest.mark.slow
 def test_a_store_that_was_copied_elsewhere_still_reads(
     store: Store, registered: tuple[str, dict[str, Path]], tmp_path: Path
 ) -> None:
@@ -450,7 +472,7 @@ def test_a_wrong_alias_is_refused(
 
 
 def test_an_unknown_study_names_those_that_exist(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
-    with pytest.raises(ValueError, match="there is no study sharde; there are .*did you mean shared"):
+    with pytest.raises(ValueError, match=r"there is no study sharde; there are .*did you mean shared"):
         load_front(store, "sharde")
     with pytest.raises(ValueError, match="study must be"):
         load_front(store, "../shared")
