@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
 
 from search.ledger import TrialLedger
 from search.trainable import MEASURED, TASK, Failed, Measured, TrialTask
@@ -76,12 +78,13 @@ class LedgerScheduler(TrialScheduler):
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The actor itself died; Tune left what it knows in a file."""
-        text = str(trial.get_error() or "")
-        if "OutOfMemory" in text or "memory" in text.lower():
-            outcome = "out of memory: Ray or the operating system ended the worker"
+        """The actor itself died; Tune has written what it knows of it to a file."""
+        file = trial.error_file
+        text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
+        if "OutOfMemoryError" in text or "running low on memory" in text:
+            outcome = "out of memory: Ray ended the worker before the node ran out of memory"
         else:
-            outcome = "worker died: " + (" ".join(text.split())[:300] or "without a message")
+            outcome = "worker died: a signal ended it (the operating system, when memory runs out), or it crashed"
         self._stopper.guard(lambda: self._ledger.failed(_task_of(trial).number, outcome, details=text))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
@@ -126,6 +129,10 @@ class SearchStopper(Stopper):
         self._error: Exception | None = None
         self._trials: list[Trial] = []
 
+    def __reduce__(self) -> Any:
+        """Tune writes its state, which nobody reads; there this is a stopper that never stops."""
+        return (NoopStopper, ())
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never: single trials are the scheduler's."""
         return False
@@ -143,12 +150,10 @@ class SearchStopper(Stopper):
         self._trials.append(trial)
 
     def stop_all(self) -> bool:
-        """Whether to end now. Raises what `guard` caught, and KeyboardInterrupt after a Ctrl-C."""
+        """Whether to end now. Raises what `guard` caught."""
         if self._error is not None:
             raise self._error
-        if self.interrupted.is_set():
-            raise KeyboardInterrupt
-        if self._past_deadline():
+        if self.interrupted.is_set() or self._past_deadline():
             self._kill_actors()
             return True
         return False

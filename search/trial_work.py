@@ -8,9 +8,11 @@ hold its data as NumPy arrays, which workers then share without copies.
 from __future__ import annotations
 
 import time
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from search.trial import RungRecord
@@ -76,6 +78,11 @@ class DistillationWork:
         self._running.restore(folder)
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of the arrays that are shipped."""
+        return _n_bytes((self._inheritance, self._data))
+
+    @property
     def _running(self) -> Distillation:
         assert self._distillation is not None, "start comes first"
         return self._distillation
@@ -89,3 +96,16 @@ def failure_of(error: BaseException) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
         return f"out of memory: {message or type(error).__name__}"
     return f"{type(error).__name__}: {message}"
+
+
+def _n_bytes(value: Any) -> int:
+    """Bytes of all arrays in a value of dataclasses, mappings and tuples."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(_n_bytes, value.values()))
+    if isinstance(value, tuple | list):
+        return sum(map(_n_bytes, value))
+    if is_dataclass(value):
+        return sum(_n_bytes(getattr(value, part.name)) for part in fields(value))
+    return 0

@@ -7,13 +7,15 @@ is what the same command goes on from, after Ctrl-C, after a kill, or to search 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -40,6 +42,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old one is silent at verbosity 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
@@ -64,18 +67,23 @@ def search_trials(
     plan = plan_of(study, prepared, store=store)
     work = DistillationWork(prepared.inheritance, prepared.data)
     return run_trials(
-        plan, work, n_workers=study.search.n_workers, address=address, deadline=deadline, observers=observers
+        plan,
+        work,
+        n_workers=study.search.n_workers,
+        address=address,
+        deadline=deadline,
+        observers=observers,
+        n_object_bytes=work.n_bytes,
     )
 
 
 def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
     """What decides which trials a study's search makes; the identity is what makes their numbers comparable."""
-    teacher = prepared.teachers[0]
     return TrialPlan(
         name=study.name,
         folder=store.study_folder(study.name),
         space=study.space,
-        teacher=teacher.spec,
+        teacher=prepared.teacher.spec,
         rungs=study.search.rungs,
         predict=prepared.predictor.predict,
         seed=study.search.seed,
@@ -87,11 +95,8 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
             "space": space_to_json(study.space),
             "rungs": list(study.search.rungs),
             "profile": study.profile.to_json(),
-            "teachers": [
-                [teacher.weights_sha256, spec.weight]
-                for teacher, spec in zip(prepared.teachers, study.teachers, strict=True)
-            ],
-            "corpus": prepared.corpus.key,
+            "teacher_weights": [teacher.weight for teacher in study.teachers],
+            **prepared.identity,
         },
     )
 
@@ -131,7 +136,11 @@ def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
     """Tune's loop, until the ledger begins no more trials and all have ended."""
     deadline = ledger.deadline
     stopper = SearchStopper(lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
-    with tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch, _interrupts(stopper.interrupted):
+    with (
+        tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch,
+        _interrupts(stopper.interrupted),
+        _quiet(),
+    ):
         tune.run(
             tune.with_parameters(TrialActor, work=work),
             name="trials",
@@ -148,6 +157,8 @@ def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             verbose=0,
         )
+    if stopper.interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -167,6 +178,19 @@ def _interrupts(interrupted: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block Tune logs nothing, and what Ray prints goes to stderr: the ledger's observers report."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

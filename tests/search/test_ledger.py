@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from search.front import non_dominated
 from search.ledger import MOST_POSTPONED, TrialLedger
@@ -44,10 +46,9 @@ def search(ledger, n=10**6):
 
 
 def stored(folder):
-    return optuna.load_study(
-        study_name="toy",
-        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "trials.journal"))),
-    )
+    """The study as Optuna alone reads it."""
+    backend = JournalFileBackend(str(folder / "trials.journal"))
+    return optuna.load_study(study_name="toy", storage=JournalStorage(backend))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +87,7 @@ def test_only_full_budget_trials_are_complete_in_optuna(finished):
 
 
 def test_pruning_costs_no_point_of_the_front(finished):
-    folder, records, _ = finished
+    _, records, _ = finished
     work = ToyWork()
     final = []
     for record in records:

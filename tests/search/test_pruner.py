@@ -87,8 +87,11 @@ def test_the_dominators_are_no_slower_and_more_faithful():
     assert [rival.number for rival in rivals] == [1, 0]
 
 
+points = st.tuples(st.integers(1, 9).map(float), st.integers(0, 99).map(lambda n: n / 100))
+
+
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(0, 99).map(lambda n: n / 100)), min_size=1, max_size=8))
+@given(st.lists(points, min_size=1, max_size=8))
 def test_a_trial_on_the_front_of_its_rung_is_never_pruned(cloud):
     _, trial = study_of([(latency, [fidelity]) for latency, fidelity in cloud], pruner(reduction=100.0))
     if len(cloud) - 1 in non_dominated(cloud):

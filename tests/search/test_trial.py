@@ -32,7 +32,11 @@ def record(**changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"spec": None, "recipe": None, "predicted_latency_ms": None, "rungs": (), "checkpoint": None, "continues": None}],
+    [
+        {},
+        {"spec": None, "recipe": None, "predicted_latency_ms": None},
+        {"rungs": (), "checkpoint": None, "continues": None},
+    ],
 )
 def test_a_record_survives_json(changes):
     before = record(**changes)

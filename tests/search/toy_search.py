@@ -73,7 +73,9 @@ def fidelity_of(cosine: float) -> Fidelity:
 
 def rung(n_tokens: int, cosine: float, *, seconds: float = 1.0) -> RungRecord:
     """A rung with a given fidelity."""
-    return RungRecord(n_tokens=n_tokens, fidelity=fidelity_of(cosine), loss=1 - cosine, seconds=seconds, tokens_per_s=100)
+    return RungRecord(
+        n_tokens=n_tokens, fidelity=fidelity_of(cosine), loss=1 - cosine, seconds=seconds, tokens_per_s=100.0
+    )
 
 
 def plan(folder: Path, **changes: object) -> TrialPlan:
@@ -100,7 +102,6 @@ class ToyWork:
     n_tokens: int = 0
     spec: StudentSpec | None = None
     recipe: RecipeSpec | None = None
-    started: list[int] = field(default_factory=list)
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         self.spec, self.recipe, self.n_tokens = spec, recipe, 0

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from search.cluster import cluster
+from search.front import non_dominated
+from search.trial import TrialState
+from search.trial_storage import read_trials
+from search.tune import run_trials
+from spaces.domain import Integer
+from spaces.space import Space
+from tests.search.toy_search import ToyWork, Witness, plan
+
+
+@pytest.fixture(scope="module")
+def ray_session():
+    """One Ray for all tests of this file: two CPUs."""
+    with cluster(n_cpus=2):
+        yield
+
+
+def test_two_workers_search_prune_fail_and_tell_everything(ray_session, tmp_path, capfd):
+    rates = [(0, 1e-3), (3, 1e-3), (3, 1.1e-3), (3, 9e-4), (2, 1e-3), (3, 1e-4)]  # the last one is clearly behind
+    initial = [{"n_layers": depth, "learning_rate": rate} for depth, rate in rates]
+    witness = Witness()
+    records = run_trials(
+        plan(tmp_path, n_trials=8, initial_points=initial),
+        ToyWork(accident="MemoryError"),
+        n_workers=2,
+        observers=[witness],
+    )
+    states = [record.state for record in records]
+    assert states[:4] == [TrialState.COMPLETE] * 4
+    assert records[4].outcome == "out of memory: no room for the student"
+    assert len(records[4].rungs) == 1
+    assert "MemoryError" in (tmp_path / "errors" / "trial-0004.txt").read_text()
+    assert records[5].outcome_kind == "dominated"
+    assert sum(state is not TrialState.REFUSED for state in states) == 8
+    assert read_trials(tmp_path, "toy") == records
+    ended = [record for event, record in witness.events if event == "ended"]
+    assert sorted(ended, key=lambda record: record.number) == list(records)
+    complete = [record for record in records if record.state is TrialState.COMPLETE]
+    assert all((record.checkpoint / "toy.json").is_file() for record in complete)
+    assert len(non_dominated([(record.predicted_latency_ms, record.fidelity.cosine) for record in complete])) >= 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_finished_search_starts_no_ray(tmp_path, monkeypatch):
+    monkeypatch.setattr("search.tune.cluster", None)
+    assert run_trials(plan(tmp_path), ToyWork(), deadline=time.monotonic() - 1.0) == ()
+
+
+@pytest.mark.slow
+def test_one_worker_searches_alike_twice(ray_session, tmp_path):
+    first, second = (
+        run_trials(plan(tmp_path / name, n_trials=7), ToyWork(), n_workers=1) for name in ("first", "second")
+    )
+    assert [record.point for record in first] == [record.point for record in second]
+    assert [record.state for record in first] == [record.state for record in second]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("accident", "outcome"),
+    [("ZeroDivisionError", "ZeroDivisionError: division by zero"), ("kill", "worker died")],
+)
+def test_an_accident_fails_its_trial_and_not_the_search(ray_session, tmp_path, accident, outcome):
+    space = Space(domains={"n_layers": Integer(1, 3)})
+    initial = [{"n_layers": 2}, {"n_layers": 1}, {"n_layers": 3}]
+    plan_ = plan(tmp_path, space=space, initial_points=initial, n_trials=3)
+    two, one, three = run_trials(plan_, ToyWork(accident=accident), n_workers=1)
+    assert two.state is TrialState.FAILED
+    assert two.outcome.startswith(outcome)
+    assert len(two.rungs) == 1
+    assert (tmp_path / "errors" / "trial-0000.txt").read_text()
+    assert one.state is three.state is TrialState.COMPLETE
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_in_order_and_the_same_call_goes_on(ray_session, tmp_path):
+    class Impatient(Witness):
+        n_rungs = 0
+
+        def rung_reached(self, record):
+            self.n_rungs += 1
+            if self.n_rungs == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    impatient = Impatient()
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(plan(tmp_path, n_trials=8), ToyWork(seconds_per_rung=0.4), n_workers=2, observers=[impatient])
+    assert signal.getsignal(signal.SIGINT) is handler
+    left = read_trials(tmp_path, "toy")
+    interrupted = [record for record in left if record.state is TrialState.INTERRUPTED]
+    assert {record.outcome for record in interrupted} == {"interrupted: Ctrl-C"}
+    assert sum(len(record.rungs) for record in left) == impatient.n_rungs
+
+    records = run_trials(plan(tmp_path, n_trials=8), ToyWork(), n_workers=2)
+    done = [record for record in records if record.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(done) == 8
+    continued = {record.continues: record for record in records if record.continues is not None}
+    for record in interrupted:
+        assert continued[record.number].rungs[: len(record.rungs)] == record.rungs
+
+
+@pytest.mark.slow
+def test_the_deadline_ends_the_search_soon_and_in_order(ray_session, tmp_path):
+    start = time.monotonic()
+    records = run_trials(plan(tmp_path), ToyWork(seconds_per_rung=0.3), n_workers=2, deadline=start + 20.0)
+    assert time.monotonic() - start < 35
+    assert any(record.state is TrialState.COMPLETE for record in records)
+    assert {record.outcome_kind for record in records if record.state is TrialState.INTERRUPTED} <= {"time budget"}
+    assert all(record.state is not TrialState.RUNNING for record in records)
+
+
+@pytest.mark.slow
+def test_a_rung_that_overruns_the_deadline_is_given_up_and_tried_again(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr("search.tune.GRACE_S", 0.5)
+    start = time.monotonic()
+    records = run_trials(plan(tmp_path), ToyWork(seconds_per_rung=100.0), n_workers=2, deadline=start + 3.0)
+    assert time.monotonic() - start < 50
+    assert {record.state for record in records} == {TrialState.INTERRUPTED}
+    again = run_trials(plan(tmp_path, n_trials=1), ToyWork(), n_workers=1)
+    assert any(record.continues == 0 and record.state is TrialState.COMPLETE for record in again)
+
+
+@pytest.mark.slow
+def test_an_observers_error_ends_the_search_as_it_is(ray_session, tmp_path):
+    class Broken(Witness):
+        def trial_ended(self, record):
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        run_trials(plan(tmp_path), ToyWork(), n_workers=1, observers=[Broken()])
+    assert all(record.state is not TrialState.RUNNING for record in read_trials(tmp_path, "toy"))
