@@ -138,7 +138,8 @@ def _main() -> None:
     """Read file names from the standard input, separated by NUL, and print their distinct sentences, one a line."""
     paths = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\0")
     documentation = set(_documentation(filter(None, paths)))
-    print("\n".join({sentence for text in documentation for sentence in sentences(text)}))
+    for sentence in {sentence for text in documentation for sentence in sentences(text)}:
+        print(sentence)
 
 
 if __name__ == "__main__":

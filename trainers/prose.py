@@ -123,10 +123,16 @@ def _paragraphs(documentation: str) -> Iterator[str]:
 
 
 def _without_markup(text: str) -> str:
-    text = _ROLE.sub(lambda match: (match[1] or match[2] or match[3]).strip(), text) if "`" in text else text
+    text = _ROLE.sub(_role_text, text) if "`" in text else text
     text = _LINK.sub(r"\1\2", text) if "[" in text else text
     text = _EMPHASIS.sub(r"\2", text) if "*" in text or "_" in text else text
     return " ".join(text.split())
+
+
+def _role_text(match: re.Match[str]) -> str:
+    """What a reader sees of inline markup: of `~package.module.name` the name."""
+    shown = (match[1] or match[2] or match[3]).strip()
+    return shown.rpartition(".")[2] if "`~" in match[0] else shown
 
 
 def _split(text: str) -> Iterator[str]:

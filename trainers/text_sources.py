@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -113,8 +114,8 @@ def _lines(path: Path) -> Iterator[str]:
         ) from None
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _open(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _csv_texts(path: Path, column: str, *, delimiter: str) -> Iterator[str]:
@@ -125,7 +126,7 @@ def _csv_texts(path: Path, column: str, *, delimiter: str) -> Iterator[str]:
             if row[column] is not None:  # the row is too short
                 yield row[column]
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not a table: {error}; repair the row") from None
+        raise ValueError(f"{path}, after line {reader.line_num}: not a table: {error}; repair the row") from None
 
 
 def _json_texts(path: Path, column: str) -> Iterator[str]:
