@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --quiet --no-compile --disable-pi
 TORCH  := $(shell sed -n '/^torch==/p' constraints.txt)
 ROOMS  := spaces runtime trainers search
 STUDY  ?= quickstart
-STORE  ?= understudy-store
+STORE  ?= $(or $(UNDERSTUDY_STORE),understudy-store)
 
 # --no-compile saves a minute: Python compiles what is imported, not the 30,000 files that are installed. But it must
 # be allowed to keep what it compiled, or every worker compiles torch again.
@@ -28,8 +28,11 @@ search: $(VENV)/.search-installed   ## run a study (STUDY=quickstart) and print 
 ui: $(VENV)/.search-installed   ## the MLflow UI over the store, on loopback
 	$(BIN)/understudy ui --store $(STORE)
 
-test: lint types rooms   ## all checks and all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.all-installed   ## all checks and all tests; a check that fails does not hide the tests
+	@failed=0; \
+	for check in lint types rooms; do $(MAKE) --no-print-directory $$check || failed=1; done; \
+	$(BIN)/python -m pytest || failed=1; \
+	exit $$failed
 
 check: lint types rooms fast   ## all checks and the fast tests
 
