@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.recipe import Precision
 from spaces.student import EncoderSpec, StudentSpec
 from trainers.batches import Batch
 from trainers.build import build
@@ -37,7 +38,8 @@ from trainers.teacher import Teacher
 from trainers.tokenised_text import TokenisedText
 from trainers.trace import LayerTrace, attend, calibration_batches, embed_batches, real_tokens, to_batches, trace_layer
 
-CALIBRATION_SENTENCES = 384  # about 8,000 tokens: five rows for each unknown of the largest refit
+CALIBRATION_SENTENCES = 256  # about 5,000 tokens: three rows for each unknown of the largest refit
+RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +78,16 @@ def prepare_inheritance(
 @torch.inference_mode()
 def choose_layers(teacher: Student, token_ids: np.ndarray, offsets: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """For every depth, the layers that greedy removal leaves; each step takes the one that is missed least."""
+    offsets = offsets[: RANKING_SENTENCES + 1]
     layers = list(teacher.layers)
-    whole = embed_tokens(teacher, token_ids, offsets)
+    whole = embed_tokens(teacher, token_ids, offsets, precision=Precision.BFLOAT16)
     kept = tuple(range(len(layers)))
     chosen = [kept]
     while kept:
         best, best_cosine = kept[1:], -2.0
         for candidate in (kept[:i] + kept[i + 1 :] for i in range(len(kept) if len(kept) > 1 else 0)):
             teacher.layers = nn.ModuleList(layers[i] for i in candidate)
-            cosine = _mean_cosine(embed_tokens(teacher, token_ids, offsets), whole)
+            cosine = _mean_cosine(embed_tokens(teacher, token_ids, offsets, precision=Precision.BFLOAT16), whole)
             if cosine > best_cosine:
                 best, best_cosine = candidate, cosine
         kept = best

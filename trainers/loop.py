@@ -13,6 +13,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,21 +112,15 @@ class Distillation:
             BlockPruner(student, sparsity=sparsity, pruning_tokens=recipe.pruning_tokens) if sparsity > 0.0 else None
         )
         self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.batches = self._stream()
 
     def advance(self, n_tokens: int) -> Progress:
         """Train until `n_tokens` tokens have been seen in all. Raises NotFiniteError if the loss is not finite."""
         start_time, start_tokens, losses = time.perf_counter(), self.n_tokens, []
-        batches = stream(
-            np.diff(self.data.offsets),
-            batch_tokens=self.recipe.batch_tokens,
-            seed=self.seed,
-            epoch=self.epoch,
-            position=self.position,
-        )
         while self.n_tokens < n_tokens:
-            epoch, position, sentences = next(batches)
+            self.epoch, position, sentences = next(self.batches)
             losses.append(self._step(sentences))
-            self.epoch, self.position = epoch, position + 1
+            self.position = position + 1
         seconds = time.perf_counter() - start_time
         return Progress(
             n_tokens=self.n_tokens,
@@ -212,6 +207,12 @@ class Distillation:
             for name, parameter in self.masters.items():
                 self.optimiser.state[parameter] = _under(saved, f"adam.{name}.")
         self._refresh_working_copy()
+        self.batches = self._stream()
+
+    def _stream(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The batches from the present position on."""
+        lengths, size = np.diff(self.data.offsets), self.recipe.batch_tokens
+        return stream(lengths, batch_tokens=size, seed=self.seed, epoch=self.epoch, position=self.position)
 
     def _step(self, sentences: np.ndarray) -> float:
         """One optimiser step over a batch; this replica computes its share. Returns the loss."""

@@ -22,7 +22,7 @@ UPDATE_EVERY_STEPS = 4  # masks are recomputed at most this often while the rati
 
 
 def prunable_matrices(student: Student) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight [..., outputs, inputs]) of the attention and feed-forward matrices; routers and tables stay dense."""
+    """(name, weight [..., outputs, inputs]) of attention and feed-forward matrices; routers and tables stay dense."""
     for name, parameter in student.named_parameters():
         if name.startswith("layers.") and name.endswith("weight") and "norm" not in name and "router" not in name:
             yield name, parameter
