@@ -197,15 +197,17 @@ def _update_versions(client: MlflowClient, document: FrontDocument, versions: Ma
 
 
 def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, Entry]) -> None:
+    wanted: dict[str, str] = {}
+    if versions:
+        wanted[FASTEST] = min(versions, key=lambda number: versions[number].latency_ms)
+        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: versions[number].fidelity.cosine)
+        wanted[BALANCED] = list(versions)[balanced(list(versions.values()))]
+    present = client.get_registered_model(study).aliases
     for alias in SEARCH_ALIASES:
-        client.delete_registered_model_alias(study, alias)
-    if not versions:
-        return
-    fastest = min(versions, key=lambda number: versions[number].latency_ms)
-    most_faithful = max(versions, key=lambda number: versions[number].fidelity.cosine)
-    knee = list(versions)[balanced(list(versions.values()))]
-    for alias, number in ((FASTEST, fastest), (MOST_FAITHFUL, most_faithful), (BALANCED, knee)):
-        client.set_registered_model_alias(study, alias, number)
+        if alias not in wanted and alias in present:
+            client.delete_registered_model_alias(study, alias)
+        elif alias in wanted and str(present.get(alias)) != wanted[alias]:
+            client.set_registered_model_alias(study, alias, wanted[alias])
 
 
 def _summary_run(client: MlflowClient, experiment: str, study: str) -> str:
