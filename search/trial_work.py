@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from search.mapped_array import MappedArray
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
@@ -46,6 +47,10 @@ class DistillationWork:
         self._data = data
         self._distillation: Distillation | None = None
         self._since = 0.0
+
+    def __reduce__(self) -> Any:
+        """What travels is the data, not the student in work."""
+        return (DistillationWork, (self._inheritance, self._data))
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         """Inherits the student from its teacher."""
@@ -99,7 +104,9 @@ def failure_of(error: BaseException) -> str:
 
 
 def _n_bytes(value: Any) -> int:
-    """Bytes of all arrays in a value of dataclasses, mappings and tuples."""
+    """Bytes of all arrays in a value of dataclasses, mappings and tuples; mapped files travel as their path."""
+    if isinstance(value, MappedArray):
+        return 0
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, dict):

@@ -105,7 +105,7 @@ def truncate(teacher: Teacher, n_layers: int) -> tuple[StudentSpec, Student]:
     return spec, student
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what is made here is trained
 def inherit(inheritance: Inheritance, spec: StudentSpec, *, seed: int) -> Student:
     """A student of this spec with weights inherited from the teacher; only router ties and k-means use the seed.
 
