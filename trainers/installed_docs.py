@@ -98,8 +98,7 @@ def _python_files() -> list[tuple[str, int]]:
             for name in sorted(names):
                 if name.endswith(".py"):
                     path = os.path.join(folder, name)
-                    n_bytes = os.stat(path).st_size
-                    if n_bytes <= MAX_FILE_BYTES:
+                    if os.path.isfile(path) and (n_bytes := os.path.getsize(path)) <= MAX_FILE_BYTES:
                         files.append((path, n_bytes))
     return files
 
@@ -109,7 +108,7 @@ def _run_process(group: Sequence[str]) -> list[str]:
     folder = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))}
     finished = subprocess.run(
-        [sys.executable, "-X", "utf8", "-m", "trainers.installed_docs"],
+        [sys.executable, "-P", "-X", "utf8", "-m", "trainers.installed_docs"],  # -P: nothing from the current folder
         input="\0".join(group).encode("utf-8", "surrogateescape"),
         env=environment,
         capture_output=True,

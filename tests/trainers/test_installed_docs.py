@@ -139,6 +139,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (packages / "large.py").write_text('"""This is a file of data and not read."""\n' + "#" * module.MAX_FILE_BYTES)
     paths = {"stdlib": str(tmp_path / "lib"), "purelib": str(packages), "platlib": str(packages)}
     monkeypatch.setattr(sysconfig, "get_paths", lambda: paths)
+    monkeypatch.setattr(module, "GROUPS_PER_PROCESS", 1)
     return packages
 
 
@@ -165,12 +166,19 @@ def test_the_identity_follows_the_files_and_not_their_place(environment: Path) -
     assert len({before, renamed, installed_docs_identity()}) == 3
 
 
-def test_a_process_that_fails_says_why(environment: Path) -> None:
-    (environment / "two.py").chmod(0)
-    (environment / "two.py").unlink()
-    (environment / "two.py").symlink_to(environment)  # a folder of that name is listed by no scan
-    with pytest.raises(RuntimeError, match="in a process of its own: IsADirectoryError"):
-        module._run_process([str(environment / "two.py")])
+def test_the_current_folder_is_not_imported_and_broken_links_are_passed_over(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trainers.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "re.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    (environment / "gone.py").symlink_to(environment / "nowhere.py")
+    assert "It is the second." in installed_docs(n_processes=1)
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"in a process of its own: FileNotFoundError: .*gone.py"):
+        module._run_process([str(tmp_path / "gone.py")])
 
 
 @pytest.mark.slow

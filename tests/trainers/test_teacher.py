@@ -131,11 +131,21 @@ def test_labse_s_layout_has_a_projection(activation: str, ours: Projection, bias
     assert teacher.spec.output_dim == 24
 
 
+def test_what_sentence_transformers_writes_today_is_read_too(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    write_sentence_transformers(tmp_path / "old", random_model("xlm-roberta"), dense=torch.nn.Linear(32, 32))
+    write_tokenizer_config(tmp_path / "old")
+    SentenceTransformer(str(tmp_path / "old"), device="cpu").save(str(tmp_path / "new"))
+    assert_equals_sentence_transformers(tmp_path / "new")
+
+
 def assert_equals_sentence_transformers(folder: Path) -> Teacher:
     """Also on sentences that are longer than its limit."""
     from sentence_transformers import SentenceTransformer
 
-    write_tokenizer_config(folder)
+    if not (folder / "tokenizer_config.json").exists():
+        write_tokenizer_config(folder)
     teacher = teacher_in(folder)
     texts = sentences(40, seed=3)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
