@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
+from tokenizers import Tokenizer
+
 from runtime.folder import StudentFolder, read_folder
 from search.export_onnx import write_onnx
 from search.export_sentence_transformers import write_sentence_transformers
@@ -60,11 +62,13 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
                 write_sentence_transformers(student, written)
             case ExportFormat.ONNX:
                 write_onnx(student, written / "model.onnx")
-                shutil.copyfile(student.tokenizer_path, written / "tokenizer.json")
+                _write_tokenizer(student, written / "tokenizer.json")
                 if out.suffix == ".onnx":
                     written = _only_file(written, out)
             case _:
                 assert_never(wanted)
+        for path in (written, *written.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # some writers make private files
         if out.is_dir() and written.is_file():
             out.rmdir()
         os.rename(written, out)  # replaces an empty folder
@@ -76,6 +80,17 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
 def _copy(student: StudentFolder, out: Path) -> None:
     for name in ("student.json", "model.safetensors", "tokenizer.json"):
         shutil.copyfile(student.path / name, out / name)
+
+
+def _write_tokenizer(student: StudentFolder, out: Path) -> None:
+    """The tokenizer as the graph needs it: cut to the student's tokens, batches padded (masked, with any token)."""
+    tokenizer = Tokenizer.from_file(str(student.tokenizer_path))
+    if student.max_tokens is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(student.max_tokens)
+    tokenizer.enable_padding(pad_id=0, pad_token=tokenizer.id_to_token(0) or "[PAD]")
+    tokenizer.save(str(out))
 
 
 def _only_file(folder: Path, out: Path) -> Path:
