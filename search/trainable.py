@@ -75,7 +75,7 @@ class TrialActor(Trainable):
 
     def setup(self, config: dict[str, Any], *, work: TrialWork) -> None:  # type: ignore[override]
         """Takes the work and the first trial; more threads than CPUs would wait for each other."""
-        resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        resources = ray.get_runtime_context().get_assigned_resources()
         torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
         self._work = work
         self._take(config)

@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +142,48 @@ def test_an_observers_error_ends_the_search_as_it_is(ray_session, tmp_path):
     with pytest.raises(OSError, match="the disk is full"):
         run_trials(plan(tmp_path), ToyWork(), n_workers=1, observers=[Broken()])
     assert all(record.state is not TrialState.RUNNING for record in read_trials(tmp_path, "toy"))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from search.tune import run_trials
+from tests.search.toy_search import ToyWork, Witness, plan
+
+class Loud(Witness):
+    def rung_reached(self, record):
+        print("rung", record.name, len(record.rungs), file=sys.stderr, flush=True)
+
+run_trials(plan(Path(sys.argv[1]), n_trials=8), ToyWork(seconds_per_rung=0.4), n_workers=2, observers=[Loud()])
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_loses_no_rung_and_no_trial(tmp_path):
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        seen = []
+        while len(seen) < 7:
+            line = driver.stderr.readline()
+            assert line, "the driver ended before it was killed"
+            if line.startswith("rung"):
+                seen.append(line.split()[1:])
+        driver.kill()
+        driver.stderr.close()
+
+    left = {record.name: record for record in read_trials(tmp_path, "toy")}
+    for name, n_rungs in seen:
+        assert len(left[name].rungs) >= int(n_rungs)
+    running = [record for record in left.values() if record.state is TrialState.RUNNING]
+    assert running
+
+    records = run_trials(plan(tmp_path, n_trials=8), ToyWork(), n_workers=2)
+    assert sum(record.state in (TrialState.COMPLETE, TrialState.PRUNED) for record in records) == 8
+    continued = {record.continues: record for record in records if record.continues is not None}
+    for record in running:
+        assert records[record.number].state is TrialState.INTERRUPTED
+        assert continued[record.number].rungs[: len(record.rungs)] == record.rungs
+        assert continued[record.number].point == record.point
