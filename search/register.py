@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +151,7 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
     signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.output_dim))]))
     with (
         store.activated(),
+        _unchanged(client, run),
         tempfile.TemporaryDirectory() as temporary,
         warnings.catch_warnings(),
         contextlib.redirect_stderr(io.StringIO()),
@@ -183,6 +184,17 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
             description=describe(spec),
         )
     return str(version.version)
+
+
+@contextlib.contextmanager
+def _unchanged(client: MlflowClient, run: str) -> Iterator[None]:
+    """Keeps a run's end and state: logging a model into it would make it a run that has just finished."""
+    before = client.get_run(run).info
+    try:
+        yield
+    finally:
+        if before.end_time is not None:
+            client.set_terminated(run, status=before.status, end_time=before.end_time)
 
 
 def _update_versions(client: MlflowClient, document: FrontDocument, versions: Mapping[str, Entry]) -> None:

@@ -137,11 +137,22 @@ class Store:
             ) from None
 
     def client(self) -> MlflowClient:
-        """An MLflow client of this store's database (imports MLflow on first use)."""
+        """An MLflow client of this store's database (imports MLflow on first use).
+
+        Raises ValueError if another version of MLflow wrote the database.
+        """
         _prepare_mlflow()
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
-        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        try:
+            return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"MLflow cannot open the store's database {self.database}: {reason}; if another MLflow wrote "
+                f"it, copy it, then run `mlflow db upgrade {self.tracking_uri}`"
+            ) from None
 
     @contextmanager
     def activated(self) -> Iterator[None]:

@@ -168,7 +168,9 @@ def study_experiment(store: Store, study: str) -> str:
     experiment = client.get_experiment_by_name(study)
     location = f"{store.artifact_uri}/{study}"
     if experiment is None:
-        created: str = client.create_experiment(study, artifact_location=location, tags={STUDY: study})
+        # The kind tells MLflow's UI to open the experiment with its runs and curves, not with traces of chats.
+        tags = {STUDY: study, "mlflow.experimentKind": "custom_model_development"}
+        created: str = client.create_experiment(study, artifact_location=location, tags=tags)
         return created
     if experiment.artifact_location != location:
         raise ValueError(

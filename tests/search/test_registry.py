@@ -4,9 +4,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -478,6 +480,15 @@ def test_an_unknown_study_names_those_that_exist(store: Store, registered: tuple
         load_front(store, "../shared")
 
 
+def test_a_database_of_another_mlflow_names_the_remedy(store: Store, tmp_path: Path) -> None:
+    shutil.copyfile(store.database, tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        connection.execute("update alembic_version set version_num = '451aebb31d03'")  # MLflow 1.0
+        connection.commit()
+    with pytest.raises(ValueError, match="mlflow db upgrade"):
+        load_front(Store(tmp_path))
+
+
 # Trials.
 
 
@@ -558,11 +569,12 @@ def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> 
 def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: Path) -> None:
     log = TrialLog(store, "sourced", facts={})
     log.trial_ended(record(1, rungs=[0.9], state=TrialState.COMPLETE))
-    register_front(store, front("sourced", (SMALL,)), folders=folders(tmp_path))
     client = store.client()
+    before = client.get_run(log.run_id("trial-0001")).info
+    register_front(store, front("sourced", (SMALL,)), folders=folders(tmp_path))
     assert client.get_model_version("sourced", "1").run_id == log.run_id("trial-0001")
     run = client.get_run(log.run_id("trial-0001"))
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.info.end_time) == (before.status, before.end_time)
     assert run.data.metrics["measured/latency_ms"] == 2.0
     assert run.data.tags[KIND] == "trial"
 
