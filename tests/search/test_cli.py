@@ -252,12 +252,6 @@ def test_a_store_below_a_file(bench: Bench, capsys: pytest.CaptureFixture[str]) 
     says(fails(capsys, "search", bench.study(), "--store", "text.txt/below"), "text.txt", "store")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_that_cannot_be_written(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    (bench.folder / "locked").mkdir(mode=0o500)
-    says(fails(capsys, "search", bench.study(), "--store", "locked"), "locked", "store")
-
-
 # What the registry is asked
 
 
@@ -469,7 +463,14 @@ def cpu_seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("case", ["missing study", "wrong checksum", "unmet budget"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing study",
+        pytest.param("wrong checksum", marks=pytest.mark.slow),
+        pytest.param("unmet budget", marks=pytest.mark.slow),
+    ],
+)
 def test_the_whole_command_is_refused_in_time(bench: Bench, case: str) -> None:
     study = bench.study(teachers=[{"source": "teacher", "sha256": "0" * 64}])
     arguments = {
@@ -495,6 +496,25 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert finished.stdout == "[]\n", finished.stderr
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_front_that_the_other_commands_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    study = bench.study(
+        search={"rungs": [2_000, 4_000], "n_trials": 3},
+        graduation={"n_tokens": 6_000},
+        space={"n_layers": {"low": 0, "high": 2}, "learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
+    )
+    process = understudy("search", study, "--store", "new", "--name", "renamed", "--seed", "7")
+    out, error = process.communicate(timeout=240)
+    assert (process.returncode, out) == (0, ""), error
+    says(error, "3 complete", "renamed", "static-table")
+    assert main(["front", "renamed", "--json", "--store", "new"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["students"]
+    assert {"teacher", "static-table"} <= {entry["name"] for entry in document["references"]}
+    assert main(["embed", "renamed@most-faithful", "text.txt", "--store", "new"]) == 0
+    assert np.load("text.npy").shape == (200, 16)
 
 
 @pytest.fixture
