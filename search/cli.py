@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        say(f"{PROGRAM}: interrupted")
+        goes_on = options is not None and options.run is _search
+        say(f"{PROGRAM}: interrupted{'; the same command goes on from there' if goes_on else ''}")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has left: nothing to say, and nowhere to say it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from spaces.study import SourceKind, StudySpec, TeacherSpec, impossible_points, 
 if TYPE_CHECKING:
     from trainers.teacher import Teacher
 
-CONNECT_SECONDS = 3.0
+LOCAL = "local"
 _ADDRESS = re.compile(
     r"(?:ray://)?(?:\[(?P<ipv6>[0-9A-Fa-f:]+)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)):(?P<port>\d{1,5})"
 )
@@ -87,25 +86,22 @@ def check_space(study: StudySpec, teacher: Teacher) -> None:
 def require_address(text: str) -> str:
     """The address, if it is one that Ray understands: auto, local, HOST:PORT or ray://HOST:PORT."""
     match = _ADDRESS.fullmatch(text)
-    if text not in ("auto", "local") and (match is None or not 1 <= int(match["port"]) <= 65535):
+    if text not in ("auto", LOCAL) and (match is None or not 1 <= int(match["port"]) <= 65535):
         raise ValueError(f"the address of a Ray cluster is auto, local, HOST:PORT or ray://HOST:PORT, got {text!r}")
     return text
 
 
 def check_cluster(address: str | None) -> None:
-    """Raises ValueError unless something listens at the address (None: that of RAY_ADDRESS, if set)."""
-    address = require_address(address or os.environ.get("RAY_ADDRESS") or "local")
-    match = _ADDRESS.fullmatch(address)
-    if match is None:
-        return
-    host = match["ipv6"] or match["host"]
-    try:
-        socket.create_connection((host, int(match["port"])), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ValueError(
-            f"no Ray cluster can be reached at {address!r}: {error.strerror or error}; start it (ray up cluster.yaml), "
-            "correct --address, or leave it out to use this machine"
-        ) from None
+    """Raises ValueError unless a cluster answers at the address and accepts the token; leaves it again.
+
+    None is the address of RAY_ADDRESS, or, if that is not set either, a Ray that the search will start: no question.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if require_address(address) != LOCAL:
+        from search.cluster import cluster
+
+        with cluster(address):
+            pass
 
 
 def _load(spec: TeacherSpec, *, download: bool) -> Teacher | None:

@@ -205,6 +205,13 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert {"search", "test"} <= mentioned <= targets
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/decisions/README.md"])
+def test_every_link_of_a_document_leads_to_a_file(name: str) -> None:
+    document = ROOT / name
+    links = re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8"))
+    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
+
+
 def test_the_tree_of_the_readme_names_files_that_exist() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     (tree,) = re.findall(r"<!-- tree -->\n```\n(.*?)```", readme, flags=re.DOTALL)
