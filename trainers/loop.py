@@ -234,15 +234,16 @@ class Distillation:
         )
         targets = BatchTargets.of(data.targets, whole, data.offsets, recipe.losses)
         loss = distillation_loss(output, mask, targets, recipe, share=share, replica=replica)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NotFiniteError(f"the loss is {value} after {self.n_steps} steps; lower the learning rate")
         loss.backward()  # type: ignore[no-untyped-call]
 
         gradients = {name: self._gradient(name) for name in self.masters}
+        mean_loss = loss.detach().reshape(1).clone()
         replica.average_gradients(
-            [*gradients.values(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
+            [mean_loss, *gradients.values(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
         )
+        value = mean_loss.item()
+        if not math.isfinite(value):  # seen by all replicas alike, so that none waits for another
+            raise NotFiniteError(f"the loss is {value} after {self.n_steps} steps; lower the learning rate")
         self._update(gradients, rows, leaves)
         self.n_tokens += whole.n_tokens
         self.n_steps += 1

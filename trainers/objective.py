@@ -69,7 +69,7 @@ def distillation_loss(
     losses = recipe.losses
     n_sentences = len(targets.token_counts)
     sentence_weight = replica.sentence_weight(n_sentences)
-    token_weight = float(targets.token_counts[share].sum() * replica.n_replicas / targets.token_counts.sum())
+    token_weight = replica.token_weight(targets.token_counts)
     embeddings = output.embeddings.float()
 
     total = recipe.balance_weight * token_weight * output.balance_loss

@@ -56,12 +56,21 @@ def test_two_replicas_equal_one_process(tmp_path: Path) -> None:
             np.testing.assert_allclose(value, alone[name], atol=1e-3, err_msg=name)
 
 
-@pytest.mark.parametrize(("n_replicas", "n_sentences"), [(2, 7), (3, 2), (4, 64)])
+@pytest.mark.parametrize(("n_replicas", "n_sentences"), [(2, 7), (3, 3), (4, 64)])
 def test_shares_cover_a_batch_once_and_weights_average_to_one(n_replicas: int, n_sentences: int) -> None:
     replicas = [Replica(rank=rank, n_replicas=n_replicas, group=None) for rank in range(n_replicas)]
     covered = [i for replica in replicas for i in range(n_sentences)[replica.share(n_sentences)]]
     assert covered == list(range(n_sentences))
     assert sum(replica.sentence_weight(n_sentences) for replica in replicas) == pytest.approx(n_replicas)
+
+
+def test_fewer_sentences_than_replicas_are_computed_by_each_of_them() -> None:
+    for rank in range(3):
+        replica = Replica(rank=rank, n_replicas=3, group=None)
+        assert range(2)[replica.share(2)] == range(2)
+        assert replica.sentence_weight(2) == replica.token_weight(np.array([4, 9])) == 1.0
+        vectors = torch.ones(2, 3)
+        assert replica.gather(vectors, 2) is vectors
 
 
 if __name__ == "__main__":
