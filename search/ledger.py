@@ -44,7 +44,7 @@ from spaces.space import Space
 from spaces.student import StudentSpec
 
 MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
-MOST_POSTPONED = 3  # in a row: what is left of the time is too short for what the sampler likes
+MOST_POSTPONED = 10  # in a row: what is left of the time is too short for what the sampler likes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
