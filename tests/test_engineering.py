@@ -13,8 +13,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+
+from spaces.student import StaticSpec, StudentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("spaces", "runtime", "trainers", "search")
@@ -127,6 +130,18 @@ def test_the_rooms_for_serving_import_without_the_rest() -> None:
     code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
     finished = run_where_only_serving_is_installed(code)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_a_student_is_served_where_only_serving_is_installed(tmp_path: Path) -> None:
+    from tests.search.cli_world import WORDS, write_student
+
+    spec = StudentSpec(vocabulary_size=len(WORDS), output_dim=8, static=StaticSpec())
+    write_student(tmp_path / "student", spec, seed=0)
+    (tmp_path / "text.txt").write_text("one sentence\nanother sentence\n")
+    arguments = ["embed", str(tmp_path / "student"), str(tmp_path / "text.txt")]
+    finished = run_where_only_serving_is_installed(f"from search.cli import main; sys.exit(main({arguments!r}))")
+    assert finished.returncode == 0, finished.stderr
+    assert np.load(tmp_path / "text.npy").shape == (2, 8)
 
 
 def test_a_command_that_needs_an_extra_says_which() -> None:
