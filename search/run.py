@@ -16,6 +16,7 @@ from typing import Any
 from search.cluster import connect, disconnect
 from search.entry import FrontDocument
 from search.graduate import Graduate, failures_of, graduate
+from search.live_table import LiveTable
 from search.measurement import measure_all
 from search.preparation import Prepared, prepare
 from search.progress import ConsoleReporter, Reporter
@@ -99,7 +100,12 @@ class _Run:
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
         references = measure_references(prepared, state=self.state, reporter=self.reporter)
         self.stop_clock()
-        log = TrialLog(self.store, self.study.name, facts=self._facts(prepared))
+        log = TrialLog(
+            self.store,
+            self.study.name,
+            facts=self._facts(prepared),
+            teacher_latency_ms=prepared.calibration.teacher_latency_ms,
+        )
         records = self._search(prepared, log)
         self.stop_clock()
         graduates = self._graduate(prepared, records)
@@ -144,14 +150,18 @@ class _Run:
             return read_trials(self.state.folder, study.name)
         self._connect(prepared)
         seconds = self.plan.search_s(self.clock.spent_s())
-        records = search_trials(
-            study,
-            prepared,
-            store=self.store,
-            address=self.address,
-            deadline=None if seconds is None else time.monotonic() + seconds,
-            observers=(log,),
-        )
+        deadline = None if seconds is None else time.monotonic() + seconds
+        self.reporter.step("searching")
+        with LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline) as table:
+            records = search_trials(
+                study,
+                prepared,
+                store=self.store,
+                address=self.address,
+                deadline=deadline,
+                observers=(log, table),
+            )
+        log.catch_up(records)
         self.state.write("search", wishes)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
