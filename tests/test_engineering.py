@@ -193,6 +193,25 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
         assert requirement.specifier.contains(version), f"{requirement} but {version}"
 
 
+def test_every_package_that_is_imported_is_a_dependency() -> None:
+    project = PYPROJECT["project"]
+    wanted = [
+        *project["dependencies"],
+        *(item for extra in project["optional-dependencies"].values() for item in extra),
+    ]
+    distributions = {re.split(r"[^A-Za-z0-9_-]", item)[0].lower().replace("-", "_") for item in wanted}
+    provided = {"yaml": "pyyaml"}
+    imported = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add((node.module or "").split(".")[0])
+    third_party = imported - set(ROOMS) - sys.stdlib_module_names
+    assert {name for name in third_party if provided.get(name, name) not in distributions} == set()
+
+
 def test_ci_runs_the_tests_the_way_people_do() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
