@@ -45,6 +45,8 @@ WORTH_EXTENDING = 1.25
 """A finished student trains on if that brings it to this many times the tokens it has seen."""
 START_S = 12.0
 """Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
+COLLECTIVE_S = 600
+"""Seconds that a group waits for its first worker, which evaluates and saves alone."""
 STOP_S = 60.0
 """Seconds that workers get to save after a Ctrl-C."""
 
@@ -227,7 +229,7 @@ def _trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> To
     return TorchTrainer(
         graduate_students,
         train_loop_config={"job": job, "data": ray.put(data)},
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=len(job.groups) * job.workers_per_student, resources_per_worker={"CPU": 1}
         ),

@@ -206,7 +206,6 @@ class Graduation:
             self._state = replace(self._state, start_tokens=self._distillation.n_tokens)
         if self._state.decay is not None and self._distillation.decay is None:
             self._distillation.begin_decay(*self._state.decay)
-        self._first_tokens = self._distillation.n_tokens
         self._write()
 
     def _train(self, stop_file: Path) -> bool:
@@ -240,7 +239,7 @@ class Graduation:
     def _decide(self) -> Decision:
         task, distillation = self._task, self._distillation
         limits = Limits(
-            start_tokens=min(self._first_tokens, distillation.n_tokens),
+            start_tokens=self._state.start_tokens,
             max_tokens=task.max_tokens,
             slice_s=None if self._slice_s is None else max(0.0, self._slice_s - self._seconds_to_finish()),
             decay_share=task.recipe.decay_share,

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about graduation under Ray Train, with real students of a tiny teacher."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from search.cluster import cluster
+from search.graduate import Graduate, failures_of, graduate
+from search.graduation_worker import DONE, GraduationState
+from search.preparation import Prepared, prepare
+from search.progress import Silent
+from search.store import Store
+from search.time_plan import TimePlan
+from search.trial import TrialRecord, TrialState
+from search.trial_work import DistillationWork
+from spaces.study import GraduationSpec, StudySpec
+from tests.search.tiny_study import tiny_study
+
+# Ray Train 2.60 uses what Ray Data 2.60 deprecates.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray.data.context")]
+
+POINTS = (
+    {"n_layers": 1, "static_path": True, "precision": "float32", "learning_rate": 1e-3},
+    {"n_layers": 0, "precision": "float32"},
+    {"n_layers": 1, "static_path": False, "precision": "float32", "similarity": 0.5},
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudySpec:
+    return tiny_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def prepared(study: StudySpec, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    plan = TimePlan(budget_s=60.0, graduation_share=0.5, max_students=3)
+    return prepare(study, store=Store(tmp_path_factory.mktemp("store")), plan=plan, reporter=Silent())
+
+
+@pytest.fixture(scope="module")
+def records(study: StudySpec, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> list[TrialRecord]:
+    """Three complete trials of 1,000 tokens."""
+    work, found = DistillationWork(prepared.inheritance, prepared.data), []
+    for number, point in enumerate(POINTS):
+        spec, recipe = study.space.decode(point, prepared.teacher.spec)
+        work.start(spec, recipe, seed=7)
+        rung = work.advance(1_000)
+        checkpoint = tmp_path_factory.mktemp("trial")
+        work.save(checkpoint)
+        record = TrialRecord(
+            number=number,
+            point=dict(point),
+            spec=spec,
+            recipe=recipe,
+            seed=7,
+            predicted_latency_ms=prepared.predictor.predict(spec),
+            state=TrialState.COMPLETE,
+            rungs=(rung,),
+            checkpoint=checkpoint,
+        )
+        found.append(record)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    with cluster(n_cpus=2):
+        yield
+
+
+def run(
+    records: list[TrialRecord], prepared: Prepared, folder: Path, *, deadline_s: float | None = None, **spec: int
+) -> dict[str, Graduate]:
+    graduates = graduate(
+        records,
+        prepared.data,
+        spec=GraduationSpec(**{"max_students": 3, **spec}),
+        folder=folder,
+        tokenizer_json=prepared.teacher.tokenizer_json,
+        document={"study": "tiny", "tokenizer": {"max_tokens": 16}},
+        deadline=None if deadline_s is None else time.monotonic() + deadline_s,
+    )
+    return {one.record.name: one for one in graduates}
+
+
+def test_two_workers_of_one_student_equal_one_up_to_rounding(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    alone = run(records, prepared, tmp_path / "alone", n_tokens=4_000, n_workers=1)
+    together = run(records, prepared, tmp_path / "together", n_tokens=4_000, n_workers=2, workers_per_student=2)
+    assert set(alone) == set(together) == {record.name for record in records}
+    for name, one in alone.items():
+        assert one.n_tokens == together[name].n_tokens >= 4_000
+        expected = load_file(one.folder / "model.safetensors")
+        for tensor, value in load_file(together[name].folder / "model.safetensors").items():
+            # Adam divides by the root of squared gradients, so rounding is enlarged where they are tiny.
+            np.testing.assert_allclose(value, expected[tensor], atol=2e-3, err_msg=f"{name} {tensor}")
+        assert one.fidelity.cosine == pytest.approx(together[name].fidelity.cosine, abs=1e-4)
+
+
+def test_two_groups_train_what_one_trains(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    one = run(records, prepared, tmp_path / "one", n_tokens=2_000, n_workers=1)
+    two = run(records, prepared, tmp_path / "two", n_tokens=2_000, n_workers=2)
+    for name in one:
+        expected = load_file(one[name].folder / "model.safetensors")
+        for tensor, value in load_file(two[name].folder / "model.safetensors").items():
+            np.testing.assert_array_equal(value, expected[tensor])
+
+
+def test_an_interrupted_graduation_saves_and_the_same_call_finishes_it_as_if_it_had_not_been(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    whole = run(records[:1], prepared, tmp_path / "whole", n_tokens=30_000, n_workers=1)
+    folder = tmp_path / "parts"
+
+    def stop_soon() -> None:
+        while GraduationState.read(folder / records[0].name) is None:
+            time.sleep(0.01)
+        (folder / "stop").touch()
+
+    threading.Thread(target=stop_soon, daemon=True).start()
+    assert run(records[:1], prepared, folder, n_tokens=30_000, n_workers=1) == {}
+    assert (folder / records[0].name / "state").is_dir()
+    parts = run(records[:1], prepared, folder, n_tokens=30_000, n_workers=1)
+    name = records[0].name
+    expected = load_file(whole[name].folder / "model.safetensors")
+    for tensor, value in load_file(parts[name].folder / "model.safetensors").items():
+        np.testing.assert_array_equal(value, expected[tensor])
+
+
+def test_a_finished_graduation_starts_nothing_until_it_may_be_much_longer(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    first = run(records[:1], prepared, tmp_path, n_tokens=3_000, n_workers=1)
+    start = time.monotonic()
+    assert run(records[:1], prepared, tmp_path, n_tokens=3_300, n_workers=1) == first
+    assert time.monotonic() - start < 1.0
+    longer = run(records[:1], prepared, tmp_path, n_tokens=6_000, n_workers=1)
+    name = records[0].name
+    assert longer[name].n_tokens >= 6_000
+    assert longer[name].fidelity.cosine > first[name].fidelity.cosine
+    curve = [rung.n_tokens for rung in longer[name].curve]
+    assert curve == sorted(set(curve))
+
+
+def test_under_a_deadline_all_students_are_through_soon_after_it(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    run(records, prepared, tmp_path / "warm", n_tokens=1_100, n_workers=2)  # imports are in the page cache
+    start = time.monotonic()
+    graduates = run(records, prepared, tmp_path, deadline_s=25.0, n_workers=2)
+    assert 15.0 < time.monotonic() - start < 45.0
+    assert len(graduates) == 3
+    for one in graduates.values():
+        state = GraduationState.read(one.folder.parent)
+        assert state is not None and state.status == DONE and state.decay is not None
+        assert one.n_tokens > one.record.n_tokens
+
+
+def test_a_student_that_diverges_is_dropped_with_its_outcome(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    data = replace(prepared.data, targets=replace(prepared.data.targets, embeddings=_with_nan(prepared)))
+    with_relations = [records[1]]
+    assert run(with_relations, replace(prepared, data=data), tmp_path, n_tokens=20_000, n_workers=1) == {}
+    assert failures_of(with_relations, tmp_path)[records[1].name].startswith("not finite")
+
+
+def _with_nan(prepared: Prepared) -> np.ndarray:
+    embeddings = np.array(prepared.data.targets.embeddings)
+    embeddings[len(embeddings) // 2] = np.nan
+    return embeddings
