@@ -151,7 +151,7 @@ class _Run:
         self._connect(prepared)
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds
-        self.reporter.step("searching")
+        self.reporter.say("searching")
         with LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline) as table:
             records = search_trials(
                 study,
