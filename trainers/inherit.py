@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from spaces.recipe import Precision
-from spaces.student import EncoderSpec, StudentSpec
+from spaces.student import Dense, EncoderSpec, StudentSpec
 from trainers.batches import Batch
 from trainers.build import build
 from trainers.embed import embed_tokens
-from trainers.least_squares import RIDGE, fit_gain, refit
+from trainers.least_squares import RIDGE, fit_gain, float32_products, refit
 from trainers.modules.feed_forward import DenseFeedForward
 from trainers.modules.student import Layer, Student
 from trainers.modules.switch import SwitchFeedForward
@@ -36,9 +36,9 @@ from trainers.reduce import (
 )
 from trainers.teacher import Teacher
 from trainers.tokenised_text import TokenisedText
-from trainers.trace import LayerTrace, attend, calibration_batches, embed_batches, real_tokens, to_batches, trace_layer
+from trainers.trace import LayerTrace, attend, calibration_batches, embed_batches, real_tokens, to_batches, trace_layers
 
-CALIBRATION_SENTENCES = 256  # about 5,000 tokens: three rows for each unknown of the largest refit
+CALIBRATION_SENTENCES = 512  # about 10,000 tokens: six rows for each unknown of the largest refit
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
 
 
@@ -52,6 +52,8 @@ class Inheritance:
     """Int32: tokens of the calibration sentences."""
     calibration_offsets: np.ndarray
     """Int64 [sentences + 1]."""
+    calibration_embeddings: np.ndarray
+    """Float32 [sentences, output_dim]: the teacher's vectors of the calibration sentences."""
     token_counts: np.ndarray
     """Int64 [vocabulary]: how often each token occurs in the training text."""
     layers: tuple[tuple[int, ...], ...]
@@ -69,6 +71,7 @@ def prepare_inheritance(
         teacher=teacher,
         calibration_token_ids=np.array(calibration.tokens),
         calibration_offsets=np.array(calibration.offsets),
+        calibration_embeddings=embed_tokens(teacher.student(), calibration.tokens, calibration.offsets),
         token_counts=np.bincount(text.tokens, minlength=teacher.spec.vocabulary_size),
         layers=choose_layers(teacher.student(), calibration.tokens, calibration.offsets),
         static_table=static_table,
@@ -136,11 +139,8 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
     assert teacher.embeddings is not None
     batches = calibration_batches(inheritance.calibration_token_ids, inheritance.calibration_offsets)
 
-    traces: list[LayerTrace] = []
-    states = embed_batches(teacher, batches)
-    for layer in teacher.layers:
-        trace, states = trace_layer(layer.attention, layer.feed_forward, states, batches)  # type: ignore[arg-type]
-        traces.append(trace)
+    with float32_products("medium"):
+        traces = trace_layers(teacher, batches)
 
     narrowed = encoder.width < teacher_spec.width
     rotation = (
@@ -154,9 +154,10 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
     if encoder.n_layers == teacher_spec.n_layers:
         chosen = tuple(range(encoder.n_layers))
     student_states = embed_batches(student, batches)
+    exact = not narrowed and student.embeddings.expand is None and chosen[:1] == (0,)
     for i, source in enumerate(chosen):
         last = (chosen[i + 1] if i + 1 < len(chosen) else teacher_spec.n_layers) - 1
-        student_states = _inherit_layer(
+        student_states, exact = _inherit_layer(
             student.layers[i],  # type: ignore[arg-type]
             teacher.layers[source],  # type: ignore[arg-type]
             teacher.layers[last],  # type: ignore[arg-type]
@@ -166,7 +167,7 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
             encoder,
             student_states,
             batches,
-            exact=not narrowed and source == last,
+            exact=exact,
             seed=seed + i,
         )
     if student.projection is not None:
@@ -206,8 +207,11 @@ def _inherit_layer(
     *,
     exact: bool,
     seed: int,
-) -> list[Tensor]:
-    """Fill one layer, refit what was cut, and return the student's states behind it."""
+) -> tuple[list[Tensor], bool]:
+    """Fill one layer and refit it if the states that enter it are not exactly the teacher's, or something is cut.
+
+    Returns the student's states behind it, and whether they still are exactly the teacher's.
+    """
     attention, theirs = ours.attention, source.attention
     heads = best_heads(theirs, source_trace.context, encoder.n_heads)
     qkv_weight, qkv_bias, output_weight = shrink_heads(theirs, heads, encoder.head_width)
@@ -217,24 +221,25 @@ def _inherit_layer(
     attention.output.bias.copy_(rotation.T @ theirs.output.bias)
     entering = torch.cat([real_tokens(x, batch) for x, batch in zip(states, batches, strict=True)])
     context = attend(attention, states, batches).flatten(1)
-    whole_attention = exact and len(heads) == theirs.n_heads and encoder.head_width == theirs.head_width
-    if not whole_attention or not torch.allclose(entering, source_trace.input, atol=1e-4):
+    exact = exact and len(heads) == theirs.n_heads and encoder.head_width == theirs.head_width
+    if not exact:
         refit(attention.output, context, source_trace.attention_sum @ rotation - entering, ridge=RIDGE)
     attention_sum = entering + attention.output(context)
     _inherit_norm(attention.norm, theirs.norm, attention_sum, source_trace.middle @ rotation, rotation)
     middle = attention.norm(attention_sum)
 
     target = last_trace.feed_forward_sum @ rotation
+    exact = exact and source is last and encoder.feed_forward == Dense(units=source_trace.units.shape[1])
     match ours.feed_forward:
         case DenseFeedForward() as dense:
-            _inherit_dense(dense, source.feed_forward, source_trace, middle, target, rotation)  # type: ignore[arg-type]
+            _inherit_dense(dense, source.feed_forward, source_trace, middle, target, rotation, exact=exact)  # type: ignore[arg-type]
             feed_forward_sum = middle + dense.output(dense.activation(dense.input(middle)))
         case SwitchFeedForward() as switch:
             mixed = _inherit_switch(switch, source.feed_forward, middle, target, rotation, seed=seed)  # type: ignore[arg-type]
             feed_forward_sum = middle + mixed
     leaving = last.feed_forward.norm(last_trace.feed_forward_sum) @ rotation
     _inherit_norm(ours.feed_forward.norm, last.feed_forward.norm, feed_forward_sum, leaving, rotation)
-    return to_batches(ours.feed_forward.norm(feed_forward_sum), batches)
+    return to_batches(ours.feed_forward.norm(feed_forward_sum), batches), exact
 
 
 def _inherit_dense(
@@ -244,6 +249,8 @@ def _inherit_dense(
     middle: Tensor,
     target: Tensor,
     rotation: Tensor,
+    *,
+    exact: bool,
 ) -> None:
     n_units = ours.input.out_features
     units = best_units(theirs.output.weight, trace.units, n_units)
@@ -252,9 +259,8 @@ def _inherit_dense(
     ours.input.bias[: len(units)] = theirs.input.bias[units]
     ours.output.weight[:, : len(units)] = rotation.T @ theirs.output.weight[:, units]
     ours.output.bias.copy_(rotation.T @ theirs.output.bias)
-    activations = ours.activation(ours.input(middle))
-    if not torch.allclose(middle + ours.output(activations), target, atol=1e-4):
-        refit(ours.output, activations, target - middle, ridge=RIDGE)
+    if not exact:
+        refit(ours.output, ours.activation(ours.input(middle)), target - middle, ridge=RIDGE)
 
 
 def _inherit_switch(
@@ -325,19 +331,18 @@ def _set_table(owner: nn.Module, table: Tensor, token_counts: np.ndarray) -> Non
 def _balance_static_path(student: Student, inheritance: Inheritance) -> None:
     """Scale the static table so that encoder and static path together come closest to the teacher."""
     token_ids, offsets = inheritance.calibration_token_ids, inheritance.calibration_offsets
-    target = torch.from_numpy(embed_tokens(inheritance.teacher.student(), token_ids, offsets))
-    static, normalise = student.static, student.normalise
+    embeddings, static, normalise = student.embeddings, student.static, student.normalise
+    assert static is not None
     student.normalise = False
     student.static = None
-    encoded = torch.from_numpy(embed_tokens(student, token_ids, offsets))
-    student.static = static
-    both = torch.from_numpy(embed_tokens(student, token_ids, offsets))
-    student.normalise = normalise
-    parts = torch.stack([encoded.flatten(), (both - encoded).flatten()], dim=1)
-    weights = torch.linalg.lstsq(parts, target.flatten()[:, None]).solution.squeeze(1)
-    assert static is not None
+    encoded = embed_tokens(student, token_ids, offsets, precision=Precision.BFLOAT16)
+    student.embeddings, student.static = None, static
+    averaged = embed_tokens(student, token_ids, offsets)
+    student.embeddings, student.normalise = embeddings, normalise
+    parts = np.stack([encoded.ravel(), averaged.ravel()], axis=1)
+    weights = np.linalg.lstsq(parts, inheritance.calibration_embeddings.ravel(), rcond=None)[0]
     if weights[0] > 0.0:
-        static.tokens.mul_(torch.clamp(weights[1] / weights[0], min=0.0))
+        static.tokens.mul_(max(0.0, float(weights[1] / weights[0])))
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,9 +30,9 @@ def refit(
         design = design * scale
     weights = torch.cat([linear.weight, linear.bias[:, None]], dim=1)
     residual = targets - design @ weights.T
-    gram = (design.T @ design).double()
+    gram, moments = (design.T @ design).double(), (design.T @ residual).double()
     gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-8)
-    change = torch.linalg.solve(gram, (design.T @ residual).double()).to(weights.dtype)
+    change = torch.cholesky_solve(moments, torch.linalg.cholesky(gram)).to(weights.dtype)
     weights = weights + change.T
     linear.weight.copy_(weights[:, :-1])
     linear.bias.copy_(weights[:, -1])
@@ -43,3 +46,18 @@ def fit_gain(norm: nn.LayerNorm, inputs: Float[Tensor, "rows width"], targets: F
     gain = covariance / (normalised.var(dim=0, unbiased=False) + 1e-6)
     norm.weight.copy_(gain)
     norm.bias.copy_(target_mean - gain * mean)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Within the block float32 matrix products are computed at torch's `medium` or `highest` precision.
+
+    Medium is three times as fast on a CPU with bfloat16 units: enough to rank heads and units and to aim refits at,
+    not for what is solved or copied.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

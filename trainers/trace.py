@@ -79,6 +79,16 @@ def trace_layer(
     return trace, to_batches(feed_forward.norm(feed_forward_sum), batches)
 
 
+def trace_layers(student: Student, batches: list[Batch]) -> list[LayerTrace]:
+    """The traces of all layers of a student whose feed-forward blocks are dense (every teacher's are)."""
+    traces = []
+    states = embed_batches(student, batches)
+    for layer in student.layers:
+        trace, states = trace_layer(layer.attention, layer.feed_forward, states, batches)  # type: ignore[arg-type]
+        traces.append(trace)
+    return traces
+
+
 def real_tokens(x: Tensor, batch: Batch) -> Tensor:
     """[tokens, ...]: the rows of a [batch, tokens, ...] tensor that are not padding."""
     return x.flatten(0, 1) if batch.mask is None else x[torch.from_numpy(batch.mask)]

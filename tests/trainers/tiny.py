@@ -84,6 +84,7 @@ def inheritance(static_table: np.ndarray | None = None) -> Inheritance:
         teacher=teacher(),
         calibration_token_ids=token_ids,
         calibration_offsets=offsets,
+        calibration_embeddings=embed_tokens(teacher().student(), token_ids, offsets),
         token_counts=np.bincount(token_ids, minlength=60),
         layers=choose_layers(teacher().student(), token_ids, offsets),
         static_table=static_table,
