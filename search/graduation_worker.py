@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
 import torch
 import torch.distributed as distributed
 

@@ -18,7 +18,7 @@ from search.entry import Entry
 from search.graduate import Graduate
 from search.preparation import Prepared
 from search.progress import Reporter
-from search.references import TEACHER, Reference, reference_students
+from search.references import TEACHER, Reference
 from search.register import student_digest
 from search.study_state import StudyState, read_json, write_json
 from spaces.profile import LatencyProfile, Runtime
@@ -60,7 +60,7 @@ def measure_all(
             students=tuple(Entry.from_record(entry) for entry in known["students"]),
         )
     reporter.step(f"measuring the latency of {len(graduates)} students and {len(references)} references")
-    latencies = _latencies(prepared, graduates, profile, seconds=seconds)
+    latencies = _latencies(references, graduates, profile, seconds=seconds)
     teacher_ms = latencies[TEACHER].median_ms
     bar = reporter.step(f"measuring the fidelity of {len(graduates)} students")
     students = []
@@ -101,11 +101,9 @@ def measure_all(
 
 
 def _latencies(
-    prepared: Prepared, graduates: Sequence[Graduate], profile: LatencyProfile, *, seconds: float
+    references: Sequence[Reference], graduates: Sequence[Graduate], profile: LatencyProfile, *, seconds: float
 ) -> dict[str, Latency]:
-    subjects: dict[str, Measurable] = {}
-    for name, spec, student in reference_students(prepared):
-        subjects[name] = student if profile.runtime is Runtime.TORCH else spec
+    subjects: dict[str, Measurable] = {reference.name: reference.spec for reference in references}
     for graduate in graduates:
         subjects[graduate.record.name] = _runnable(graduate.folder, profile.runtime)
     return measure_latencies(subjects, profile, min_seconds=seconds)

@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from search.preparation import Prepared
 from search.progress import Reporter
 from search.study_state import StudyState
-from spaces.recipe import Precision
 from spaces.student import StudentSpec
 from trainers.build import student_from_weights
 from trainers.embed import embed_tokens
 from trainers.fidelity import Fidelity, measure_fidelity
-from trainers.inherit import truncate
-from trainers.modules.student import Student
 from trainers.static_table import static_spec
 
 TEACHER = "teacher"
@@ -35,46 +31,43 @@ class Reference:
     spec: StudentSpec
     """What it is."""
     fidelity: Fidelity
-    """On the held-out text, in bfloat16: within 0.001 of float32, and a fifth of its time."""
+    """On the held-out text, in float32."""
 
 
 def measure_references(prepared: Prepared, *, state: StudyState, reporter: Reporter) -> tuple[Reference, ...]:
     """All references of a study, the teacher first; fidelities that an earlier command measured are read."""
-    key = _key(prepared)
+    specs, key = reference_specs(prepared.teacher.spec), _key(prepared)
     known = state.read(_FACT) or {}
     fidelities = dict(known.get("fidelities", {})) if known.get("key") == key else {}
-    n = _n_layers(prepared) + 1
-    bar = reporter.step(f"measuring the fidelity of {n} references")
-    references = []
-    for number, (name, spec, student) in enumerate(reference_students(prepared)):
+    bar = reporter.step(f"measuring the fidelity of {len(specs)} references")
+    for number, name in enumerate(specs):
         if name not in fidelities:
-            fidelities[name] = _fidelity(student, prepared).to_json()
-            state.write(_FACT, {"key": key, "fidelities": fidelities})
-        references.append(Reference(name=name, spec=spec, fidelity=Fidelity.from_json(fidelities[name])))
-        bar(number + 1, n)
-    return tuple(references)
+            fidelities[name] = _fidelity(name, specs[name], prepared).to_json()
+        bar(number + 1, len(specs))
+    state.write(_FACT, {"key": key, "fidelities": fidelities})
+    return tuple(
+        Reference(name=name, spec=spec, fidelity=Fidelity.from_json(fidelities[name])) for name, spec in specs.items()
+    )
 
 
-def reference_students(prepared: Prepared) -> Iterator[tuple[str, StudentSpec, Student]]:
-    """(name, spec, student) of every reference, made when asked for: the teacher, its cuts, the static table."""
-    teacher = prepared.teacher
-    yield TEACHER, teacher.spec, teacher.student()
-    for k in range(_n_layers(prepared) - 1, 0, -1):
-        spec, student = truncate(teacher, k)
-        yield f"teacher-first-{k}-layer{'s' if k > 1 else ''}", spec, student
-    table = prepared.inheritance.static_table
-    assert table is not None
-    spec = static_spec(teacher.spec)
-    yield STATIC_TABLE, spec, student_from_weights(spec, {"static.tokens": table})
+def reference_specs(teacher: StudentSpec) -> dict[str, StudentSpec]:
+    """The references by name: the teacher, the teacher cut to its first layers, the static table."""
+    specs = {TEACHER: teacher}
+    encoder = teacher.encoder
+    assert encoder is not None, "a teacher has layers"
+    for k in range(encoder.n_layers - 1, 0, -1):
+        specs[f"teacher-first-{k}-layer{'s' if k > 1 else ''}"] = replace(teacher, encoder=replace(encoder, n_layers=k))
+    return {**specs, STATIC_TABLE: static_spec(teacher)}
 
 
-def _n_layers(prepared: Prepared) -> int:
-    return prepared.teacher.spec.n_layers
-
-
-def _fidelity(student: Student, prepared: Prepared) -> Fidelity:
-    data = prepared.data
-    vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets, precision=Precision.BFLOAT16)
+def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
+    data, table = prepared.data, prepared.inheritance.static_table
+    if name == STATIC_TABLE:
+        assert table is not None
+        student = student_from_weights(spec, {"static.tokens": table})
+        vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)
+    else:
+        vectors = np.asarray(prepared.held_out_at_depths[spec.n_layers - 1])
     return measure_fidelity(vectors, data.held_out_embeddings)
 
 
@@ -82,4 +75,4 @@ def _key(prepared: Prepared) -> str:
     table = prepared.inheritance.static_table
     assert table is not None
     digest = hashlib.sha256(np.ascontiguousarray(table).tobytes()).hexdigest()
-    return "-".join([*prepared.identity.values(), digest])[:200]
+    return "-".join([*prepared.identity.values(), digest])

@@ -23,6 +23,7 @@ from search.progress import ConsoleReporter, Reporter
 from search.references import measure_references
 from search.register import register_front
 from search.registry import load_front
+from search.selection import choose_graduates
 from search.store import Store
 from search.study_state import StudyState
 from search.time_plan import Clock, TimePlan
@@ -166,10 +167,10 @@ class _Run:
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
-        if not states[TrialState.COMPLETE]:
+        if not choose_graduates(records, max_students=1):
             outcomes = sorted({record.outcome for record in records if record.state is TrialState.FAILED})
             raise ValueError(
-                f"no trial of {study.name} reached its last rung, {study.search.rungs[-1]:,} tokens ({shown or 'none'}"
+                f"no trial of {study.name} reached a rung ({shown or 'none began'}"
                 f"{'; ' + outcomes[0] if outcomes else ''}); give more time or trials, or lower the rungs"
             )
         return records

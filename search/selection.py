@@ -22,9 +22,12 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> li
     """The records that graduate, by rising predicted latency; at most `max_students`, none if none is complete.
 
     With room left, depths that the front lacks come first (their nearest trial, however far), then the trials
-    nearest to the front, within `NEAR`.
+    nearest to the front, within `NEAR`. Only if no trial is complete, those that were interrupted after a rung take
+    their place: graduation gives them the tokens that they lack.
     """
-    complete = [record for record in records if _is_candidate(record)]
+    complete = [record for record in records if _is_candidate(record, TrialState.COMPLETE)]
+    if not complete:  # a budget too short for this machine: better a front of few tokens than none
+        complete = [record for record in records if _is_candidate(record, TrialState.INTERRUPTED)]
     front = [complete[i] for i in non_dominated([_point(record) for record in complete])]
     front = _without_twins(front)
     if len(front) > max_students:
@@ -34,9 +37,9 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> li
     return sorted(chosen, key=_point)
 
 
-def _is_candidate(record: TrialRecord) -> bool:
+def _is_candidate(record: TrialRecord, state: TrialState) -> bool:
     return (
-        record.state is TrialState.COMPLETE
+        record.state is state
         and record.spec is not None
         and record.checkpoint is not None
         and record.fidelity is not None

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-CACHE_SHARE = 0.15
-"""Share of the budget that the teacher may spend on embedding the corpus."""
+CACHE_SHARE = 0.1
+"""Share of the budget that the teacher may spend on embedding the corpus: more text than a student will see is idle."""
 TABLE_SHARE = 0.04
 """Share of the budget for training the static table, which every static path inherits."""
 CALIBRATION_SHARE = 0.05
@@ -32,8 +32,10 @@ MAX_RESERVE_SHARE = 0.25
 """Of a short budget, no more than this is kept for the end."""
 MEASURE_SHARE, MEASURE_LATENCY_S = 0.3, 1.5
 """Of that, for the latencies, and ample seconds for one of them: a hundred turns and more."""
-MIN_SEARCH_SHARE = 0.3
+MIN_SEARCH_SHARE = 0.4
 """Share of the time left after a slow preparation that the search gets at least."""
+AGAIN = 2.0
+"""More text is embedded, and the static table trained again, once the time for it has grown by this factor."""
 
 SENTENCES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 120_000, 160_000, 240_000, 320_000, 640_000)
 """Sizes of the cached training text: a ladder, so that runs on like machines agree."""
@@ -108,15 +110,15 @@ class TimePlan:
         return None if self.budget_s is None else max(0.0, self.budget_s - self.reserve_s - spent_s)
 
 
-def n_sentences(sentences_per_s: float, seconds: float | None, *, available: int, at_least: int = 0) -> int:
-    """Training sentences to cache: the largest rung of the ladder that fits the time.
+def n_sentences(fitting: float, *, available: int, at_least: int = 0) -> int:
+    """Training sentences to cache when the time is enough for `fitting` of the `available`: a rung of the ladder.
 
-    All that are available if there is no limit or they fit; `at_least` (what an earlier run used) is never undercut.
+    All, if all fit; `at_least` (what an earlier command used) is never undercut.
     """
-    if seconds is None or sentences_per_s * seconds >= available:
+    if fitting >= available:
         return available
-    fitting = [size for size in SENTENCES if size <= sentences_per_s * seconds]
-    return min(available, max(at_least, fitting[-1] if fitting else SENTENCES[0]))
+    rungs = [size for size in SENTENCES if size <= fitting]
+    return min(available, max(at_least, rungs[-1] if rungs else SENTENCES[0]))
 
 
 def time_weights(tokens_per_s: Sequence[float]) -> list[float]:

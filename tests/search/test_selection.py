@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,14 @@ def test_only_complete_and_finite_trials_with_a_checkpoint_graduate() -> None:
         record_of(5, 0.5, 0.99, rungs=()),
     ]
     assert choose_graduates([*bad, good], max_students=8) == [good]
-    assert choose_graduates(bad, max_students=8) == []
+    assert choose_graduates([bad[0], *bad[2:]], max_students=8) == []
+
+
+def test_interrupted_trials_graduate_only_if_none_is_complete() -> None:
+    interrupted = record_of(0, 1.0, 0.9, state=TrialState.INTERRUPTED)
+    assert choose_graduates([interrupted], max_students=8) == [interrupted]
+    complete = record_of(1, 2.0, 0.5)
+    assert choose_graduates([interrupted, complete], max_students=8) == [complete]
 
 
 points = st.lists(st.tuples(st.floats(0.01, 100.0), st.floats(0.0, 1.0)), min_size=1, max_size=30)
@@ -86,7 +94,7 @@ def test_graduates_of_a_large_front_are_spread_over_it() -> None:
     crowd = [record_of(100 + i, 2.0 * (1 + 1e-4 * i), 0.5 + 1e-4 * i) for i in range(1, 9)]
     chosen = choose_graduates([*front, *crowd], max_students=4)
     assert [record.number for record in chosen if record.number >= 100] in ([], [101], [108])
-    gaps = [b.predicted_latency_ms / a.predicted_latency_ms for a, b in zip(chosen, chosen[1:], strict=False)]  # type: ignore[operator]
+    gaps = [b.predicted_latency_ms / a.predicted_latency_ms for a, b in pairwise(chosen)]  # type: ignore[operator]
     assert max(gaps) <= 8.0 + 1e-9
 
 

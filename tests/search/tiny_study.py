@@ -50,9 +50,9 @@ def longer(study: StudySpec, *, n_tokens: int) -> StudySpec:
     return replace(study, graduation=replace(study.graduation, n_tokens=n_tokens))
 
 
-def write_teacher(folder: Path) -> None:
+def write_teacher(folder: Path, *, seed: int = 0) -> None:
     """A transformers folder: width 32, 2 layers, 4 heads, about 120 whole words."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     words = [*SPECIAL, *WORDS]
     config = BertConfig(
         vocab_size=len(words),

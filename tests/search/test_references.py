@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about the references of a study."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.preparation import Prepared, prepare
+from search.progress import Silent
+from search.references import STATIC_TABLE, TEACHER, measure_references, reference_specs
+from search.store import Store
+from search.study_state import StudyState
+from search.time_plan import TimePlan
+from spaces.student import Dense, EncoderSpec, StudentSpec
+from tests.search.tiny_study import tiny_study
+from trainers.build import student_from_weights
+from trainers.embed import embed_tokens
+from trainers.fidelity import measure_fidelity
+from trainers.inherit import truncate
+
+
+def test_references_are_the_teacher_its_first_layers_and_the_table() -> None:
+    encoder = EncoderSpec(n_layers=4, width=8, n_heads=2, head_width=4, feed_forward=Dense(units=8), max_tokens=8)
+    specs = reference_specs(StudentSpec(vocabulary_size=9, output_dim=8, encoder=encoder))
+    assert [(name, spec.n_layers) for name, spec in specs.items()] == [
+        ("teacher", 4),
+        ("teacher-first-3-layers", 3),
+        ("teacher-first-2-layers", 2),
+        ("teacher-first-1-layer", 1),
+        ("static-table", 0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("study")
+    plan = TimePlan(budget_s=30.0, graduation_share=0.5, max_students=3)
+    return prepare(tiny_study(folder), store=Store(folder / "store"), plan=plan, reporter=Silent())
+
+
+@pytest.mark.slow
+def test_fidelities_are_those_of_the_students_that_the_names_say(
+    prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    state = StudyState(tmp_path_factory.mktemp("facts"))
+    found = {one.name: one for one in measure_references(prepared, state=state, reporter=Silent())}
+    data, table = prepared.data, prepared.inheritance.static_table
+    assert table is not None
+    students = {
+        TEACHER: prepared.teacher.student(),
+        "teacher-first-1-layer": truncate(prepared.teacher, 1)[1],
+        STATIC_TABLE: student_from_weights(found[STATIC_TABLE].spec, {"static.tokens": table}),
+    }
+    assert set(found) == set(students)
+    for name, student in students.items():
+        vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)
+        expected = measure_fidelity(vectors, data.held_out_embeddings)
+        assert found[name].fidelity.cosine == pytest.approx(expected.cosine, abs=1e-5)
+        assert found[name].fidelity.spearman == pytest.approx(expected.spearman, abs=1e-2)
+    assert found[TEACHER].fidelity.cosine == pytest.approx(1.0, abs=1e-6)
+    again = {one.name: one for one in measure_references(prepared, state=state, reporter=Silent())}
+    assert again == found
