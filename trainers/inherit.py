@@ -22,7 +22,7 @@ from spaces.student import Dense, EncoderSpec, StudentSpec
 from trainers.batches import Batch
 from trainers.build import build
 from trainers.embed import embed_tokens
-from trainers.least_squares import RIDGE, fit_gain, float32_products, refit
+from trainers.least_squares import RIDGE, fit_gain, refit
 from trainers.modules.feed_forward import DenseFeedForward
 from trainers.modules.student import Layer, Student
 from trainers.modules.switch import SwitchFeedForward
@@ -36,7 +36,16 @@ from trainers.reduce import (
 )
 from trainers.teacher import Teacher
 from trainers.tokenised_text import TokenisedText
-from trainers.trace import LayerTrace, attend, calibration_batches, embed_batches, real_tokens, to_batches, trace_layers
+from trainers.trace import (
+    LayerTrace,
+    activate,
+    attend,
+    calibration_batches,
+    embed_batches,
+    real_tokens,
+    to_batches,
+    trace_layers,
+)
 
 CALIBRATION_SENTENCES = 512  # about 10,000 tokens: six rows for each unknown of the largest refit
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
@@ -139,8 +148,7 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
     assert teacher.embeddings is not None
     batches = calibration_batches(inheritance.calibration_token_ids, inheritance.calibration_offsets)
 
-    with float32_products("medium"):
-        traces = trace_layers(teacher, batches)
+    traces = trace_layers(teacher, batches)
 
     narrowed = encoder.width < teacher_spec.width
     rotation = (
@@ -219,10 +227,12 @@ def _inherit_layer(
     attention.qkv.bias.copy_(qkv_bias)
     attention.output.weight.copy_(rotation.T @ output_weight)
     attention.output.bias.copy_(rotation.T @ theirs.output.bias)
-    entering = torch.cat([real_tokens(x, batch) for x, batch in zip(states, batches, strict=True)])
-    context = attend(attention, states, batches).flatten(1)
     exact = exact and len(heads) == theirs.n_heads and encoder.head_width == theirs.head_width
-    if not exact:
+    if exact:
+        entering, context = source_trace.input, source_trace.context.flatten(1)
+    else:
+        entering = torch.cat([real_tokens(x, batch) for x, batch in zip(states, batches, strict=True)])
+        context = attend(attention, states, batches).flatten(1)
         refit(attention.output, context, source_trace.attention_sum @ rotation - entering, ridge=RIDGE)
     attention_sum = entering + attention.output(context)
     _inherit_norm(attention.norm, theirs.norm, attention_sum, source_trace.middle @ rotation, rotation)
@@ -233,7 +243,7 @@ def _inherit_layer(
     match ours.feed_forward:
         case DenseFeedForward() as dense:
             _inherit_dense(dense, source.feed_forward, source_trace, middle, target, rotation, exact=exact)  # type: ignore[arg-type]
-            feed_forward_sum = middle + dense.output(dense.activation(dense.input(middle)))
+            feed_forward_sum = middle + dense.output(activate(dense, middle))
         case SwitchFeedForward() as switch:
             mixed = _inherit_switch(switch, source.feed_forward, middle, target, rotation, seed=seed)  # type: ignore[arg-type]
             feed_forward_sum = middle + mixed
@@ -260,7 +270,7 @@ def _inherit_dense(
     ours.output.weight[:, : len(units)] = rotation.T @ theirs.output.weight[:, units]
     ours.output.bias.copy_(rotation.T @ theirs.output.bias)
     if not exact:
-        refit(ours.output, ours.activation(ours.input(middle)), target - middle, ridge=RIDGE)
+        refit(ours.output, activate(ours, middle), target - middle, ridge=RIDGE)
 
 
 def _inherit_switch(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainers.batches import Batch, cut_by_tokens, make_batch
+from trainers.least_squares import float32_products
 from trainers.modules.attention import SelfAttention, padding_bias
 from trainers.modules.feed_forward import DenseFeedForward
 from trainers.modules.student import Student
@@ -52,10 +53,18 @@ def embed_batches(student: Student, batches: list[Batch]) -> list[Tensor]:
 def attend(attention: SelfAttention, states: list[Tensor], batches: list[Batch]) -> Tensor:
     """[tokens, heads, head width]: each head's context over the real tokens of all batches."""
     contexts = []
-    for x, batch in zip(states, batches, strict=True):
-        context, _ = attention.contexts(x, _attention_bias(batch, x.dtype))
-        contexts.append(real_tokens(context, batch))
+    with float32_products("medium"):
+        for x, batch in zip(states, batches, strict=True):
+            context, _ = attention.contexts(x, _attention_bias(batch, x.dtype))
+            contexts.append(real_tokens(context, batch))
     return torch.cat(contexts).view(-1, attention.n_heads, attention.head_width)
+
+
+def activate(feed_forward: DenseFeedForward, middle: Tensor) -> Tensor:
+    """[tokens, units]: the activations of a dense block's units."""
+    with float32_products("medium"):
+        activations: Tensor = feed_forward.activation(feed_forward.input(middle))
+        return activations
 
 
 def trace_layer(
@@ -66,7 +75,7 @@ def trace_layer(
     entering = torch.cat([real_tokens(x, batch) for x, batch in zip(states, batches, strict=True)])
     attention_sum = entering + attention.output(context.flatten(1))
     middle = attention.norm(attention_sum)
-    units = feed_forward.activation(feed_forward.input(middle))
+    units = activate(feed_forward, middle)
     feed_forward_sum = middle + feed_forward.output(units)
     trace = LayerTrace(
         input=entering,
