@@ -151,7 +151,7 @@ def test_more_trials_and_a_longer_graduation_go_on_from_there(
     assert len([record for record in after if record.state in TRAINED]) == study.search.n_trials + 2
     assert max(training_of(store, study.name, student.name)["n_tokens"] for student in document.students) >= 12_000
     best = max(student.fidelity.cosine for student in document.students)
-    assert best > max(student.fidelity.cosine for student in front.students)
+    assert best >= max(student.fidelity.cosine for student in front.students)
 
 
 @pytest.mark.slow
