@@ -32,6 +32,7 @@ from search.trial_log import TrialLog
 from search.trial_storage import exclusive, read_trials
 from search.tune import search_trials
 from spaces.study_spec import StudySpec
+from trainers.freed_memory import return_freed_memory
 
 _LOCK = "run.lock"
 
@@ -149,6 +150,7 @@ class _Run:
         study, wishes = self.study, {"search": _wishes(self.study)["search"]}
         if self.state.read("search") == wishes:
             return read_trials(self.state.folder, study.name)
+        return_freed_memory()  # before the workers need it
         self._connect(prepared)
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds

@@ -30,8 +30,8 @@ from trainers.depths import embed_at_every_depth
 from trainers.loop import DistillationData
 from trainers.teacher import Teacher
 
-PROBE_SHARE = 0.2
-"""Share of the cache's time in which the teacher's speed is measured; what it embeds meanwhile counts."""
+PROBE_SENTENCES = 4096
+"""Sentences embedded to measure a teacher's speed, twice; they count."""
 
 
 def embed_held_out(
@@ -78,9 +78,7 @@ def cache_outputs(
                 reporter.say(f"the cache of {name} grows by {cache.n_bytes / 1e6:,.0f} MB in {cache.path}")
 
         options = _cache_options(study, store, is_first=teacher is teachers[0])
-        caches.append(
-            build_cache(teacher, corpus.train, n_sentences=n, progress=bar, announce=announce, **options)
-        )
+        caches.append(build_cache(teacher, corpus.train, n_sentences=n, progress=bar, announce=announce, **options))
     state.write("preparation", {"n_sentences": n, "cache_s": plan.cache_s})
     return tuple(caches)
 
@@ -88,17 +86,27 @@ def cache_outputs(
 def _n_fitting(
     study: StudySpec, teachers: tuple[Teacher, ...], corpora: tuple[Corpus, ...], *, store: Store, seconds: float
 ) -> float:
-    """Sentences that all teachers can have embedded after so many seconds; some are embedded to find out."""
-    seconds_a_sentence, n_cached = 0.0, math.inf
+    """Sentences that all teachers can have embedded after so many seconds.
+
+    Some are embedded to find out: a first part untimed, as it also warms caches and threads, and a second one timed.
+    """
+    start, seconds_a_sentence, n_cached = time.monotonic(), 0.0, math.inf
     for teacher, corpus in zip(teachers, corpora, strict=True):
-        plans: list[CachePlan] = []
-        start = time.monotonic()
-        deadline = start + PROBE_SHARE * seconds / len(teachers)
         options = _cache_options(study, store, is_first=teacher is teachers[0])
-        cache = build_cache(teacher, corpus.train, deadline=deadline, announce=plans.append, **options)
-        n_cached = min(n_cached, plans[0].n_cached)
-        seconds_a_sentence += (time.monotonic() - start) / max(1, cache.n_sentences - plans[0].n_cached)
-    return n_cached + seconds / seconds_a_sentence
+        available = len(corpus.train)
+        plans: list[CachePlan] = []
+        first = min(PROBE_SENTENCES, available)
+        build_cache(teacher, corpus.train, n_sentences=first, announce=plans.append, **options)
+        before = max(first, plans[0].n_cached)
+        wanted = min(before + PROBE_SENTENCES, available)
+        if wanted == before:
+            continue
+        begin = time.monotonic()
+        build_cache(teacher, corpus.train, n_sentences=wanted, **options)
+        seconds_a_sentence += (time.monotonic() - begin) / (wanted - before)
+        n_cached = min(n_cached, wanted)
+    left = max(0.0, seconds - (time.monotonic() - start))
+    return math.inf if seconds_a_sentence == 0.0 else n_cached + left / seconds_a_sentence
 
 
 def _cache_options(study: StudySpec, store: Store, *, is_first: bool) -> _CacheOptions:

@@ -19,6 +19,7 @@ from search.mapped_array import MappedArray
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
+from trainers.freed_memory import return_freed_memory
 from trainers.inherit import Inheritance, inherit
 from trainers.loop import Distillation, DistillationData, NotFiniteError
 
@@ -57,6 +58,7 @@ class DistillationWork:
         self._since = time.perf_counter()
         self._distillation = None  # the one before is freed first: two at a time need not fit
         student = inherit(self._inheritance, spec, seed=seed)
+        return_freed_memory()
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
         self._distillation = Distillation(student, recipe, self._data, seed=seed, sparsity=sparsity)
 

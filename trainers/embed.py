@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -59,19 +60,25 @@ def embed_tokens(
         raise ValueError(f"every sentence must have a token, but number {int(lengths.argmin())} has none; leave it out")
     if precision is Precision.BFLOAT16:
         student = copy.deepcopy(student).to(torch.bfloat16)  # twice as fast as autocast, which casts again and again
-    vectors: NDArray[np.float32] | None = None
     was_training = student.training
     student.eval()
-    try:
+    batches = cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, batch_tokens=batch_tokens)
+
+    def run(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        batch = make_batch(rows, tokens, offsets)
+        mask = None if batch.mask is None else torch.from_numpy(batch.mask)
         with torch.inference_mode():
-            for rows in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, batch_tokens=batch_tokens):
-                batch = make_batch(rows, tokens, offsets)
-                mask = None if batch.mask is None else torch.from_numpy(batch.mask)
-                embeddings = student(torch.from_numpy(batch.token_ids), mask).embeddings
-                if vectors is None:
-                    vectors = np.empty((len(lengths), embeddings.shape[1]), dtype=np.float32)
-                vectors[rows] = embeddings.float().numpy()
+            return rows, student(torch.from_numpy(batch.token_ids), mask).embeddings.float().numpy()
+
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # whole batches side by side: dividing every operation makes threads wait
+        with ThreadPoolExecutor(n_threads) as pool:
+            parts = list(pool.map(run, batches) if n_threads > 1 else map(run, batches))
     finally:
+        torch.set_num_threads(n_threads)
         student.train(was_training)
-    assert vectors is not None
+    vectors = np.empty((len(lengths), parts[0][1].shape[1]), dtype=np.float32)
+    for rows, part in parts:
+        vectors[rows] = part
     return vectors

@@ -239,7 +239,7 @@ def _inherit_layer(
     middle = attention.norm(attention_sum)
 
     target = last_trace.feed_forward_sum @ rotation
-    exact = exact and source is last and encoder.feed_forward == Dense(units=source_trace.units.shape[1])
+    exact = exact and source is last and encoder.feed_forward == Dense(units=len(source_trace.unit_squares))
     match ours.feed_forward:
         case DenseFeedForward() as dense:
             _inherit_dense(dense, source.feed_forward, source_trace, middle, target, rotation, exact=exact)  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ def _inherit_dense(
     exact: bool,
 ) -> None:
     n_units = ours.input.out_features
-    units = best_units(theirs.output.weight, trace.units, n_units)
+    units = best_units(theirs.output.weight, trace.unit_squares, n_units)
     ours.output.weight.zero_()  # units beyond the teacher's keep their random inputs
     ours.input.weight[: len(units)] = theirs.input.weight[units] @ rotation
     ours.input.bias[: len(units)] = theirs.input.bias[units]
@@ -284,7 +284,7 @@ def _inherit_switch(
     for expert in range(ours.n_experts):
         mine = choice == expert
         units = theirs.activation(theirs.input(middle @ rotation.T))[mine if mine.any() else slice(None)]
-        kept = best_units(theirs.output.weight, units, ours.experts_input.weight.shape[1])
+        kept = best_units(theirs.output.weight, units.square().mean(dim=0), ours.experts_input.weight.shape[1])
         ours.experts_output.weight[expert].zero_()
         ours.experts_input.weight[expert, : len(kept)] = theirs.input.weight[kept] @ rotation
         ours.experts_input.bias[expert, : len(kept)] = theirs.input.bias[kept]

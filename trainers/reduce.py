@@ -56,10 +56,10 @@ def shrink_heads(
 
 
 def best_units(
-    output_weight: Float[Tensor, "width units"], units: Float[Tensor, "tokens units"], n_units: int
+    output_weight: Float[Tensor, "width units"], unit_squares: Float[Tensor, " units"], n_units: int
 ) -> Int[Tensor, " kept"]:
     """The units with the largest mean square contribution to the block's output, in order; at most all."""
-    size = units.square().mean(dim=0) * output_weight.square().sum(dim=0)
+    size = unit_squares * output_weight.square().sum(dim=0)
     return size.topk(min(n_units, len(size))).indices.sort().values
 
 

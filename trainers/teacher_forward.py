@@ -82,8 +82,7 @@ class TeacherForward:
 
         order = np.argsort(lengths, kind="stable")
         futures = [
-            self._pool.submit(run_batch, chosen)
-            for chosen in cut_by_tokens(order, lengths, batch_tokens=BATCH_TOKENS)
+            self._pool.submit(run_batch, chosen) for chosen in cut_by_tokens(order, lengths, batch_tokens=BATCH_TOKENS)
         ]
         done = 0
         for future in as_completed(futures):

@@ -111,6 +111,7 @@ def _tokenizer_limit(folder: Path) -> int | None:
     limit = read_json(path).get("model_max_length") if path.is_file() else None
     return int(limit) if isinstance(limit, (int, float)) and 0 < limit < 1e9 else None
 
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError if the file is missing or holds something else."""
     document = _read(path)

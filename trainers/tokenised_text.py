@@ -83,9 +83,7 @@ class TokenisedText:
         if n < 0:
             raise ValueError(f"a number of sentences must not be negative, got {n}")
         n = min(n, len(self))
-        return replace(
-            self, texts=self.texts[:n], tokens=self.tokens[: self.offsets[n]], offsets=self.offsets[: n + 1]
-        )
+        return replace(self, texts=self.texts[:n], tokens=self.tokens[: self.offsets[n]], offsets=self.offsets[: n + 1])
 
 
 def tokenise(texts: Sequence[str], *, tokenizer_json: str, max_tokens: int, key: str | None = None) -> TokenisedText:

@@ -30,8 +30,8 @@ class LayerTrace:
     """[tokens, width]: residual plus attention, before the layer norm."""
     middle: Tensor
     """[tokens, width]: hidden states between attention and feed-forward."""
-    units: Tensor
-    """[tokens, units]: activations of the feed-forward units."""
+    unit_squares: Tensor
+    """[units]: mean square activation of each feed-forward unit."""
     feed_forward_sum: Tensor
     """[tokens, width]: residual plus feed-forward, before the layer norm."""
 
@@ -82,7 +82,7 @@ def trace_layer(
         context=context,
         attention_sum=attention_sum,
         middle=middle,
-        units=units,
+        unit_squares=units.square().mean(dim=0),
         feed_forward_sum=feed_forward_sum,
     )
     return trace, to_batches(feed_forward.norm(feed_forward_sum), batches)
