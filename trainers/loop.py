@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spaces.recipe import Precision, RecipeSpec
@@ -190,24 +191,30 @@ class Distillation:
         counters = json.loads((folder / "distillation.json").read_text())
         if RecipeSpec.from_json(counters["recipe"]) != self.recipe or counters["seed"] != self.seed:
             raise ValueError(f"{folder} holds a run of another recipe or seed; restore it with its own")
-        saved = load_file(folder / counters["file"])
         self.n_tokens, self.n_steps = counters["n_tokens"], counters["n_steps"]
         self.n_averaged, self.epoch, self.position = counters["n_averaged"], counters["epoch"], counters["position"]
         self.decay = None if counters["decay"] is None else (counters["decay"][0], counters["decay"][1])
-        with torch.no_grad():
-            for name, parameter in self.student.named_parameters():
-                parameter.copy_(saved[f"weight.{name}"])
-            for name, average in self.average.items():
-                average.copy_(saved[f"average.{name}"])
-        for name, table in self.tables.items():
-            table.load_state(_under(saved, f"table.{name}."))
-        if self.pruner is not None:
-            self.pruner.load_state(_under(saved, "pruner."))
-        if self.optimiser is not None and self.n_steps:
-            for name, parameter in self.masters.items():
-                self.optimiser.state[parameter] = _under(saved, f"adam.{name}.")
+        with safe_open(folder / counters["file"], framework="pt") as file:  # one tensor at a time: memory is dear
+            self._load(file)
         self._refresh_working_copy()
         self.batches = self._stream()
+
+    @torch.no_grad()
+    def _load(self, saved: safe_open) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            names = [name for name in saved.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name.removeprefix(prefix): saved.get_tensor(name) for name in names}
+
+        for name, parameter in self.student.named_parameters():
+            parameter.copy_(saved.get_tensor(f"weight.{name}"))
+            self.average[name].copy_(saved.get_tensor(f"average.{name}"))
+        for name, table in self.tables.items():
+            table.load_state(under(f"table.{name}."))
+        if self.pruner is not None:
+            self.pruner.load_state(under("pruner."))
+        if self.optimiser is not None and self.n_steps:
+            for name, master in self.masters.items():
+                self.optimiser.state[master] = under(f"adam.{name}.")
 
     def _stream(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """The batches from the present position on."""
@@ -314,6 +321,3 @@ def _working_copy(student: Student, precision: Precision) -> Student:
 def _dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
 
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

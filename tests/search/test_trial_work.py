@@ -85,6 +85,7 @@ def test_the_bytes_that_are_shipped_are_those_of_all_arrays(real):
         given.held_out_embeddings,
         inherited.calibration_token_ids,
         inherited.calibration_offsets,
+        inherited.calibration_embeddings,
         inherited.token_counts,
         *inherited.teacher.weights.values(),
     ]
