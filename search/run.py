@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from search.checkpoints import CheckpointKeeper, with_checkpoints
 from search.cluster import connect, disconnect
 from search.entry import FrontDocument
 from search.graduate import Graduate, failures_of, graduate
@@ -154,6 +155,8 @@ class _Run:
         self._connect(prepared)
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds
+        earlier = read_trials(self.state.folder, study.name)
+        keeper = CheckpointKeeper(max_students=study.graduation.max_students, records=earlier)
         self.reporter.say("searching")
         with LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline) as table:
             records = search_trials(
@@ -162,8 +165,9 @@ class _Run:
                 store=self.store,
                 address=self.address,
                 deadline=deadline,
-                observers=(log, table),
+                observers=(log, table, keeper),
             )
+        records = tuple(with_checkpoints(records))
         log.catch_up(records)
         self.state.write("search", wishes)
         states = Counter(str(record.state) for record in records)

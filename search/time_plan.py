@@ -16,7 +16,7 @@ CACHE_SHARE = 0.1
 """Share of the budget that the teacher may spend on embedding the corpus: more text than a student will see is idle."""
 TABLE_SHARE = 0.04
 """Share of the budget for training the static table, which every static path inherits."""
-CALIBRATION_SHARE = 0.05
+CALIBRATION_SHARE = 0.03
 """Share of the budget for the latency calibration."""
 TABLE_S, MAX_TABLE_S = 30.0, 300.0
 """Seconds of table training without a budget, and at most with one: it has converged by then."""
@@ -37,7 +37,7 @@ MIN_SEARCH_SHARE = 0.4
 AGAIN = 2.0
 """More text is embedded, and the static table trained again, once the time for it has grown by this factor."""
 
-SENTENCES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 120_000, 160_000, 240_000, 320_000, 640_000)
+SENTENCES = tuple(step * 10**power for power in (3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
 """Sizes of the cached training text: a ladder, so that runs on like machines agree."""
 SLOWNESS_POWER = 0.75
 """Time for a student grows with (seconds a token) to this power: 1 is equal tokens, 0 is equal time."""

@@ -18,7 +18,7 @@ def test_the_quickstarts_nine_minutes_are_split_as_documented() -> None:
     plan = plan_of(540.0)
     assert plan.reserve_s == 35.0 + 8 * 4.0
     assert plan.cache_s == pytest.approx(54.0)
-    assert plan.calibration_s(40) == pytest.approx(27.0)
+    assert plan.calibration_s(40) == pytest.approx(16.2)
     assert plan.table_s(2_000_000) == pytest.approx(21.6)
     assert plan.measure_s(15) == pytest.approx(20.1)
     assert plan.search_s(120.0) == pytest.approx(0.55 * 540.0 - 120.0)
