@@ -24,13 +24,13 @@ TABLE_PASSES, TABLE_TOKENS_PER_S = 40, 150_000
 """A table has converged after so many passes over its text; the speed (of one core, roughly) tells their time."""
 CALIBRATION_STUDENT_S, MIN_CALIBRATION_S = 1.0, 5.0
 """Ample seconds for each of the calibration's architectures, and the fewest for all that make sense."""
-MEASURE_S = 35.0
+MEASURE_S = 25.0
 """Seconds kept for the final measurement, the registry and the report, before any student is counted."""
-MEASURE_STUDENT_S = 4.0
+MEASURE_STUDENT_S = 3.0
 """Seconds kept for measuring and registering one student."""
 MAX_RESERVE_SHARE = 0.25
 """Of a short budget, no more than this is kept for the end."""
-MEASURE_SHARE, MEASURE_LATENCY_S = 0.3, 1.5
+MEASURE_SHARE, MEASURE_LATENCY_S = 0.4, 1.5
 """Of that, for the latencies, and ample seconds for one of them: a hundred turns and more."""
 MIN_SEARCH_SHARE = 0.4
 """Share of the time left after a slow preparation that the search gets at least."""
@@ -133,11 +133,15 @@ def time_weights(tokens_per_s: Sequence[float]) -> list[float]:
 
 
 def balance(weights: Sequence[float], n_groups: int) -> list[list[int]]:
-    """Indexes of `weights` for every group: heaviest first, each to the group that has least (Graham 1969)."""
+    """Indexes of `weights` for every group: heaviest first, each to the group that has least (Graham 1969).
+
+    Within a group the lightest comes first: what one student overruns is taken from those after it, and a heavy one
+    misses it least.
+    """
     groups: list[list[int]] = [[] for _ in range(n_groups)]
     loads = [0.0] * n_groups
     for index in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
         lightest = min(range(n_groups), key=loads.__getitem__)
-        groups[lightest].append(index)
+        groups[lightest].insert(0, index)
         loads[lightest] += weights[index]
     return groups
