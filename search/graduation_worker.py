@@ -33,8 +33,8 @@ from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
 from trainers.build import build
 from trainers.checkpoint import save_student
+from trainers.freed_memory import return_freed_memory
 from trainers.loop import Distillation, DistillationData, NotFiniteError, Progress
-from trainers.memory import release_memory
 from trainers.replicas import Replica
 
 SAVE_EVERY_S = 30.0
@@ -140,7 +140,7 @@ def graduate_students(config: Mapping[str, Any]) -> None:
             share = task.weight / sum(other.weight for other in tasks[i:])
             slice_s = max(0.0, job.deadline - time.time()) * share
         Graduation(task, data, replica=replica, slice_s=slice_s, tokenizer_json=job.tokenizer_json).run(job.stop_file)
-        release_memory()
+        return_freed_memory()
 
 
 def _place(rank: int, job: GraduationJob) -> tuple[Replica, int]:
@@ -210,7 +210,7 @@ class Graduation:
         if self._state.decay is not None and self._distillation.decay is None:
             self._distillation.begin_decay(*self._state.decay)
         self._write()
-        release_memory()
+        return_freed_memory()
 
     def _train(self, stop_file: Path) -> bool:
         """Whether the graduation came to its end; False if it was stopped or its fidelity is not finite."""
@@ -294,7 +294,7 @@ class Graduation:
                 self._state = replace(self._state, curve=(*self._state.curve, rung))
             self._write()
         self._losses.clear()
-        release_memory()
+        return_freed_memory()
         self._evaluated = time.monotonic()
 
     def _save(self, name: str) -> None:

@@ -26,7 +26,6 @@ from trainers.calibration import Calibration, cached_calibration
 from trainers.corpus import Corpus, prepare_corpus
 from trainers.inherit import Inheritance, prepare_inheritance
 from trainers.loop import DistillationData
-from trainers.memory import release_memory
 from trainers.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, PredictorError
 from trainers.static_table import train_static_table
 from trainers.teacher import Teacher, load_teacher
@@ -101,7 +100,6 @@ def prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporte
         return _prepare(study, store=store, plan=plan, reporter=reporter)
     finally:
         torch.set_num_threads(threads)
-        release_memory()
 
 
 def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporter) -> Prepared:

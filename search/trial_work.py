@@ -22,7 +22,6 @@ from spaces.student import StudentSpec
 from trainers.freed_memory import return_freed_memory
 from trainers.inherit import Inheritance, inherit
 from trainers.loop import Distillation, DistillationData, NotFiniteError
-from trainers.memory import release_memory
 
 
 class TrialWork(Protocol):
@@ -67,7 +66,7 @@ class DistillationWork:
         """Distils and evaluates; raises NotFiniteError if the loss diverges."""
         progress = self._running.advance(n_tokens)
         fidelity = self._running.evaluate()
-        release_memory()
+        return_freed_memory()
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         return RungRecord(
