@@ -19,21 +19,23 @@ NEAR = 0.5
 
 
 def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> list[TrialRecord]:
-    """The records that graduate, by rising predicted latency; at most `max_students`, none if none is complete.
+    """The records that graduate, by rising predicted latency; at most `max_students`.
 
     With room left, depths that the front lacks come first (their nearest trial, however far), then the trials
-    nearest to the front, within `NEAR`. Only if no trial is complete, those that were interrupted after a rung take
-    their place: graduation gives them the tokens that they lack.
+    nearest to the front, within `NEAR`. A depth of which no trial is complete may send one that was interrupted after
+    a rung: where the budget was too short for the machine, graduation gives it the tokens that it lacks.
     """
-    complete = [record for record in records if _is_candidate(record, TrialState.COMPLETE)]
-    if not complete:  # a budget too short for this machine: better a front of few tokens than none
-        complete = [record for record in records if _is_candidate(record, TrialState.INTERRUPTED)]
-    front = [complete[i] for i in non_dominated([_point(record) for record in complete])]
+    candidates = [record for record in records if _is_candidate(record, TrialState.COMPLETE)]
+    depths = {_depth(record) for record in candidates}
+    interrupted = [record for record in records if _is_candidate(record, TrialState.INTERRUPTED)]
+    candidates += [record for record in interrupted if _depth(record) not in depths]
+    front = [candidates[i] for i in non_dominated([_point(record) for record in candidates])]
     front = _without_twins(front)
     if len(front) > max_students:
         chosen = _spread(front, max_students)
     else:
-        chosen = front + _fill(front, [record for record in complete if record not in front], max_students - len(front))
+        others = [record for record in candidates if record not in front]
+        chosen = front + _fill(front, others, max_students - len(front))
     return sorted(chosen, key=_point)
 
 
@@ -46,6 +48,11 @@ def _is_candidate(record: TrialRecord, state: TrialState) -> bool:
         and record.predicted_latency_ms is not None
         and math.isfinite(record.fidelity.cosine)
     )
+
+
+def _depth(record: TrialRecord) -> int:
+    assert record.spec is not None
+    return record.spec.n_layers
 
 
 def _point(record: TrialRecord) -> tuple[float, float]:
@@ -83,13 +90,12 @@ def _fill(front: list[TrialRecord], others: list[TrialRecord], room: int) -> lis
         errors = [_place(other)[1] for other in front if _point(other)[0] <= _point(record)[0]]
         return _place(record)[1] - min(errors) if errors else 0.0
 
-    depths = {record.spec.n_layers for record in front if record.spec is not None}
+    depths = {_depth(record) for record in front}
     filled: list[TrialRecord] = []
     nearest = sorted(others, key=lambda record: (gap(record), record.number))
     for record in nearest:
-        assert record.spec is not None
-        if len(filled) < room and record.spec.n_layers not in depths:
-            depths.add(record.spec.n_layers)
+        if len(filled) < room and _depth(record) not in depths:
+            depths.add(_depth(record))
             filled.append(record)
     for record in nearest:
         if len(filled) < room and record not in filled and gap(record) <= NEAR:

@@ -64,11 +64,14 @@ def test_only_complete_and_finite_trials_with_a_checkpoint_graduate() -> None:
     assert choose_graduates([bad[0], *bad[2:]], max_students=8) == []
 
 
-def test_interrupted_trials_graduate_only_if_none_is_complete() -> None:
-    interrupted = record_of(0, 1.0, 0.9, state=TrialState.INTERRUPTED)
+def test_an_interrupted_trial_graduates_only_if_none_of_its_depth_is_complete() -> None:
+    interrupted = record_of(0, 1.0, 0.9, n_layers=1, state=TrialState.INTERRUPTED)
     assert choose_graduates([interrupted], max_students=8) == [interrupted]
-    complete = record_of(1, 2.0, 0.5)
-    assert choose_graduates([interrupted, complete], max_students=8) == [complete]
+    of_another_depth = record_of(1, 2.0, 0.5, n_layers=2)
+    assert choose_graduates([interrupted, of_another_depth], max_students=8) == [interrupted, of_another_depth]
+    of_its_depth = record_of(2, 1.0, 0.5, n_layers=1)
+    chosen = choose_graduates([interrupted, of_another_depth, of_its_depth], max_students=8)
+    assert chosen == [of_its_depth, of_another_depth]
 
 
 points = st.lists(st.tuples(st.floats(0.01, 100.0), st.floats(0.0, 1.0)), min_size=1, max_size=30)
