@@ -87,8 +87,9 @@ def graduate(
 
     `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
     behind by then still gets a few steps. `document` goes into every student.json. `progress` is told
-    (students ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and
-    RuntimeError if Ray Train fails before any student is through.
+    (seconds, seconds until the deadline), or without one (students ended, students in all). Raises
+    KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray Train fails before any
+    student is through.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
     seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -199,6 +200,7 @@ def _run(
 
     In a thread: in the main thread Ray Train takes over Ctrl-C for good and ends the process with it.
     """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
     job.stop_file.parent.mkdir(parents=True, exist_ok=True)
     job.stop_file.unlink(missing_ok=True)
     errors: list[Exception] = []
@@ -209,12 +211,15 @@ def _run(
         except Exception as error:
             errors.append(error)
 
-    tasks = [task for group in job.groups for task in group]
+    tasks, start = [task for group in job.groups for task in group], time.time()
     thread = threading.Thread(target=fit, name="graduation", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
             thread.join(0.5)
+            if job.deadline is not None:
+                progress(int(time.time() - start), int(job.deadline - start) + 1)
+                continue
             states = [GraduationState.read(task.folder) for task in tasks]
             progress(sum(state is not None and state.status != UNFINISHED for state in states), len(tasks))
     except KeyboardInterrupt:

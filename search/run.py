@@ -201,6 +201,7 @@ class _Run:
             progress=self.reporter.step("graduating the front's students"),
         )
         failures = failures_of(records, folder)
+        self.reporter.say(f"{len(graduates)} students graduated")
         for name, outcome in failures.items():
             self.reporter.say(f"{name} did not graduate: {outcome}")
         if not graduates:
