@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-CACHE_SHARE = 0.1
+CACHE_SHARE = 0.13
 """Share of the budget that the teacher may spend on embedding the corpus: more text than a student will see is idle."""
-TABLE_SHARE = 0.04
+TABLE_SHARE = 0.03
 """Share of the budget for training the static table, which every static path inherits."""
 CALIBRATION_SHARE = 0.03
 """Share of the budget for the latency calibration."""

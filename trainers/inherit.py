@@ -47,7 +47,7 @@ from trainers.trace import (
     trace_layers,
 )
 
-CALIBRATION_SENTENCES = 1024  # about 20,000 tokens; more raise what a student starts with, and take longer
+CALIBRATION_SENTENCES = 640  # about 12,000 tokens; more raise what a student starts with, and take longer
 STATIC_SCALES = np.geomspace(0.02, 50.0, 35)  # lengths of the static path tried, relative to the encoder's
 REFIT_SHARE = 0.75  # of the calibration; the rest balances the static path, as a refit overrates itself on its own text
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
@@ -87,7 +87,9 @@ def prepare_inheritance(
         teacher=teacher,
         calibration_token_ids=np.array(calibration.tokens),
         calibration_offsets=np.array(calibration.offsets),
-        calibration_embeddings=embed_tokens(teacher.student(), calibration.tokens, calibration.offsets),
+        calibration_embeddings=embed_tokens(
+            teacher.student(), calibration.tokens, calibration.offsets, precision=Precision.BFLOAT16
+        ),
         token_counts=np.bincount(text.tokens, minlength=teacher.spec.vocabulary_size),
         layers=choose_layers(teacher.student(), calibration.tokens, calibration.offsets),
         static_table=static_table,

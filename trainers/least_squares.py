@@ -30,7 +30,8 @@ def refit(
         design = design * scale
     weights = torch.cat([linear.weight, linear.bias[:, None]], dim=1)
     residual = targets - design @ weights.T
-    gram, moments = (design.T @ design).double(), (design.T @ residual).double()
+    with float32_products("medium"):  # sums over thousands of rows: the ridge is far above their rounding
+        gram, moments = (design.T @ design).double(), (design.T @ residual).double()
     gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-8)
     change = torch.cholesky_solve(moments, torch.linalg.cholesky(gram)).to(weights.dtype)
     weights = weights + change.T
@@ -52,8 +53,8 @@ def fit_gain(norm: nn.LayerNorm, inputs: Float[Tensor, "rows width"], targets: F
 def float32_products(precision: str) -> Iterator[None]:
     """Within the block float32 matrix products are computed at torch's `medium` or `highest` precision.
 
-    Medium is three times as fast on a CPU with bfloat16 units: enough to rank heads and units and to aim refits at,
-    not for what is solved or copied.
+    Medium is three times as fast on a CPU with bfloat16 units: enough to rank heads and units and to refit, not for
+    what is copied.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)

@@ -17,9 +17,9 @@ def plan_of(budget_s: float | None, *, share: float = 0.45, max_students: int = 
 def test_the_quickstarts_nine_minutes_are_split_as_documented() -> None:
     plan = plan_of(540.0)
     assert plan.reserve_s == 25.0 + 8 * 3.0
-    assert plan.cache_s == pytest.approx(54.0)
+    assert plan.cache_s == pytest.approx(70.2)
     assert plan.calibration_s(40) == pytest.approx(16.2)
-    assert plan.table_s(2_000_000) == pytest.approx(21.6)
+    assert plan.table_s(2_000_000) == pytest.approx(16.2)
     assert plan.measure_s(15) == pytest.approx(19.6)
     assert plan.search_s(120.0) == pytest.approx(0.55 * 540.0 - 120.0)
     assert plan.graduation_s(297.0) == pytest.approx(540.0 - 297.0 - 49.0)
