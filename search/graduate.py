@@ -26,15 +26,8 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from search.cluster import n_cpus_available
-from search.graduation_worker import (
-    DONE,
-    FAILED,
-    UNFINISHED,
-    GraduationJob,
-    GraduationState,
-    GraduationTask,
-    graduate_students,
-)
+from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.graduation_worker import graduate_students
 from search.selection import choose_graduates
 from search.study_state import read_json
 from search.time_plan import balance, time_weights

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graduation inside Ray Train: what every worker does. Its answers are files, one folder a student.
-
-    FOLDER/graduation.json   how far it is, its curve, its outcome
-    FOLDER/state/            what `Distillation.restore` reads: the last save of an unfinished graduation
-    FOLDER/stable/           the save before the decay: a longer graduation goes on from here
-    FOLDER/student/          the graduated student
+"""Graduation inside Ray Train: what every worker does. Its answers are files (`search.graduation_state`).
 
 Workers form groups; the workers of a group train one student together, each on its share of every batch, and
 groups take their students in turn. The first worker of a group decides, evaluates and writes.
@@ -16,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +21,9 @@ import torch
 import torch.distributed as distributed
 
 from search.graduation_pace import Advance, Decay, Decision, Finish, Limits, decide
-from search.study_state import read_json, write_json
+from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.trial import RungRecord
 from search.trial_work import failure_of
-from spaces.recipe import RecipeSpec
-from spaces.student import StudentSpec
 from trainers.build import build
 from trainers.checkpoint import save_student
 from trainers.freed_memory import return_freed_memory
@@ -39,87 +32,6 @@ from trainers.replicas import Replica
 
 SAVE_EVERY_S = 30.0
 EVALUATE_EVERY_S = 120.0  # an evaluation costs seconds: short graduations have one, at their end
-DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraduationTask:
-    """One student's graduation."""
-
-    name: str
-    """Of its trial."""
-    spec: StudentSpec
-    """The student."""
-    recipe: RecipeSpec
-    """How it is distilled."""
-    seed: int
-    """Of its trial: batches go on where the trial ended."""
-    checkpoint: Path
-    """Where its trial ended."""
-    folder: Path
-    """Where its state and result go."""
-    weight: float
-    """Its share of the time, relative to the other students of its group."""
-    tokens_per_s: float
-    """Speed of its trial, until its own is known."""
-    max_tokens: int | None
-    """Most training tokens, its trial's included; None: bounded by time."""
-    document: Mapping[str, Any]
-    """What its student.json says beside the spec."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraduationJob:
-    """What all workers know."""
-
-    groups: tuple[tuple[GraduationTask, ...], ...]
-    """The students of every group, in order."""
-    workers_per_student: int
-    """Workers of a group."""
-    deadline: float | None
-    """Wall-clock time (`time.time`) at which the last student ends; None: bounded by tokens."""
-    stop_file: Path
-    """Once this exists, workers save and end."""
-    tokenizer_json: str
-    """Of every student."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraduationState:
-    """How far a student's graduation is: `graduation.json`."""
-
-    status: str = UNFINISHED
-    """`unfinished`, `done` or `failed`."""
-    outcome: str = ""
-    """Why it failed."""
-    start_tokens: int = 0
-    """Tokens of its trial."""
-    decay: tuple[int, int] | None = None
-    """Tokens between which the learning rate falls; None before."""
-    seconds: float = 0.0
-    """Spent on it, evaluation included."""
-    curve: tuple[RungRecord, ...] = field(default=())
-    """Evaluations, by rising tokens."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens at the last evaluation, its trial's included."""
-        return self.curve[-1].n_tokens if self.curve else self.start_tokens
-
-    @classmethod
-    def read(cls, folder: Path) -> GraduationState | None:
-        """The state of a student's folder; None if its graduation never began."""
-        document = read_json(folder / "graduation.json")
-        if document is None:
-            return None
-        decay = document["decay"]
-        curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
-        return cls(**{**document, "decay": None if decay is None else (decay[0], decay[1]), "curve": curve})
-
-    def write(self, folder: Path) -> None:
-        """Replace the state of a student's folder."""
-        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        write_json(folder / "graduation.json", {**document, "curve": [rung.to_json() for rung in self.curve]})
 
 
 def graduate_students(config: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ MEASURE_STUDENT_S = 3.0
 """Seconds kept for measuring and registering one student."""
 MAX_RESERVE_SHARE = 0.25
 """Of a short budget, no more than this is kept for the end."""
-MEASURE_SHARE, MEASURE_LATENCY_S = 0.4, 1.5
+MEASURE_SHARE, MEASURE_LATENCY_S = 0.4, 1.0
 """Of that, for the latencies, and ample seconds for one of them: a hundred turns and more."""
 MIN_SEARCH_SHARE = 0.4
 """Share of the time left after a slow preparation that the search gets at least."""

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from search.cluster import cluster
 from search.graduate import Graduate, failures_of, graduate
-from search.graduation_worker import DONE, GraduationState
+from search.graduation_state import DONE, GraduationState
 from search.preparation import Prepared, prepare
 from search.progress import Silent
 from search.store import Store

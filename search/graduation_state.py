@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What graduation's driver and its workers tell each other: tasks one way, files the other.
+
+    FOLDER/graduation.json   how far it is, its curve, its outcome
+    FOLDER/state/            what `Distillation.restore` reads: the last save of an unfinished graduation
+    FOLDER/stable/           the save before the decay: a longer graduation goes on from here
+    FOLDER/student/          the graduated student
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.study_state import read_json, write_json
+from search.trial import RungRecord
+from spaces.recipe import RecipeSpec
+from spaces.student import StudentSpec
+
+DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationTask:
+    """One student's graduation."""
+
+    name: str
+    """Of its trial."""
+    spec: StudentSpec
+    """The student."""
+    recipe: RecipeSpec
+    """How it is distilled."""
+    seed: int
+    """Of its trial: batches go on where the trial ended."""
+    checkpoint: Path
+    """Where its trial ended."""
+    folder: Path
+    """Where its state and result go."""
+    weight: float
+    """Its share of the time, relative to the other students of its group."""
+    tokens_per_s: float
+    """Speed of its trial, until its own is known."""
+    max_tokens: int | None
+    """Most training tokens, its trial's included; None: bounded by time."""
+    document: Mapping[str, Any]
+    """What its student.json says beside the spec."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationJob:
+    """What all workers know."""
+
+    groups: tuple[tuple[GraduationTask, ...], ...]
+    """The students of every group, in order."""
+    workers_per_student: int
+    """Workers of a group."""
+    deadline: float | None
+    """Wall-clock time (`time.time`) at which the last student ends; None: bounded by tokens."""
+    stop_file: Path
+    """Once this exists, workers save and end."""
+    tokenizer_json: str
+    """Of every student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationState:
+    """How far a student's graduation is: `graduation.json`."""
+
+    status: str = UNFINISHED
+    """`unfinished`, `done` or `failed`."""
+    outcome: str = ""
+    """Why it failed."""
+    start_tokens: int = 0
+    """Tokens of its trial."""
+    decay: tuple[int, int] | None = None
+    """Tokens between which the learning rate falls; None before."""
+    seconds: float = 0.0
+    """Spent on it, evaluation included."""
+    curve: tuple[RungRecord, ...] = field(default=())
+    """Evaluations, by rising tokens."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens at the last evaluation, its trial's included."""
+        return self.curve[-1].n_tokens if self.curve else self.start_tokens
+
+    @classmethod
+    def read(cls, folder: Path) -> GraduationState | None:
+        """The state of a student's folder; None if its graduation never began."""
+        document = read_json(folder / "graduation.json")
+        if document is None:
+            return None
+        decay = document["decay"]
+        curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
+        return cls(**{**document, "decay": None if decay is None else (decay[0], decay[1]), "curve": curve})
+
+    def write(self, folder: Path) -> None:
+        """Replace the state of a student's folder."""
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        write_json(folder / "graduation.json", {**document, "curve": [rung.to_json() for rung in self.curve]})
