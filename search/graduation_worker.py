@@ -31,6 +31,7 @@ from trainers.loop import Distillation, DistillationData, NotFiniteError, Progre
 from trainers.replicas import Replica
 
 SAVE_EVERY_S = 30.0
+TIDY_EVERY_S = 10.0  # batches of ever other sizes leave holes in the heap: half a gigabyte in half a minute
 EVALUATE_EVERY_S = 120.0  # an evaluation costs seconds: short graduations have one, at their end
 
 
@@ -79,7 +80,7 @@ class Graduation:
         self._task, self._data, self._replica = task, data, replica
         self._slice_s, self._tokenizer_json = slice_s, tokenizer_json
         self._state = GraduationState.read(task.folder) or GraduationState()
-        self._start = self._saved = self._evaluated = self._counted = time.monotonic()
+        self._start = self._saved = self._evaluated = self._counted = self._tidied = time.monotonic()
         self._leads = replica.rank == 0
         self._speed = task.tokens_per_s
         self._losses: list[float] = []
@@ -148,6 +149,9 @@ class Graduation:
                     self._distillation.begin_decay(self._distillation.n_tokens, to_tokens)
                 case Advance(to_tokens):
                     self._note(self._distillation.advance(to_tokens))
+                    if time.monotonic() - self._tidied > TIDY_EVERY_S:
+                        return_freed_memory()
+                        self._tidied = time.monotonic()
                     if time.monotonic() - self._saved > SAVE_EVERY_S:
                         self._save("state")
                     if time.monotonic() - self._evaluated > EVALUATE_EVERY_S:
