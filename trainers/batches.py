@@ -68,7 +68,8 @@ def token_rows(batch: Batch, offsets: np.ndarray) -> np.ndarray:
     """Int64 [batch, tokens]: where each token of the batch stands in the flat text (padding: the sentence's first)."""
     starts = offsets[batch.sentences][:, None]
     column = np.arange(batch.token_ids.shape[1])
-    return starts + (column if batch.mask is None else np.where(batch.mask, column, 0))
+    rows: np.ndarray = starts + (column if batch.mask is None else np.where(batch.mask, column, 0))
+    return rows
 
 
 def stream(

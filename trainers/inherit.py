@@ -23,6 +23,7 @@ from trainers.batches import Batch
 from trainers.build import build
 from trainers.embed import embed_tokens
 from trainers.least_squares import RIDGE, fit_gain, refit
+from trainers.modules.embeddings import Embeddings, StaticPath
 from trainers.modules.feed_forward import DenseFeedForward
 from trainers.modules.student import Layer, Student
 from trainers.modules.switch import SwitchFeedForward
@@ -338,14 +339,14 @@ def _inherit_projection(
         student.projection.bias.copy_(teacher.projection.bias)
 
 
-def _set_table(owner: nn.Module, table: Tensor, token_counts: np.ndarray) -> None:
+def _set_table(owner: Embeddings | StaticPath, table: Tensor, token_counts: np.ndarray) -> None:
     """Copy a table, or factorise it if the owner holds an expansion."""
     if owner.expand is None:
-        owner.tokens.copy_(table)  # type: ignore[operator]
+        owner.tokens.copy_(table)
     else:
-        rows, expand = factorise(table, torch.from_numpy(token_counts), owner.expand.shape[1])  # type: ignore[union-attr]
-        owner.tokens.copy_(rows)  # type: ignore[operator]
-        owner.expand.copy_(expand)  # type: ignore[operator, union-attr]
+        rows, expand = factorise(table, torch.from_numpy(token_counts), owner.expand.shape[1])
+        owner.tokens.copy_(rows)
+        owner.expand.copy_(expand)
 
 
 def _balance_static_path(student: Student, inheritance: Inheritance) -> None:

@@ -241,7 +241,7 @@ class Distillation:
         )
         targets = BatchTargets.of(data.targets, whole, data.offsets, recipe.losses)
         loss = distillation_loss(output, mask, targets, recipe, share=share, replica=replica)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
         gradients = {name: self._gradient(name) for name in self.masters}
         mean_loss = loss.detach().reshape(1).clone()

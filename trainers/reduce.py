@@ -66,7 +66,8 @@ def best_units(
 def principal_directions(states: Float[Tensor, "tokens width"], n_directions: int) -> Float[Tensor, "width directions"]:
     """Orthonormal directions that keep most of the states' mean square."""
     _, vectors = torch.linalg.eigh((states.T @ states / len(states)).double())
-    return vectors[:, -n_directions:].flip(1).to(states.dtype)
+    directions: Tensor = vectors[:, -n_directions:].flip(1).to(states.dtype)
+    return directions
 
 
 def factorise(

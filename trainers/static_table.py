@@ -66,4 +66,5 @@ def frequency_weights(token_ids: NDArray[np.int32], vocabulary_size: int) -> NDA
     """[vocabulary]: a / (a + p) for each token's share p of a text; tokens that never occur weigh 1."""
     counts = np.bincount(token_ids, minlength=vocabulary_size)
     share = counts / max(1, counts.sum())
-    return (FREQUENCY_SMOOTHING / (FREQUENCY_SMOOTHING + share)).astype(np.float32)
+    weights: NDArray[np.float32] = (FREQUENCY_SMOOTHING / (FREQUENCY_SMOOTHING + share)).astype(np.float32)
+    return weights

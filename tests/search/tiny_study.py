@@ -14,7 +14,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from spaces.study import StudySpec, parse_study
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-WORDS = tuple(f"{first}{last}" for first in "bcdfglmnprstvz" for last in ("a", "el", "im", "o", "un", "ar", "ik", "esh"))
+ENDINGS = ("a", "el", "im", "o", "un", "ar", "ik", "esh")
+WORDS = tuple(f"{first}{last}" for first in "bcdfglmnprstvz" for last in ENDINGS)
 
 STUDY = """
 name: tiny

@@ -42,7 +42,8 @@ class Embeddings(nn.Module):
                 f"a sentence has {n_tokens} tokens and the student takes at most {len(self.positions)}; truncate it"
             )
         x = _widen(functional.embedding(index, rows), self.expand)
-        return self.norm(x + self.positions[:n_tokens])
+        out: Tensor = self.norm(x + self.positions[:n_tokens])
+        return out
 
 
 class StaticPath(nn.Module):

@@ -26,7 +26,8 @@ class DenseFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         """The block's output."""
-        return self.norm(x + self.output(self.activation(self.input(x))))
+        out: Tensor = self.norm(x + self.output(self.activation(self.input(x))))
+        return out
 
 
 def activation_function(activation: Activation) -> ActivationFunction:
