@@ -77,7 +77,7 @@ def test_a_point_does_not_depend_on_which_process_drew_those_before_it():
 
 def test_an_initial_point_is_completed_with_the_teachers_values_and_the_recipes_defaults():
     point = initial_point({"n_layers": 3}, SPACE, TEACHER)
-    assert point == {"n_layers": 3, "n_heads": 4, "units": 64, "static_path": False, "learning_rate": 5e-4}
+    assert point == {"n_layers": 3, "n_heads": 4, "units": 64, "static_path": False, "learning_rate": 3e-4}
 
 
 def test_what_the_teacher_has_outside_a_domain_stays_open():
