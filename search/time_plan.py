@@ -39,7 +39,7 @@ AGAIN = 2.0
 
 SENTENCES = tuple(step * 10**power for power in (3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
 """Sizes of the cached training text: a ladder, so that runs on like machines agree."""
-SLOWNESS_POWER = 0.75
+SLOWNESS_POWER = 0.5
 """Time for a student grows with (seconds a token) to this power: 1 is equal tokens, 0 is equal time."""
 
 MIN_WEIGHT = 0.25
