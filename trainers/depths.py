@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from torch.nn import functional
 from trainers.batches import cut_by_tokens, make_batch
 from trainers.modules.attention import padding_bias
 from trainers.modules.student import Student
+from trainers.side_by_side import map_side_by_side
 
 BATCH_TOKENS = 2048
 
@@ -36,13 +35,7 @@ def embed_at_every_depth(
     def run(sentences: NDArray[np.int64]) -> None:
         _run_batch(student.eval(), sentences, tokens, offsets, vectors)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, batches))
-    finally:
-        torch.set_num_threads(threads)
+    map_side_by_side(run, batches, n_threads=torch.get_num_threads())
     return vectors
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from spaces.recipe import Precision
 from trainers.batches import cut_by_tokens, make_batch
 from trainers.modules.student import Student
+from trainers.side_by_side import map_side_by_side
 
 
 @runtime_checkable
@@ -70,13 +70,9 @@ def embed_tokens(
         with torch.inference_mode():
             return rows, student(torch.from_numpy(batch.token_ids), mask).embeddings.float().numpy()
 
-    n_threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)  # whole batches side by side: dividing every operation makes threads wait
-        with ThreadPoolExecutor(n_threads) as pool:
-            parts = list(pool.map(run, batches) if n_threads > 1 else map(run, batches))
+        parts = map_side_by_side(run, batches, n_threads=torch.get_num_threads())
     finally:
-        torch.set_num_threads(n_threads)
         student.train(was_training)
     vectors = np.empty((len(lengths), parts[0][1].shape[1]), dtype=np.float32)
     for rows, part in parts:

@@ -7,7 +7,6 @@ other hundreds of times a batch, which on a busy machine costs most of the time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from spaces.recipe import Precision
 from trainers.batches import Batch, cut_by_tokens, make_batch, token_rows
+from trainers.side_by_side import n_cpus
 from trainers.teacher import Teacher
 
 BATCH_TOKENS = 2048  # larger batches leave the cores' caches, smaller ones the matrix units idle
@@ -43,7 +43,7 @@ class TeacherForward:
     def __enter__(self) -> TeacherForward:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)  # of each of the pool's threads, which are started after this
-        self._pool = ThreadPoolExecutor(_n_cpus())
+        self._pool = ThreadPoolExecutor(n_cpus())
         return self
 
     def __exit__(
@@ -109,7 +109,3 @@ class TeacherForward:
             if "hidden" in outputs:
                 assert output.hidden is not None
                 outputs["hidden"][positions[kept]] = output.hidden.to(torch.float16).numpy()[kept]
-
-
-def _n_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
