@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.recipe import Precision
-from spaces.student import Dense, EncoderSpec, StudentSpec
+from spaces.student import Dense, EncoderSpec, Projection, StudentSpec
 from trainers.batches import Batch
 from trainers.build import build
 from trainers.embed import embed_tokens
@@ -50,6 +50,7 @@ from trainers.trace import (
 
 CALIBRATION_SENTENCES = 640  # about 12,000 tokens; more raise what a student starts with, and take longer
 STATIC_SCALES = np.geomspace(0.02, 50.0, 35)  # lengths of the static path tried, relative to the encoder's
+STATIC_SIZE = 0.05  # root mean square of an inherited static table's entries, at most; measured in docs/log.md
 REFIT_SHARE = 0.75  # of the calibration; the rest balances the static path, as a refit overrates itself on its own text
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
 
@@ -366,6 +367,25 @@ def _balance_static_path(student: Student, inheritance: Inheritance) -> None:
     scales = [0.0, *(size * STATIC_SCALES)]
     cosines = [_mean_cosine(encoded + scale * averaged, target) for scale in scales]
     static.tokens.mul_(float(scales[int(np.argmax(cosines))]))
+    _shorten_together(student)
+
+
+def _shorten_together(student: Student) -> None:
+    """Shorten static table and encoder alike if the table is long for its learning rate; the vectors stay the same.
+
+    A poor encoder makes the best table a hundred times longer than the rate's steps: it would stand still while it
+    trains, and the encoder's share of the vector with it.
+    """
+    static, projection = student.static, student.projection
+    assert static is not None
+    if not student.normalise or student.projection_kind is Projection.TANH:
+        return
+    last: Layer = student.layers[-1]  # type: ignore[assignment]
+    encoder = last.feed_forward.norm if projection is None else projection
+    size = static.tokens.square().mean().sqrt().item()
+    if size > STATIC_SIZE:
+        for parameter in (static.tokens, *encoder.parameters()):
+            parameter.mul_(STATIC_SIZE / size)
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:

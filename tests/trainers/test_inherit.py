@@ -11,7 +11,7 @@ from spaces.student import Dense, Projection, StaticSpec, StudentSpec, Switch
 from tests.trainers.tiny import ENCODER, SPEC, encoder_with, inheritance, teacher, text
 from trainers.build import build
 from trainers.embed import embed_tokens
-from trainers.inherit import inherit, truncate
+from trainers.inherit import STATIC_SIZE, inherit, truncate
 from trainers.least_squares import fit_gain, refit
 from trainers.reduce import divide_tokens, factorise, principal_directions, shrink_heads
 
@@ -60,6 +60,18 @@ def test_refitting_beats_cutting_alone() -> None:
     cut = teacher().student()
     cut.layers = torch.nn.ModuleList(cut.layers[i] for i in chosen)
     assert cosine(inherit(inherited, encoder_with(n_layers=2), seed=0)) > cosine(cut)
+
+
+@pytest.mark.parametrize("projection", [None, Projection.LINEAR])
+def test_a_long_static_table_and_its_encoder_are_shortened_together(projection: Projection | None) -> None:
+    table = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
+    spec = replace(encoder_with(n_layers=1, projection=projection), static=StaticSpec())
+    short = inherit(inheritance(table * 1e-4), spec, seed=0)
+    long = inherit(inheritance(table * 1e4), spec, seed=0)
+    np.testing.assert_allclose(embed_tokens(short, *HELD_OUT), embed_tokens(long, *HELD_OUT), atol=1e-4)
+    for student in (short, long):
+        assert student.static is not None
+        assert student.static.tokens.square().mean().sqrt() <= STATIC_SIZE * 1.001
 
 
 def test_a_useless_static_path_does_not_hurt_and_the_given_one_is_kept() -> None:
