@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.folder import check_weights, read_folder
+from runtime.folder import check_weights
 from runtime.layers import (
     Array,
     BooleanArray,
@@ -38,17 +37,17 @@ class Encoder:
     ) -> None:
         """`weights` are the spec's tensors (see `runtime.folder`); without a tokenizer only `forward` works."""
         check_weights(spec, weights, origin="weights")
-        if tokenizer is not None and tokenizer.vocabulary_size > spec.vocabulary_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocabulary_size} tokens but the student's table {spec.vocabulary_size} "
-                "rows; use the tokenizer that the student was distilled with"
-            )
+        if tokenizer is not None:
+            tokenizer.check_fits(spec)
         self.spec = spec
         self.tokenizer = tokenizer
         self._weights = dict(weights)
 
-    def encode(self, sentences: Sequence[str], *, batch_size: int = 32) -> Array:
-        """One vector per sentence, in order: [n, output_dim]; an empty list gives [0, output_dim]."""
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 32, n_threads: int = 1) -> Array:
+        """One vector per sentence, in order: [n, output_dim]; an empty list gives [0, output_dim].
+
+        `n_threads` is for the engine, whose place this encoder takes; NumPy's products take what BLAS was given.
+        """
         if self.tokenizer is None:
             raise ValueError("this encoder has no tokenizer; load a student folder, or call forward with token ids")
         if batch_size < 1:
@@ -136,10 +135,3 @@ class Encoder:
     def _norm(self, x: Array, name: str, encoder: EncoderSpec) -> Array:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         return layer_norm(x, weight, bias, epsilon=encoder.layer_norm_epsilon)
-
-
-def load(folder: str | Path) -> Encoder:
-    """The student of a folder, ready to `encode`. Raises as `runtime.folder.read_folder` does."""
-    student = read_folder(folder)
-    tokenizer = SentenceTokenizer(student.tokenizer_path, max_tokens=student.max_tokens)
-    return Encoder(student.spec, student.weights, tokenizer=tokenizer)

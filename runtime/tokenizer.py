@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from spaces.student import StudentSpec
+
 SLICE = 2048  # sentences tokenised at once: bounds the memory of intermediate encodings
 
 
@@ -45,6 +47,14 @@ class SentenceTokenizer:
     def vocabulary_size(self) -> int:
         """Number of tokens, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def check_fits(self, spec: StudentSpec) -> None:
+        """Raise ValueError if it has tokens that the student's tables do not."""
+        if self.vocabulary_size > spec.vocabulary_size:
+            raise ValueError(
+                f"the tokenizer has {self.vocabulary_size} tokens but the student's table {spec.vocabulary_size} "
+                "rows; use the tokenizer that the student was distilled with"
+            )
 
     def encode(self, sentences: Sequence[str]) -> list[NDArray[np.int32]]:
         """The token ids of each sentence, in order; an empty sentence holds its special tokens only."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.encoder import load
 from runtime.folder import DOCUMENT_FILE
+from runtime.load import load
 from search.store import Store
 
 

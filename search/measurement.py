@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from runtime.encoder import load
+from runtime.engine import Engine
+from runtime.folder import read_folder
+from runtime.load import load_exact
 from search.entry import Entry
 from search.graduate import Graduate
 from search.preparation import Prepared
@@ -110,7 +112,10 @@ def _runnable(folder: Path, runtime: Runtime) -> Measurable:
         case Runtime.TORCH:
             return load_student(folder)
         case Runtime.NUMPY:
-            return load(folder)
+            return load_exact(folder)
+        case Runtime.ENGINE:
+            student = read_folder(folder)
+            return Engine(student.spec, student.weights)
         case _:
             assert_never(runtime)
 

@@ -15,7 +15,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from runtime.encoder import load
+from runtime.load import load
 
 
 class StudentModel(PythonModel):

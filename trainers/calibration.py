@@ -13,20 +13,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from runtime.encoder import Encoder
-from spaces.profile import LatencyProfile, Runtime
+from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
-from trainers.build import build, weights_of
 from trainers.latency import Measurable, measure_latencies
-from trainers.modules.student import Student
+from trainers.random_student import random_student, table_size
 
 FORMAT = 1
 GROUP_SIZE = 8  # students per group: the teacher's turns then cost about a quarter of the time
@@ -115,15 +112,15 @@ def calibrate(
     `trainers.latency.MIN_ROUNDS` times. Raises ValueError for a student too short for the profile's tokens.
     """
     start = time.monotonic()
-    table = np.random.default_rng(seed).standard_normal(max(_table_size(s) for s in (teacher_spec, *specs)), np.float32)
-    teacher = _build(teacher_spec, table, profile.runtime)
+    table = np.random.default_rng(seed).standard_normal(max(table_size(s) for s in (teacher_spec, *specs)), np.float32)
+    teacher = random_student(teacher_spec, profile.runtime, table=table)
     groups = [list(specs[i : i + GROUP_SIZE]) for i in range(0, len(specs), GROUP_SIZE)] or [[]]
     teacher_ms: list[float] = []
     ratios: list[float] = []
     for i, group in enumerate(groups):
         deadline = start + seconds * (i + 1) / len(groups)
         students: dict[str, Measurable] = {"teacher": teacher}
-        students |= {str(j): _build(spec, table, profile.runtime) for j, spec in enumerate(group)}
+        students |= {str(j): random_student(spec, profile.runtime, table=table) for j, spec in enumerate(group)}
         latencies = measure_latencies(students, profile, min_seconds=deadline - time.monotonic(), seed=seed + i)
         teacher_ms.append(latencies["teacher"].median_ms)
         ratios += [latencies[str(j)].median_ms / teacher_ms[-1] for j in range(len(group))]
@@ -162,27 +159,3 @@ def cached_calibration(
     temporary.write_text(json.dumps(calibration.to_json(), indent=1), encoding="utf-8")
     os.replace(temporary, path)
     return calibration
-
-
-def _table_size(spec: StudentSpec) -> int:
-    columns = [0]
-    if spec.encoder is not None:
-        columns.append(spec.encoder.embedding_dim or spec.encoder.width)
-    if spec.static is not None:
-        columns.append(spec.static.embedding_dim or spec.output_dim)
-    return spec.vocabulary_size * max(columns)
-
-
-def _build(spec: StudentSpec, table: np.ndarray, runtime: Runtime) -> Student | Encoder:
-    """A random student whose token tables, of full size, are parts of one shared array: to fill them costs most."""
-    student = build(replace(spec, vocabulary_size=1), seed=0)
-    tables = [path for path in (student.embeddings, student.static) if path is not None]
-    for path in tables:
-        columns = path.tokens.shape[1]
-        rows = torch.from_numpy(table[: spec.vocabulary_size * columns]).view(spec.vocabulary_size, columns)
-        path.tokens = nn.Parameter(rows, requires_grad=False)
-    match runtime:
-        case Runtime.TORCH:
-            return student
-        case Runtime.NUMPY:
-            return Encoder(spec, weights_of(student))

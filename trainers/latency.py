@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from runtime.encoder import Encoder
-from runtime.folder import expected_tensors
+from runtime.engine import Engine
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import StudentSpec
-from trainers.build import build
 from trainers.modules.student import Student
+from trainers.random_student import random_student
 
-Measurable = StudentSpec | Student | Encoder
+Measurable = StudentSpec | Student | Encoder | Engine
 """A spec is built with random weights: their values do not matter. `Student` runs on torch, `Encoder` on NumPy."""
 
 Call = Callable[[int], object]
@@ -153,7 +153,7 @@ def _calls_per_turn(call: Call) -> int:
 def _prepare(student: Measurable, profile: LatencyProfile, *, seed: int) -> Call:
     match student:
         case StudentSpec():
-            return _prepare(_with_random_weights(student, profile.runtime), profile, seed=seed)
+            return _prepare(random_student(student, profile.runtime), profile, seed=seed)
         case Student():
             inputs = [torch.from_numpy(ids) for ids in _inputs(_vocabulary_size(student), profile, seed=seed)]
             student.eval()
@@ -161,19 +161,11 @@ def _prepare(student: Measurable, profile: LatencyProfile, *, seed: int) -> Call
         case Encoder():
             arrays = _inputs(student.spec.vocabulary_size, profile, seed=seed)
             return lambda i: student.forward(arrays[i % N_INPUTS])
-
-
-def _with_random_weights(spec: StudentSpec, runtime: Runtime) -> Student | Encoder:
-    match runtime:
-        case Runtime.TORCH:
-            return build(spec, seed=0)
-        case Runtime.NUMPY:
-            generator = np.random.default_rng(0)
-            weights = {
-                name: generator.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-                for name, shape in expected_tensors(spec).items()
-            }
-            return Encoder(spec, weights)
+        case Engine():
+            inputs_2d = _inputs(student.spec.vocabulary_size, profile, seed=seed)
+            flat = [ids.astype(np.int32).reshape(-1) for ids in inputs_2d]
+            offsets = np.arange(profile.batch_size + 1, dtype=np.int64) * profile.n_tokens
+            return lambda i: student.embed(flat[i % N_INPUTS], offsets, n_threads=profile.n_threads)
 
 
 def _inputs(vocabulary_size: int, profile: LatencyProfile, *, seed: int) -> list[NDArray[np.int64]]:
@@ -195,6 +187,8 @@ def _check(name: str, student: Measurable, profile: LatencyProfile) -> None:
             max_tokens, runtime = _max_tokens(student), Runtime.TORCH
         case Encoder():
             max_tokens, runtime = student.spec.max_tokens, Runtime.NUMPY
+        case Engine():
+            max_tokens, runtime = student.spec.max_tokens, Runtime.ENGINE
     if runtime is not profile.runtime:
         raise ValueError(
             f"{name} runs on {runtime}, the latency profile asks for {profile.runtime}; give its spec instead"

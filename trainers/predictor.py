@@ -6,8 +6,8 @@ the Switch layers' routing, each at a cost per unit that is never negative. At o
 constants, so terms that differ only by them (attention's scores and its heads, say) share one cost. The costs minimise
 the squared relative error, with a mild ridge because a calibration has hardly more points than terms.
 
-On torch and NumPy block-sparse matrices run dense, and a Switch layer runs one product per expert that some token
-chose; a runtime that turns zeros into speed brings its own terms.
+On torch and NumPy block-sparse matrices run dense; on the engine they are a kind of product of their own, and
+reading the weights costs beside computing with them. A Switch layer runs one product per expert that some token chose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from spaces.profile import LatencyProfile
+from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, Pooling, StudentSpec, Switch
 from trainers.calibration import Calibration, CalibrationPoint
 from trainers.fidelity import rank_correlation
@@ -102,7 +102,7 @@ class LatencyPredictor:
 def latency_terms(spec: StudentSpec, profile: LatencyProfile) -> dict[str, float]:
     """Units of everything that takes time in a call; all terms are present, 0 where a student has none of them."""
     n_tokens = float(profile.batch_size * profile.n_tokens)
-    terms = {"call": 1.0} | _encoder_terms(spec.encoder, n_sentences=profile.batch_size, n_tokens=n_tokens)
+    terms = {"call": 1.0} | _encoder_terms(spec.encoder, profile, n_tokens=n_tokens)
     static, columns = 0.0, 0
     if spec.static is not None:
         static, columns = 1.0, spec.static.embedding_dim or spec.output_dim
@@ -113,11 +113,11 @@ def latency_terms(spec: StudentSpec, profile: LatencyProfile) -> dict[str, float
     return terms
 
 
-def _encoder_terms(encoder: EncoderSpec | None, *, n_sentences: int, n_tokens: float) -> dict[str, float]:
+def _encoder_terms(encoder: EncoderSpec | None, profile: LatencyProfile, *, n_tokens: float) -> dict[str, float]:
     names = (
         "embeddings", "embedding expansion", "layers", "flops", "values normalised", "values activated",
         "heads", "attention values", "mean pooling", "projection", "Switch layers", "Switch values scattered",
-        "experts called", "expert flops", "expert bytes",
+        "experts called", "expert flops", "expert bytes", "weights read", "sparse flops", "sparse weights read",
     )  # fmt: skip
     terms = dict.fromkeys(names, 0.0)
     if encoder is None:
@@ -131,7 +131,7 @@ def _encoder_terms(encoder: EncoderSpec | None, *, n_sentences: int, n_tokens: f
         terms["embedding expansion"] = 1.0
         terms["flops"] += 2.0 * n_tokens * width * encoder.embedding_dim
     terms["values normalised"] = (1 + 2 * depth) * n_tokens * width
-    terms["heads"] = float(depth * n_sentences * encoder.n_heads)
+    terms["heads"] = float(depth * profile.batch_size * encoder.n_heads)
     terms["attention values"] = depth * n_tokens * 3 * encoder.attention_width
     terms["mean pooling"] = float(encoder.pooling is Pooling.MEAN)
     terms["projection"] = float(encoder.projection is not None)
@@ -148,7 +148,18 @@ def _encoder_terms(encoder: EncoderSpec | None, *, n_sentences: int, n_tokens: f
             terms["experts called"] = depth * n_called
             terms["expert flops"] = depth * 2.0 * n_tokens * feed_forward_weights
             terms["expert bytes"] = depth * n_called * 4.0 * feed_forward_weights
-    return terms
+    return terms | (_engine_terms(encoder, terms) if profile.runtime is Runtime.ENGINE else {})
+
+
+def _engine_terms(encoder: EncoderSpec, terms: dict[str, float]) -> dict[str, float]:
+    """What differs where zero blocks are left out and reading weights counts."""
+    weights = float(encoder.n_layers * 4 * encoder.attention_width * encoder.width)
+    if isinstance(encoder.feed_forward, Dense):
+        weights += float(encoder.n_layers * 2 * encoder.feed_forward.units * encoder.width)
+    kept = 1.0 - encoder.sparsity
+    if encoder.sparsity == 0.0:
+        return {"weights read": weights}
+    return {"flops": 0.0, "sparse flops": kept * terms["flops"], "sparse weights read": kept * weights}
 
 
 def _fit(points: Sequence[CalibrationPoint], profile: LatencyProfile) -> dict[str, float]:

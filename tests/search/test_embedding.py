@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from runtime.encoder import load
 from runtime.folder import expected_tensors, write_folder
+from runtime.load import load
 from search.embedding import embed_file, read_lines
 from search.store import Store
 from spaces.student import StaticSpec, StudentSpec

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from runtime.encoder import load
 from runtime.folder import expected_tensors, write_folder
+from runtime.load import load
 from search.export import ExportFormat, export, export_model
 from search.store import Store
 from spaces.student import (

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from runtime.encoder import load
 from runtime.folder import expected_tensors, write_folder
+from runtime.load import load
 from search.embedding import embed_file
 from search.entry import Entry, FrontDocument
 from search.register import balanced, register_front, student_digest

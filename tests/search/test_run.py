@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.encoder import load
+from runtime.load import load
 from search.entry import FrontDocument
 from search.front import dominates
 from search.progress import Silent

@@ -15,7 +15,8 @@ from trainers.build import build, weights_of
 from trainers.latency import Turn, measure_latencies, median_ranks, summarise
 
 PROFILES = {
-    Runtime.TORCH: LatencyProfile(n_tokens=16),
+    Runtime.ENGINE: LatencyProfile(n_tokens=16),
+    Runtime.TORCH: LatencyProfile(runtime=Runtime.TORCH, n_tokens=16),
     Runtime.NUMPY: LatencyProfile(runtime=Runtime.NUMPY, n_tokens=16, batch_size=2),
 }
 STATIC = StudentSpec(vocabulary_size=100, output_dim=64, static=StaticSpec())
@@ -124,7 +125,7 @@ def test_the_threads_are_given_back_after_an_error() -> None:
 
 def test_what_cannot_be_measured_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="asks for 32 tokens, short takes at most 20; lower n_tokens"):
-        measure_latencies({"short": deep(1)}, LatencyProfile(n_tokens=32))
+        measure_latencies({"short": deep(1)}, LatencyProfile(runtime=Runtime.TORCH, n_tokens=32))
     with pytest.raises(ValueError, match="one runs on torch, the latency profile asks for numpy"):
         measure_latencies({"one": build(STATIC, seed=0)}, PROFILES[Runtime.NUMPY])
 

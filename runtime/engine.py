@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native engine: eight-bit weights, block-sparse and mixture-of-experts students, no padding.
+
+The work is done by `runtime._native` (see runtime/native). A sentence gives the same vector, bit for bit, in whatever
+batch and with however many threads it is embedded; between instruction sets vectors differ by rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.folder import check_weights
+from runtime.layers import Array, BooleanArray, TokenIds
+from runtime.tokenizer import SentenceTokenizer
+from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec, Switch
+
+try:
+    from runtime import _native
+except ImportError as error:  # the sources without their build
+    _MISSING: ImportError | None = error
+else:
+    _MISSING = None
+
+INSTRUCTION_SET = "UNDERSTUDY_INSTRUCTION_SET"
+"""The environment variable that forces an instruction set."""
+
+_ACTIVATIONS = {Activation.GELU: 1, Activation.GELU_TANH: 2, Activation.RELU: 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructionSet:
+    """Kernels that were built, and whether this machine can run them."""
+
+    name: str
+    """As the environment variable takes it."""
+    usable: bool
+    """Whether processor and system allow it."""
+    reason: str
+    """Why, or what is missing."""
+
+
+def is_built() -> bool:
+    """Whether the native module is there; `pip install` builds it."""
+    return _MISSING is None
+
+
+def instruction_sets() -> tuple[InstructionSet, ...]:
+    """All that were built, the fastest first; the first usable one is taken unless another is forced."""
+    if _MISSING is not None:
+        return ()
+    return tuple(
+        InstructionSet(name=name, usable=usable, reason=reason) for name, usable, reason in _native.instruction_sets()
+    )
+
+
+class Engine:
+    """A student in native code; several threads may embed through one."""
+
+    def __init__(
+        self,
+        spec: StudentSpec,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        tokenizer: SentenceTokenizer | None = None,
+        instruction_set: str | None = None,
+    ) -> None:
+        """`weights` are the spec's tensors (see `runtime.folder`); without a tokenizer `encode` does not work.
+
+        `instruction_set` None takes `UNDERSTUDY_INSTRUCTION_SET` or else the fastest. Raises ValueError for one that
+        is unknown or cannot be used here, and for weights that are not the spec's.
+        """
+        if _MISSING is not None:
+            raise RuntimeError(
+                f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler"
+            )
+        check_weights(spec, weights, origin="weights")
+        if tokenizer is not None:
+            tokenizer.check_fits(spec)
+        self.spec = spec
+        self.tokenizer = tokenizer
+        if instruction_set is None:
+            instruction_set = os.environ.get(INSTRUCTION_SET, "")
+        arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
+        self._student = _native.Student(_shape(spec), arrays, instruction_set)
+
+    @property
+    def instruction_set(self) -> str:
+        """The name of the kernels that it runs on."""
+        return self._student.instruction_set
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of packed weights."""
+        return self._student.n_bytes
+
+    @property
+    def n_sparse_matrices(self) -> int:
+        """Matrices whose zero blocks are left out."""
+        return self._student.n_sparse
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 256, n_threads: int = 1) -> Array:
+        """One vector per sentence, in order: [n, output_dim]; an empty list gives [0, output_dim].
+
+        `batch_size` sentences are tokenised and embedded at a time; it bounds memory and changes no vector.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this engine has no tokenizer; load a student folder, or call embed with token ids")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        vectors = np.empty((len(sentences), self.spec.output_dim), dtype=np.float32)
+        for start in range(0, len(sentences), batch_size):
+            token_ids = self.tokenizer.encode(sentences[start : start + batch_size])
+            offsets = np.zeros(len(token_ids) + 1, dtype=np.int64)
+            np.cumsum([len(ids) for ids in token_ids], out=offsets[1:])
+            vectors[start : start + len(token_ids)] = self.embed(
+                np.concatenate(token_ids), offsets, n_threads=n_threads
+            )
+        return vectors
+
+    def embed(self, token_ids: NDArray[np.int32], offsets: NDArray[np.int64], *, n_threads: int = 1) -> Array:
+        """Sentences whose token ids [n_tokens] stand end to end, sentence i from offsets[i] on -> [n, output_dim].
+
+        Raises ValueError for offsets that do not fit, ids outside the vocabulary, and more tokens than positions.
+        """
+        vectors: Array = self._student.embed(
+            np.ascontiguousarray(token_ids, dtype=np.int32), np.ascontiguousarray(offsets, dtype=np.int64), n_threads
+        )
+        return vectors
+
+    def forward(self, token_ids: TokenIds, mask: BooleanArray | None = None, *, n_threads: int = 1) -> Array:
+        """Token ids [batch, tokens] and mask [batch, tokens] (None: every token counts) -> vectors [batch, output_dim].
+
+        The tokens that count stand first in each row, as tokenizers pad.
+        """
+        if mask is None:
+            offsets = np.arange(token_ids.shape[0] + 1, dtype=np.int64) * token_ids.shape[1]
+            return self.embed(token_ids.reshape(-1), offsets, n_threads=n_threads)
+        lengths = mask.sum(axis=1)
+        if not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]):
+            raise ValueError("the tokens that count must stand first in each row; pad at the right")
+        return self.embed(token_ids[mask], np.concatenate([[0], np.cumsum(lengths)]), n_threads=n_threads)
+
+
+def _shape(spec: StudentSpec) -> dict[str, int | float | bool]:
+    shape: dict[str, int | float | bool] = {
+        "vocabulary_size": spec.vocabulary_size,
+        "output_dim": spec.output_dim,
+        "normalise": spec.normalise,
+        "static_path": spec.static is not None,
+        "static_dim": 0 if spec.static is None else spec.static.embedding_dim or 0,
+    }
+    return shape | _encoder_shape(spec.encoder)
+
+
+def _encoder_shape(encoder: EncoderSpec | None) -> dict[str, int | float | bool]:
+    if encoder is None:
+        names = ("n_layers", "width", "n_heads", "head_width", "units", "n_experts", "max_tokens", "embedding_dim")
+        nothing = {"first_token_pooling": False, "projection": False, "tanh": False, "activation": 1}
+        return dict.fromkeys(names, 0) | nothing | {"layer_norm_epsilon": 1e-12}
+    match encoder.feed_forward:
+        case Dense(units=units):
+            n_experts = 0
+        case Switch(n_experts=n_experts, units=units):
+            pass
+    return {
+        "n_layers": encoder.n_layers,
+        "width": encoder.width,
+        "n_heads": encoder.n_heads,
+        "head_width": encoder.head_width,
+        "units": units,
+        "n_experts": n_experts,
+        "max_tokens": encoder.max_tokens,
+        "embedding_dim": encoder.embedding_dim or 0,
+        "first_token_pooling": encoder.pooling is Pooling.CLS,
+        "projection": encoder.projection is not None,
+        "tanh": encoder.projection is Projection.TANH,
+        "activation": _ACTIVATIONS[encoder.activation],
+        "layer_norm_epsilon": encoder.layer_norm_epsilon,
+    }

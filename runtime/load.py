@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a student folder to something that embeds sentences."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from runtime.encoder import Encoder
+from runtime.engine import Engine, is_built
+from runtime.folder import read_folder
+from runtime.tokenizer import SentenceTokenizer
+
+
+def load(folder: str | Path) -> Engine | Encoder:
+    """The student of a folder on the native engine, ready to `encode`. Raises as `runtime.folder.read_folder` does.
+
+    Where the engine is not built it runs on NumPy, and a warning says so.
+    """
+    if not is_built():
+        warnings.warn("the native engine is not built, so NumPy runs this student, slowly", stacklevel=2)
+        return load_exact(folder)
+    student = read_folder(folder)
+    tokenizer = SentenceTokenizer(student.tokenizer_path, max_tokens=student.max_tokens)
+    return Engine(student.spec, student.weights, tokenizer=tokenizer)
+
+
+def load_exact(folder: str | Path) -> Encoder:
+    """The student of a folder in float32 on NumPy: slower, and what the engine's rounding is measured against."""
+    student = read_folder(folder)
+    tokenizer = SentenceTokenizer(student.tokenizer_path, max_tokens=student.max_tokens)
+    return Encoder(student.spec, student.weights, tokenizer=tokenizer)

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels as every instruction set has them. The including file is compiled for one instruction set and has
+// defined `dot`, the 8-bit product of four features, and OUTPUTS and BLOCKS, how many sums fit its registers.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace understudy {
+namespace {
+
+// ---- products ----
+
+// Scale, shift and activate the sums of one panel and one block; sums is [16 outputs][16 tokens].
+template <Activation kind, bool ranged>
+INLINE void finish(const int32_t* sums, int n_outputs, const float* scale, const float* offset, const float* bias,
+                   Floats token_scale, Floats token_zero, float* y, Floats& low, Floats& high) {
+  for (int o = 0; o < n_outputs; ++o) {
+    const Floats shift = multiply_add(token_zero, all(offset[o]), all(bias[o]));
+    const Floats value = activate<kind>(multiply_add(to_floats(load(sums + o * BLOCK)), token_scale * scale[o], shift));
+    store(y + o * BLOCK, value);
+    if constexpr (ranged) {
+      low = minimum(low, value);
+      high = maximum(high, value);
+    }
+  }
+}
+
+struct Output {
+  const Matrix& matrix;
+  const Quantised& x;
+  float* y;
+  int y_rows;
+  const Range* range;
+};
+
+template <Activation kind, bool ranged>
+INLINE void finish_panel(const Output& out, int panel, int block, const int32_t* sums) {
+  const int row = panel * PANEL, rows = out.matrix.n_outputs - row < PANEL ? out.matrix.n_outputs - row : PANEL;
+  Floats low{}, high{};
+  if constexpr (ranged) {
+    low = load(out.range->low + block * BLOCK);
+    high = load(out.range->high + block * BLOCK);
+  }
+  finish<kind, ranged>(sums, rows, out.matrix.scale + row, out.matrix.offset + row, out.matrix.bias + row,
+                       load(out.x.scale + block * BLOCK), load(out.x.zero + block * BLOCK),
+                       out.y + (size_t(block) * out.y_rows + row) * BLOCK, low, high);
+  if constexpr (ranged) {
+    store(out.range->low + block * BLOCK, low);
+    store(out.range->high + block * BLOCK, high);
+  }
+}
+
+// Calls f<kind, ranged>() for the activation and range given at run time.
+template <template <Activation, bool> class F, typename... Arguments>
+void dispatch(int activation, bool ranged, Arguments&&... arguments) {
+  switch (Activation(activation)) {
+    case Activation::NONE:
+      return ranged ? F<Activation::NONE, true>::run(arguments...) : F<Activation::NONE, false>::run(arguments...);
+    case Activation::GELU:
+      return ranged ? F<Activation::GELU, true>::run(arguments...) : F<Activation::GELU, false>::run(arguments...);
+    case Activation::GELU_TANH:
+      return ranged ? F<Activation::GELU_TANH, true>::run(arguments...)
+                    : F<Activation::GELU_TANH, false>::run(arguments...);
+    case Activation::RELU:
+      return ranged ? F<Activation::RELU, true>::run(arguments...) : F<Activation::RELU, false>::run(arguments...);
+  }
+}
+
+// One panel times n_blocks <= BLOCKS blocks, a few outputs at a time; sums is [block][16 outputs][16 tokens].
+template <int n_blocks, bool sparse>
+INLINE void panel_sums(const Matrix& m, int panel, const uint8_t* x, size_t block_bytes, int32_t* sums) {
+  const int first = m.first_tile[panel], last = m.first_tile[panel + 1];
+  for (int half = 0; half < PANEL; half += OUTPUTS) {
+    Integers total[OUTPUTS][n_blocks] = {};
+    for (int tile = first; tile < last; ++tile) {
+      const int8_t* weights = m.tiles + size_t(tile) * TILE_BYTES + half * TILE_GROUPS * GROUP;
+      const uint16_t* groups = sparse ? m.groups + size_t(tile) * TILE_GROUPS : nullptr;
+      const size_t start = size_t(tile - first) * TILE_GROUPS;
+      for (int j = 0; j < TILE_GROUPS; ++j) {
+        const uint8_t* row = x + (sparse ? size_t(groups[j]) : start + j) * BLOCK * GROUP;
+        Integers features[n_blocks];
+#pragma GCC unroll 4
+        for (int b = 0; b < n_blocks; ++b) features[b] = load(reinterpret_cast<const int32_t*>(row + b * block_bytes));
+#pragma GCC unroll 16
+        for (int o = 0; o < OUTPUTS; ++o) {
+          int32_t weight;
+          std::memcpy(&weight, weights + (o * TILE_GROUPS + j) * GROUP, sizeof weight);
+#pragma GCC unroll 4
+          for (int b = 0; b < n_blocks; ++b) total[o][b] = dot(total[o][b], features[b], weight);
+        }
+      }
+    }
+    for (int o = 0; o < OUTPUTS; ++o)
+      for (int b = 0; b < n_blocks; ++b) store(sums + (b * PANEL + half + o) * BLOCK, total[o][b]);
+  }
+}
+
+template <Activation kind, bool ranged>
+struct VectorProduct {
+  template <int n_blocks>
+  static INLINE void some_blocks(const Output& out, int panel, int block) {
+    alignas(64) int32_t sums[n_blocks * PANEL * BLOCK];
+    const size_t block_bytes = size_t(out.x.n_groups) * BLOCK * GROUP;
+    const uint8_t* x = out.x.values + block * block_bytes;
+    if (out.matrix.groups)
+      panel_sums<n_blocks, true>(out.matrix, panel, x, block_bytes, sums);
+    else
+      panel_sums<n_blocks, false>(out.matrix, panel, x, block_bytes, sums);
+    for (int b = 0; b < n_blocks; ++b) finish_panel<kind, ranged>(out, panel, block + b, sums + b * PANEL * BLOCK);
+  }
+
+  static void run(const Output& out, int n_blocks, int first_panel, int last_panel) {
+    for (int panel = first_panel; panel < last_panel; ++panel) {
+      int block = 0;
+      for (; block + BLOCKS <= n_blocks; block += BLOCKS) some_blocks<BLOCKS>(out, panel, block);
+      if constexpr (BLOCKS > 2)
+        if (block + 2 <= n_blocks) some_blocks<2>(out, panel, block), block += 2;
+      for (; block < n_blocks; ++block) some_blocks<1>(out, panel, block);
+    }
+  }
+};
+
+[[maybe_unused]] void vector_product(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel,
+                    int activation, float* y, int y_rows, const Range* range) {
+  const Output out{matrix, x, y, y_rows, range};
+  dispatch<VectorProduct>(activation, range != nullptr, out, n_blocks, first_panel, last_panel);
+}
+
+// ---- eight bits ----
+
+// Rows of one block in eight bits, between low and high of each token; zero is always one of the 256 values.
+INLINE void quantise_block(const float* x, int width, Floats low, Floats high, int block, const Quantised& q) {
+  low = minimum(low, Floats{});
+  const Floats size = maximum(maximum(high, Floats{}) - low, all(1e-30f));
+  const Floats per_unit = all(254.0f) / size;  // one step of 255 is left for rounding at both ends
+  const Floats zero = all(ROUNDING) - low * per_unit;  // rounds to a whole number: the zero point, exactly
+  const Floats scale = size * (1.0f / 254.0f);
+  store(q.scale + block * BLOCK, scale);
+  store(q.zero + block * BLOCK, (all(ROUNDING) - zero) * scale);
+  const auto byte = [&](int feature) {
+    return bits_to_integers(multiply_add(load(x + feature * BLOCK), per_unit, zero)) - ROUNDING_BITS;
+  };
+  auto* row = reinterpret_cast<int32_t*>(q.values + size_t(block) * q.n_groups * BLOCK * GROUP);
+  int feature = 0;
+  for (; feature + GROUP <= width; feature += GROUP, row += BLOCK) {
+    store(row, byte(feature) + (byte(feature + 1) << 8) + (byte(feature + 2) << 16) + (byte(feature + 3) << 24));
+  }
+  if (feature < width) {  // a width that is no multiple of 4: the weights beyond it are zero
+    Integers packed{};
+    for (int i = 0; feature + i < width; ++i) packed += byte(feature + i) << (8 * i);
+    store(row, packed);
+  }
+}
+
+void quantise(const float* x, int width, const Range* range, int first_block, int last_block, const Quantised& q) {
+  for (int block = first_block; block < last_block; ++block) {
+    const float* rows = x + size_t(block) * width * BLOCK;
+    Floats low, high;
+    if (range) {
+      low = load(range->low + block * BLOCK);
+      high = load(range->high + block * BLOCK);
+    } else {
+      low = high = load(rows);
+      for (int feature = 1; feature < width; ++feature) {
+        low = minimum(low, load(rows + feature * BLOCK));
+        high = maximum(high, load(rows + feature * BLOCK));
+      }
+    }
+    quantise_block(rows, width, low, high, block, q);
+  }
+}
+
+void normalise(float* x, const float* addend, int width, const NormWeights& norm, int first_block, int last_block,
+               const Quantised& q) {
+  for (int block = first_block; block < last_block; ++block) {
+    float* rows = x + size_t(block) * width * BLOCK;
+    const float* more = addend ? addend + size_t(block) * width * BLOCK : nullptr;
+    Floats total[4] = {};
+    for (int feature = 0; feature < width; ++feature) {
+      Floats value = load(rows + feature * BLOCK);
+      if (more) {
+        value += load(more + feature * BLOCK);
+        store(rows + feature * BLOCK, value);
+      }
+      total[feature % 4] += value;
+    }
+    const Floats mean = ((total[0] + total[1]) + (total[2] + total[3])) * (1.0f / float(width));
+    Floats squares[4] = {};
+    for (int feature = 0; feature < width; ++feature) {
+      const Floats centred = load(rows + feature * BLOCK) - mean;
+      squares[feature % 4] = multiply_add(centred, centred, squares[feature % 4]);
+    }
+    const Floats variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * (1.0f / float(width));
+    const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
+    Floats low = all(__builtin_inff()), high = -low;
+    for (int feature = 0; feature < width; ++feature) {
+      const Floats centred = load(rows + feature * BLOCK) - mean;
+      const Floats value = multiply_add(centred * inverse, all(norm.weight[feature]), all(norm.bias[feature]));
+      store(rows + feature * BLOCK, value);
+      low = minimum(low, value);
+      high = maximum(high, value);
+    }
+    quantise_block(rows, width, low, high, block, q);
+  }
+}
+
+// ---- tables ----
+
+void look_up(const int8_t* table, const float* scales, const float* positions, int width, const int32_t* token_ids,
+             const int32_t* token_positions, int n_tokens, int first_block, int last_block, float* x) {
+  for (int block = first_block; block < last_block; ++block) {
+    float* rows = x + size_t(block) * width * BLOCK;
+    const int n = n_tokens - block * BLOCK < BLOCK ? n_tokens - block * BLOCK : BLOCK;
+    const int8_t* token_rows[BLOCK];
+    const float* position_rows[BLOCK];
+    Floats scale{};
+    for (int i = 0; i < BLOCK; ++i) {  // the columns after the last token repeat it
+      const int token = block * BLOCK + (i < n ? i : n - 1);
+      token_rows[i] = table + size_t(token_ids[token]) * width;
+      position_rows[i] = positions ? positions + size_t(token_positions[token]) * width : nullptr;
+      scale[i] = scales[token_ids[token]];
+    }
+    for (int feature = 0; feature < width; ++feature) {
+      Floats value, position{};
+      for (int i = 0; i < BLOCK; ++i) value[i] = float(token_rows[i][feature]);
+      if (positions)
+        for (int i = 0; i < BLOCK; ++i) position[i] = position_rows[i][feature];
+      store(rows + feature * BLOCK, multiply_add(value, scale, position));
+    }
+  }
+}
+
+void average_rows(const int8_t* table, const float* scales, int width, const int32_t* token_ids, int n_tokens,
+                  float* mean) {
+  for (int feature = 0; feature < width; ++feature) mean[feature] = 0.0f;
+  for (int token = 0; token < n_tokens; ++token) {
+    const int8_t* row = table + size_t(token_ids[token]) * width;
+    const float scale = scales[token_ids[token]];
+    for (int feature = 0; feature < width; ++feature) mean[feature] += scale * float(row[feature]);
+  }
+  const float share = n_tokens > 0 ? 1.0f / float(n_tokens) : 0.0f;
+  for (int feature = 0; feature < width; ++feature) mean[feature] *= share;
+}
+
+// ---- experts and pooling ----
+
+void route(const float* x, int width, const float* router, int n_experts, int first_block, int last_block,
+           int32_t* expert, float* probability) {
+  for (int block = first_block; block < last_block; ++block) {
+    const float* rows = x + size_t(block) * width * BLOCK;
+    Floats largest = all(-__builtin_inff()), total{};
+    Integers best{};
+    for (int e = 0; e < n_experts; ++e) {
+      Floats logit{};
+      for (int feature = 0; feature < width; ++feature)
+        logit = multiply_add(load(rows + feature * BLOCK), all(router[size_t(e) * width + feature]), logit);
+      const Integers better = logit > largest;
+      const Floats new_largest = maximum(largest, logit);
+      total = total * exponential(largest - new_largest) + exponential(logit - new_largest);
+      largest = new_largest;
+      best = (best & ~better) | (all(int32_t(e)) & better);
+    }
+    store(expert + block * BLOCK, best);
+    store(probability + block * BLOCK, all(1.0f) / total);
+  }
+}
+
+INLINE Floats window_of(const float* x, int x_rows, int row, Span span, int b) {
+  const int column = span.first + b * BLOCK, left = span.length - b * BLOCK, shift = span.first % BLOCK;
+  const float* low = x + (size_t(column / BLOCK) * x_rows + row) * BLOCK;
+  const float* high = shift + left > BLOCK ? low + size_t(x_rows) * BLOCK : low;  // never beyond the last block
+  return keep_first(shift ? window(low, high, shift) : load(low), left);
+}
+
+void average_columns(const float* x, int width, Span span, float* mean) {
+  const float share = span.length > 0 ? 1.0f / float(span.length) : 0.0f;
+  for (int feature = 0; feature < width; ++feature) {
+    Floats total{};
+    for (int b = 0; b < blocks(span.length); ++b) total += window_of(x, width, feature, span, b);
+    mean[feature] = sum(total) * share;
+  }
+}
+
+// ---- attention ----
+
+// A sentence's rows of x from lane 0 on, padded with zeros to whole blocks, times a factor: [block][rows][16].
+INLINE void copy_columns(const float* x, int x_rows, int first_row, int rows, Span span, float factor, float* y) {
+  for (int b = 0; b < blocks(span.length); ++b)
+    for (int row = 0; row < rows; ++row)
+      store(y + (size_t(b) * rows + row) * BLOCK, window_of(x, x_rows, first_row + row, span, b) * factor);
+}
+
+// Write a block of columns that begins at a sentence's column into a batch's.
+INLINE void write_columns(const float* y, int rows, Span span, int b, float* x, int x_rows, int first_row) {
+  const int column = span.first + b * BLOCK, left = span.length - b * BLOCK, n = left < BLOCK ? left : BLOCK;
+  const int shift = column % BLOCK, near = n < BLOCK - shift ? n : BLOCK - shift;
+  float* low = x + (size_t(column / BLOCK) * x_rows + first_row) * BLOCK;
+  for (int row = 0; row < rows; ++row, y += BLOCK) {
+    if (near == BLOCK) {
+      store(low + row * BLOCK, load(y));
+    } else {
+      for (int i = 0; i < near; ++i) low[row * BLOCK + shift + i] = y[i];
+      for (int i = near; i < n; ++i) low[(size_t(x_rows) + row) * BLOCK + i - near] = y[i];
+    }
+  }
+}
+
+// Softmax over the first n_keys rows of n_blocks columns' scores, unnormalised; rows up to padded_keys become zero.
+template <int n_blocks>
+INLINE void soften(float* scores, int n_keys, int padded_keys, Floats* inverse_total) {
+  for (int b = 0; b < n_blocks; ++b) {
+    Floats largest = load(scores + b * BLOCK);
+    for (int key = 1; key < n_keys; ++key) largest = maximum(largest, load(scores + (key * n_blocks + b) * BLOCK));
+    Floats total{};
+    for (int key = 0; key < n_keys; ++key) {
+      float* score = scores + (key * n_blocks + b) * BLOCK;
+      const Floats value = exponential(load(score) - largest);
+      total += value;
+      store(score, value);
+    }
+    for (int key = n_keys; key < padded_keys; ++key) store(scores + (key * n_blocks + b) * BLOCK, Floats{});
+    inverse_total[b] = all(1.0f) / total;
+  }
+}
+
+// Sums over `depth` of a[depth][row lanes] x b[depth][column lanes]: rows one lane of a each, 8 rows at a time.
+// a: `a_stride` floats from one depth to the next; b: n_blocks blocks `b_block` floats apart.
+template <int n_rows, int n_blocks>
+INLINE void outer_sums(const float* a, size_t a_stride, size_t a_lane, const float* b, size_t b_stride, size_t b_block, int depth,
+                       Floats (*total)[n_blocks]) {
+  for (int i = 0; i < n_rows; ++i)
+    for (int c = 0; c < n_blocks; ++c) total[i][c] = Floats{};
+  for (int k = 0; k < depth; ++k) {
+    Floats column[n_blocks];
+    for (int c = 0; c < n_blocks; ++c) column[c] = load(b + k * b_stride + c * b_block);
+#pragma GCC unroll 8
+    for (int i = 0; i < n_rows; ++i)
+#pragma GCC unroll 2
+      for (int c = 0; c < n_blocks; ++c)
+        total[i][c] = multiply_add(all(a[k * a_stride + i * a_lane]), column[c], total[i][c]);
+  }
+}
+
+// Context of n_blocks blocks of queries from block `q` on. queries, keys and values are [blocks][head_width][16].
+template <int n_blocks>
+INLINE void attend_queries(const float* queries, const float* keys, const float* values, Span span, int q,
+                           int head_width, float* scores, float* context, int context_rows, int first_row) {
+  constexpr int ROWS = 8;
+  const int n_keys = span.length, padded_keys = blocks(n_keys) * BLOCK;
+  const size_t block_floats = size_t(head_width) * BLOCK;
+  for (int key = 0; key < padded_keys; key += ROWS) {
+    Floats total[ROWS][n_blocks];
+    outer_sums<ROWS, n_blocks>(keys + (key / BLOCK) * block_floats + key % BLOCK, BLOCK, 1, queries + q * block_floats,
+                               BLOCK, block_floats, head_width, total);
+    for (int i = 0; i < ROWS; ++i)
+      for (int c = 0; c < n_blocks; ++c) store(scores + ((key + i) * n_blocks + c) * BLOCK, total[i][c]);
+  }
+  Floats inverse_total[n_blocks];
+  soften<n_blocks>(scores, n_keys, padded_keys, inverse_total);
+  alignas(64) float result[n_blocks][ROWS * BLOCK];
+  for (int row = 0; row < head_width; row += ROWS) {
+    const int rows = head_width - row < ROWS ? head_width - row : ROWS;
+    Floats whole[ROWS][n_blocks] = {};
+    for (int kb = 0; kb < padded_keys / BLOCK; ++kb) {
+      const int n = n_keys - kb * BLOCK < BLOCK ? n_keys - kb * BLOCK : BLOCK;
+      const float* value_rows = values + kb * block_floats + row * BLOCK;
+      Floats total[ROWS][n_blocks];
+      if (rows == ROWS)
+        outer_sums<ROWS, n_blocks>(value_rows, 1, BLOCK, scores + kb * BLOCK * n_blocks * BLOCK, n_blocks * BLOCK, BLOCK, n,
+                                   total);
+      else
+        for (int i = 0; i < rows; ++i)
+          outer_sums<1, n_blocks>(value_rows + i * BLOCK, 1, BLOCK, scores + kb * BLOCK * n_blocks * BLOCK,
+                                  n_blocks * BLOCK, BLOCK, n, total + i);
+      for (int i = 0; i < rows; ++i)
+        for (int c = 0; c < n_blocks; ++c) whole[i][c] += total[i][c];
+    }
+    for (int c = 0; c < n_blocks; ++c) {
+      for (int i = 0; i < rows; ++i) store(result[c] + i * BLOCK, whole[i][c] * inverse_total[c]);
+      write_columns(result[c], rows, span, q + c, context, context_rows, first_row + row);
+    }
+  }
+}
+
+[[maybe_unused]] void vector_attend(const float* qkv, Span span, int n_heads, int head_width, int first_head, int last_head,
+                   float* context, float* scratch) {
+  const int width = n_heads * head_width, n_blocks = blocks(span.length);
+  const size_t part = size_t(n_blocks) * head_width * BLOCK;
+  float *queries = scratch, *keys = queries + part, *values = keys + part, *scores = values + part;
+  const float factor = 1.0f / __builtin_sqrtf(float(head_width));
+  for (int head = first_head; head < last_head; ++head) {
+    const int row = head * head_width;
+    copy_columns(qkv, 3 * width, row, head_width, span, factor, queries);
+    copy_columns(qkv, 3 * width, width + row, head_width, span, 1.0f, keys);
+    copy_columns(qkv, 3 * width, 2 * width + row, head_width, span, 1.0f, values);
+    int q = 0;
+    for (; q + 2 <= n_blocks; q += 2)
+      attend_queries<2>(queries, keys, values, span, q, head_width, scores, context, width, row);
+    if (q < n_blocks) attend_queries<1>(queries, keys, values, span, q, head_width, scores, context, width, row);
+  }
+}
+
+}  // namespace
+}  // namespace understudy

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// float32 weights into eight bits and into the order in which the products read them.
+#pragma once
+
+#include <vector>
+
+#include "arena.h"
+#include "kernels.h"
+
+namespace understudy {
+
+// Owns what a Matrix points to.
+struct PackedMatrix {
+  Matrix matrix;
+  Buffer memory;
+};
+
+enum class Storage { FASTER, DENSE, SPARSE };
+
+// weight [n_outputs][n_inputs], bias [n_outputs] or null. FASTER leaves out zero groups if enough of them are zero for
+// these kernels. Throws std::invalid_argument if there are more inputs than a group's index can name.
+PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
+                         Storage storage = Storage::FASTER);
+
+// Rows in eight bits with one scale each.
+struct PackedTable {
+  Buffer values;  // int8 [n_rows][width]
+  Buffer scales;  // float [n_rows]
+
+  const int8_t* rows() const { return reinterpret_cast<const int8_t*>(values.get()); }
+  const float* row_scales() const { return reinterpret_cast<const float*>(scales.get()); }
+};
+
+PackedTable pack_table(const float* table, size_t n_rows, size_t width);
+
+}  // namespace understudy

@@ -1,0 +1,518 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "student.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+namespace understudy {
+namespace {
+
+constexpr int PART_TOKENS = 128;  // tokens that go through the layers together: their activations stay in the second cache
+constexpr float SMALLEST_NORM = 1e-12f;  // torch.nn.functional.normalize's floor
+constexpr size_t MOST_SPACES = 16;       // workspaces kept for later calls
+
+int rounded(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+// The thread's share of n things, in multiples of `unit`.
+struct Share {
+  int first, last;
+  Share(int n, int thread, int n_threads, int unit = 1) {
+    const int units = (n + unit - 1) / unit;
+    first = std::min(n, int(int64_t(units) * thread / n_threads) * unit);
+    last = std::min(n, int(int64_t(units) * (thread + 1) / n_threads) * unit);
+  }
+};
+
+std::string text(const std::vector<size_t>& shape) {
+  std::string s = "[";
+  for (size_t n : shape) s += (s.size() > 1 ? ", " : "") + std::to_string(n);
+  return s + "]";
+}
+
+void require(bool holds, const std::string& rule) {
+  if (!holds) throw std::invalid_argument(rule);
+}
+
+void check(const Shape& s) {
+  const auto size = [](int n, const char* name) {
+    require(n >= 1 && n <= 1 << 24, std::string(name) + " must lie in 1 to 2^24, got " + std::to_string(n));
+  };
+  size(s.vocabulary_size, "vocabulary_size");
+  size(s.output_dim, "output_dim");
+  require(s.n_layers > 0 || s.static_path, "a student needs layers or a static path");
+  require(s.static_dim >= 0 && s.embedding_dim >= 0 && s.n_experts >= 0, "sizes must not be negative");
+  if (s.n_layers == 0) return;
+  size(s.n_layers, "n_layers");
+  size(s.width, "width");
+  size(s.n_heads, "n_heads");
+  size(s.head_width, "head_width");
+  size(s.units, "units");
+  size(s.max_tokens, "max_tokens");
+  require(int64_t(s.n_heads) * s.head_width <= s.width, "heads must fit the width");
+  require(s.width <= 65536 && s.units <= 65536 && s.embedding_dim <= 65536 && s.output_dim <= 65536 && s.n_experts <= 65536,
+          "width, units, embedding_dim, output_dim and n_experts may be at most 65,536");
+  require(s.projection || s.width == s.output_dim, "without a projection the width must be output_dim");
+  require(s.activation >= 1 && s.activation <= 3, "unknown activation");
+}
+
+}  // namespace
+
+// Sentences first to last - 1 of a call.
+struct Student::Part {
+  const int32_t* token_ids;
+  const int64_t* offsets;
+  size_t first, last;
+  float* vectors;
+
+  int n_sentences() const { return int(last - first); }
+  int n_tokens() const { return int(offsets[last] - offsets[first]); }
+};
+
+// The memory of one part on its way through the layers.
+class Student::Workspace {
+ public:
+  Workspace(const Shape& s, int n_tokens, int n_sentences, int n_threads)
+      : n_tokens(n_tokens), n_sentences(n_sentences), n_threads(n_threads) {
+    for (int pass = 0; pass < 2; ++pass) {
+      Layout layout(pass ? memory_.get() : nullptr);
+      divide(layout, s);
+      if (!pass) memory_ = Buffer(layout.used());
+    }
+    std::memset(memory_.get(), 0, memory_.size());
+  }
+
+  bool fits(int tokens, int sentences, int threads) const {
+    return tokens <= n_tokens && sentences <= n_sentences && threads <= n_threads;
+  }
+
+  const int n_tokens, n_sentences, n_threads;
+  int n_blocks = 0;       // of the present part
+  float *x, *y, *qkv, *context, *hidden;
+  Quantised x8, context8, hidden8, narrow8;
+  float* narrow;          // embeddings before their expansion
+  int32_t* positions;
+  std::vector<Span> spans;
+  float *low, *high;      // [thread][block * 16]
+  std::vector<float*> scratch;
+  float *pooled, *results, *row_columns, *result_columns;
+  Quantised row8;
+  // experts: tokens in the order of their experts
+  Quantised sorted8;
+  float *sorted_hidden, *sorted_y, *probability;
+  int32_t *expert, *place;            // expert of each token; its column among the sorted
+  std::vector<int> first_block;       // [n_experts + 1]
+  std::vector<int> counts;
+
+  int sorted_blocks(const Shape& s) const { return blocks(n_tokens) + s.n_experts; }
+
+ private:
+  void divide(Layout& layout, const Shape& s) {
+    const int n = blocks(n_tokens) + 1, attention_width = s.n_heads * s.head_width;  // one block more: windows look ahead
+    const auto floats = [&](int rows, int n_blocks) { return layout.take<float>(size_t(n_blocks) * rows * BLOCK); };
+    const auto bytes = [&](Quantised& q, int features, int n_blocks) {
+      q.n_groups = padded_groups(features);
+      q.values = layout.take<uint8_t>(size_t(n_blocks) * q.n_groups * BLOCK * GROUP);
+      q.scale = layout.take<float>(size_t(n_blocks) * BLOCK);
+      q.zero = layout.take<float>(size_t(n_blocks) * BLOCK);
+    };
+    if (s.n_layers) {
+      x = floats(s.width, n);
+      y = floats(s.width, n);
+      qkv = floats(3 * attention_width, n);
+      context = floats(attention_width, n);
+      bytes(x8, s.width, n);
+      bytes(context8, attention_width, n);
+      narrow = floats(s.embedding_dim, n);
+      bytes(narrow8, s.embedding_dim, n);
+      positions = layout.take<int32_t>(size_t(n) * BLOCK);
+      const int most = sorted_blocks(s);
+      hidden = floats(s.units, s.n_experts ? most : n);
+      bytes(hidden8, s.units, s.n_experts ? most : n);
+      if (s.n_experts) {
+        bytes(sorted8, s.width, most);
+        sorted_y = floats(s.width, most);
+        expert = layout.take<int32_t>(size_t(n) * BLOCK);
+        place = layout.take<int32_t>(size_t(n) * BLOCK);
+        probability = layout.take<float>(size_t(n) * BLOCK);
+        first_block.assign(size_t(s.n_experts) + 1, 0);
+        counts.assign(size_t(s.n_experts), 0);
+      }
+      const int range_blocks = s.n_experts ? most : n;
+      low = layout.take<float>(size_t(n_threads) * range_blocks * BLOCK);
+      high = layout.take<float>(size_t(n_threads) * range_blocks * BLOCK);
+      scratch.assign(size_t(n_threads), nullptr);
+      for (float*& piece : scratch) piece = layout.take<float>(attention_scratch(n_tokens, s.head_width));
+    }
+    spans.resize(size_t(n_sentences));
+    const int columns = blocks(n_sentences), widest = std::max({s.width, s.static_dim, s.output_dim});
+    pooled = layout.take<float>(size_t(n_sentences) * widest);
+    results = layout.take<float>(size_t(n_sentences) * s.output_dim);
+    row_columns = floats(widest, columns);
+    result_columns = floats(s.output_dim, columns);
+    bytes(row8, widest, columns);
+  }
+
+  Buffer memory_;
+};
+
+Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensors, const Kernels& kernels)
+    : shape_(shape), kernels_(kernels) {
+  check(shape);
+  const Shape& s = shape_;
+  const auto vocabulary = size_t(s.vocabulary_size);
+  const auto table = [&](const char* name, int width) {
+    const Tensor& t = tensor(tensors, name, {vocabulary, size_t(width)});
+    n_bytes_ += vocabulary * (size_t(width) + sizeof(float));
+    return pack_table(t.data, vocabulary, size_t(width));
+  };
+  if (s.n_layers) {
+    tokens_ = table("embeddings.tokens", s.embedding_dim ? s.embedding_dim : s.width);
+    if (s.embedding_dim) expand_ = matrix(tensors, "embeddings.expand", s.width, s.embedding_dim, false);
+    const Tensor& positions = tensor(tensors, "embeddings.positions", {size_t(s.max_tokens), size_t(s.width)});
+    positions_.assign(positions.data, positions.data + size_t(s.max_tokens) * s.width);
+    n_bytes_ += positions_.size() * sizeof(float);
+    embedding_norm_ = norm(tensors, "embeddings.norm");
+    const int attention_width = s.n_heads * s.head_width;
+    for (int i = 0; i < s.n_layers; ++i) {
+      const std::string name = "layers." + std::to_string(i) + ".", block = name + "feed_forward.";
+      Layer layer;
+      layer.qkv = matrix(tensors, name + "attention.qkv", 3 * attention_width, s.width);
+      layer.attention_output = matrix(tensors, name + "attention.output", s.width, attention_width);
+      layer.attention_norm = norm(tensors, name + "attention.norm");
+      if (s.n_experts) {
+        const Tensor& router = tensor(tensors, block + "router.weight", {size_t(s.n_experts), size_t(s.width)});
+        layer.router.assign(router.data, router.data + size_t(s.n_experts) * s.width);
+        for (int e = 0; e < s.n_experts; ++e) {
+          layer.input.push_back(matrix(tensors, block + "experts_input", s.units, s.width, true, e));
+          layer.output.push_back(matrix(tensors, block + "experts_output", s.width, s.units, true, e));
+        }
+      } else {
+        layer.input.push_back(matrix(tensors, block + "input", s.units, s.width));
+        layer.output.push_back(matrix(tensors, block + "output", s.width, s.units));
+      }
+      layer.feed_forward_norm = norm(tensors, name + "feed_forward.norm");
+      layers_.push_back(std::move(layer));
+    }
+    if (s.projection) projection_ = matrix(tensors, "projection", s.output_dim, s.width);
+  }
+  if (s.static_path) {
+    static_tokens_ = table("static.tokens", s.static_dim ? s.static_dim : s.output_dim);
+    if (s.static_dim) static_expand_ = matrix(tensors, "static.expand", s.output_dim, s.static_dim, false);
+  }
+}
+
+Student::~Student() = default;
+
+const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, const std::string& name,
+                              const std::vector<size_t>& shape) const {
+  const auto found = tensors.find(name);
+  require(found != tensors.end(), "the student needs the tensor " + name + ", which is missing");
+  require(found->second.shape == shape,
+          name + " must have the shape " + text(shape) + ", got " + text(found->second.shape));
+  return found->second;
+}
+
+PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs,
+                             int n_inputs, bool biased, int expert) {
+  const std::string weight_name = biased ? name + ".weight" : name;
+  const auto o = size_t(n_outputs), i = size_t(n_inputs), experts = size_t(shape_.n_experts);
+  const Tensor& weight =
+      tensor(tensors, weight_name, expert < 0 ? std::vector<size_t>{o, i} : std::vector<size_t>{experts, o, i});
+  const Tensor* bias = nullptr;
+  if (biased)
+    bias = &tensor(tensors, name + ".bias", expert < 0 ? std::vector<size_t>{o} : std::vector<size_t>{experts, o});
+  const size_t e = expert < 0 ? 0 : size_t(expert);
+  PackedMatrix packed = pack_matrix(weight.data + e * o * i, bias ? bias->data + e * o : nullptr, n_outputs, n_inputs, kernels_);
+  n_bytes_ += packed.memory.size();
+  n_sparse_ += packed.matrix.groups != nullptr;
+  return packed;
+}
+
+Student::Norm Student::norm(const std::map<std::string, Tensor>& tensors, const std::string& name) {
+  const auto width = size_t(shape_.width);
+  const Tensor &weight = tensor(tensors, name + ".weight", {width}), &bias = tensor(tensors, name + ".bias", {width});
+  Norm n{Buffer(2 * width * sizeof(float)), {}};
+  auto* values = reinterpret_cast<float*>(n.memory.get());
+  std::copy(weight.data, weight.data + width, values);
+  std::copy(bias.data, bias.data + width, values + width);
+  n.weights = {values, values + width, shape_.layer_norm_epsilon};
+  n_bytes_ += n.memory.size();
+  return n;
+}
+
+std::unique_ptr<Student::Workspace> Student::borrow(int n_tokens, int n_sentences, int n_threads) const {
+  {
+    const std::lock_guard<std::mutex> lock(spaces_lock_);
+    for (auto& space : spaces_)
+      if (space->fits(n_tokens, n_sentences, n_threads)) {
+        std::swap(space, spaces_.back());
+        auto found = std::move(spaces_.back());
+        spaces_.pop_back();
+        return found;
+      }
+  }
+  return std::make_unique<Workspace>(shape_, rounded(std::max(n_tokens, 1), PART_TOKENS), rounded(n_sentences, 16), n_threads);
+}
+
+void Student::give_back(std::unique_ptr<Workspace> space) const {
+  const std::lock_guard<std::mutex> lock(spaces_lock_);
+  if (spaces_.size() == MOST_SPACES) spaces_.erase(spaces_.begin());
+  spaces_.push_back(std::move(space));
+}
+
+void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* offsets, size_t n_sentences, int n_threads,
+                    float* vectors) const {
+  require(n_threads >= 1 && n_threads <= 1024, "n_threads must lie in 1 to 1024, got " + std::to_string(n_threads));
+  require(offsets[0] == 0 && offsets[n_sentences] == int64_t(n_tokens), "offsets must run from 0 to the number of tokens");
+  for (size_t i = 0; i < n_sentences; ++i) {
+    require(offsets[i] <= offsets[i + 1], "offsets must not fall");
+    const int64_t length = offsets[i + 1] - offsets[i];
+    require(offsets[i + 1] <= int64_t(n_tokens), "offsets must not exceed the number of tokens");
+    require(!shape_.n_layers || length <= shape_.max_tokens,
+            "at most " + std::to_string(shape_.max_tokens) + " tokens fit this student, got " + std::to_string(length) +
+                "; cut the sentences");
+    require(length <= std::numeric_limits<int>::max() / 2, "a sentence has too many tokens");
+  }
+  for (size_t i = 0; i < n_tokens; ++i)
+    if (token_ids[i] < 0 || token_ids[i] >= shape_.vocabulary_size)
+      throw std::invalid_argument("token ids must lie in 0 to " + std::to_string(shape_.vocabulary_size - 1) + ", got " +
+                                  std::to_string(token_ids[i]) + "; use the student's own tokenizer");
+
+  std::vector<Part> parts;
+  for (size_t first = 0; first < n_sentences;) {
+    size_t last = first + 1;
+    while (last < n_sentences && last - first < PART_TOKENS && offsets[last + 1] - offsets[first] <= PART_TOKENS) ++last;
+    parts.push_back({token_ids, offsets, first, last, vectors});
+    first = last;
+  }
+
+  const bool together = shape_.n_layers && n_threads > 1 && int(parts.size()) < n_threads;  // too few parts for one each
+  if (together) {
+    for (const Part& part : parts) {
+      auto space = borrow(part.n_tokens(), part.n_sentences(), n_threads);
+      crew_.run(n_threads, [&](int thread, int n, Barrier& barrier) {
+        encode(part, *space, thread, n, barrier);
+        if (thread == 0) finish(part, *space);
+      });
+      give_back(std::move(space));
+    }
+    return;
+  }
+  std::atomic<size_t> next{0};
+  int most_tokens = 0, most_sentences = 0;
+  for (const Part& part : parts) {
+    most_tokens = std::max(most_tokens, part.n_tokens());
+    most_sentences = std::max(most_sentences, part.n_sentences());
+  }
+  n_threads = std::min<int>(n_threads, int(std::max<size_t>(parts.size(), 1)));
+  std::vector<std::unique_ptr<Workspace>> spaces;
+  for (int i = 0; i < n_threads; ++i) spaces.push_back(borrow(most_tokens, most_sentences, 1));
+  crew_.run(n_threads, [&](int thread, int, Barrier&) {
+    Barrier alone(1);
+    for (size_t i; (i = next.fetch_add(1)) < parts.size();) {
+      if (shape_.n_layers) encode(parts[i], *spaces[thread], 0, 1, alone);
+      finish(parts[i], *spaces[thread]);
+    }
+  });
+  for (auto& space : spaces) give_back(std::move(space));
+}
+
+void Student::encode(const Part& part, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
+  const Shape& s = shape_;
+  const int n_tokens = part.n_tokens(), n_blocks = blocks(n_tokens), n_sentences = part.n_sentences();
+  const int attention_width = s.n_heads * s.head_width;
+  const int32_t* token_ids = part.token_ids + part.offsets[part.first];
+  if (thread == 0) {
+    w.n_blocks = n_blocks;
+    int column = 0;
+    for (int i = 0; i < n_sentences; ++i) {
+      const int length = int(part.offsets[part.first + i + 1] - part.offsets[part.first + i]);
+      w.spans[i] = {column, length};
+      for (int t = 0; t < length; ++t) w.positions[column + t] = t;
+      column += length;
+    }
+  }
+  if (n_tokens == 0) return;
+  barrier.wait();
+  const Share own(n_blocks, thread, n_threads);
+  if (s.embedding_dim) {
+    kernels_.look_up(tokens_.rows(), tokens_.row_scales(), nullptr, s.embedding_dim, token_ids, w.positions, n_tokens,
+                     own.first, own.last, w.narrow);
+    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, own.first, own.last, w.narrow8);
+    barrier.wait();
+    const Share rows(panels(s.width), thread, n_threads, 2);
+    kernels_.product(expand_.matrix, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
+    barrier.wait();
+    for (int t = own.first * BLOCK; t < std::min(n_tokens, own.last * BLOCK); ++t) {
+      const float* position = positions_.data() + size_t(w.positions[t]) * s.width;
+      float* column = w.x + size_t(t / BLOCK) * s.width * BLOCK + t % BLOCK;
+      for (int f = 0; f < s.width; ++f) column[f * BLOCK] += position[f];
+    }
+  } else {
+    kernels_.look_up(tokens_.rows(), tokens_.row_scales(), positions_.data(), s.width, token_ids, w.positions, n_tokens,
+                     own.first, own.last, w.x);
+  }
+  kernels_.normalise(w.x, nullptr, s.width, embedding_norm_.weights, own.first, own.last, w.x8);
+  barrier.wait();
+
+  for (const Layer& layer : layers_) {
+    const Share qkv(panels(3 * attention_width), thread, n_threads, 2), out(panels(s.width), thread, n_threads, 2);
+    kernels_.product(layer.qkv.matrix, w.x8, n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
+    barrier.wait();
+    const Share heads(n_sentences * s.n_heads, thread, n_threads);
+    for (int task = heads.first; task < heads.last;) {
+      const int sentence = task / s.n_heads, head = task % s.n_heads;
+      const int last = std::min(s.n_heads, head + heads.last - task);
+      if (w.spans[sentence].length > 0)
+        kernels_.attend(w.qkv, w.spans[sentence], s.n_heads, s.head_width, head, last, w.context, w.scratch[thread]);
+      task += last - head;
+    }
+    barrier.wait();
+    kernels_.quantise(w.context, attention_width, nullptr, own.first, own.last, w.context8);
+    barrier.wait();
+    kernels_.product(layer.attention_output.matrix, w.context8, n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+    barrier.wait();
+    kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
+    barrier.wait();
+    if (s.n_experts)
+      feed_forward_experts(layer, w, thread, n_threads, barrier);
+    else
+      feed_forward(layer, w, thread, n_threads, barrier);
+    kernels_.normalise(w.x, w.y, s.width, layer.feed_forward_norm.weights, own.first, own.last, w.x8);
+    barrier.wait();
+  }
+}
+
+void Student::feed_forward(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
+  const Shape& s = shape_;
+  const int columns = w.n_blocks * BLOCK;
+  const Share units(panels(s.units), thread, n_threads, 2), own(w.n_blocks, thread, n_threads), out(panels(s.width), thread, n_threads, 2);
+  const Range range{w.low + size_t(thread) * columns, w.high + size_t(thread) * columns};
+  std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
+  std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
+  kernels_.product(layer.input[0].matrix, w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, s.units, &range);
+  barrier.wait();
+  const Range whole{w.low, w.high};
+  for (int i = own.first * BLOCK; i < own.last * BLOCK; ++i)
+    for (int t = 1; t < n_threads; ++t) {
+      w.low[i] = std::min(w.low[i], w.low[size_t(t) * columns + i]);
+      w.high[i] = std::max(w.high[i], w.high[size_t(t) * columns + i]);
+    }
+  kernels_.quantise(w.hidden, s.units, &whole, own.first, own.last, w.hidden8);
+  barrier.wait();
+  kernels_.product(layer.output[0].matrix, w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  barrier.wait();
+}
+
+void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
+  const Shape& s = shape_;
+  const int n_tokens = w.n_blocks * BLOCK;
+  const Share own(w.n_blocks, thread, n_threads);
+  kernels_.route(w.x, s.width, layer.router.data(), s.n_experts, own.first, own.last, w.expert, w.probability);
+  barrier.wait();
+  if (thread == 0) {  // tokens in the order of their experts, each expert's from a new block on
+    std::fill(w.counts.begin(), w.counts.end(), 0);
+    for (int t = 0; t < n_tokens; ++t) w.place[t] = w.counts[w.expert[t]]++;
+    for (int e = 0; e < s.n_experts; ++e) w.first_block[e + 1] = w.first_block[e] + blocks(w.counts[e]);
+    for (int t = 0; t < n_tokens; ++t) w.place[t] += w.first_block[w.expert[t]] * BLOCK;
+  }
+  barrier.wait();
+  const int n_groups = w.x8.n_groups;
+  for (int t = own.first * BLOCK; t < own.last * BLOCK; ++t) {
+    const int to = w.place[t];
+    const auto* from_column = reinterpret_cast<const int32_t*>(w.x8.values) + size_t(t / BLOCK) * n_groups * BLOCK + t % BLOCK;
+    auto* to_column = reinterpret_cast<int32_t*>(w.sorted8.values) + size_t(to / BLOCK) * n_groups * BLOCK + to % BLOCK;
+    for (int g = 0; g < n_groups; ++g) to_column[g * BLOCK] = from_column[g * BLOCK];
+    w.sorted8.scale[to] = w.x8.scale[t];
+    w.sorted8.zero[to] = w.x8.zero[t];
+  }
+  barrier.wait();
+  for (int e = thread; e < s.n_experts; e += n_threads) {
+    const int first = w.first_block[e], n = w.first_block[e + 1] - first, columns = n * BLOCK;
+    if (n == 0) continue;
+    const auto part = [&](const Quantised& q) {
+      return Quantised{q.values + size_t(first) * q.n_groups * BLOCK * GROUP, q.scale + first * BLOCK, q.zero + first * BLOCK, q.n_groups};
+    };
+    const Range range{w.low + first * BLOCK, w.high + first * BLOCK};
+    std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
+    std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
+    float* hidden = w.hidden + size_t(first) * s.units * BLOCK;
+    kernels_.product(layer.input[e].matrix, part(w.sorted8), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
+    kernels_.quantise(hidden, s.units, &range, 0, n, part(w.hidden8));
+    kernels_.product(layer.output[e].matrix, part(w.hidden8), n, 0, panels(s.width), 0,
+                     w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
+  }
+  barrier.wait();
+  for (int t = own.first * BLOCK; t < own.last * BLOCK; ++t) {
+    const float* from = w.sorted_y + size_t(w.place[t] / BLOCK) * s.width * BLOCK + w.place[t] % BLOCK;
+    float* to = w.y + size_t(t / BLOCK) * s.width * BLOCK + t % BLOCK;
+    for (int f = 0; f < s.width; ++f) to[f * BLOCK] = from[f * BLOCK] * w.probability[t];
+  }
+}
+
+void Student::multiply_rows(const Matrix& matrix, const float* rows, int n_rows, Workspace& w, float* results) const {
+  const int n_blocks = blocks(n_rows), width = matrix.n_inputs;
+  for (int r = 0; r < n_blocks * BLOCK; ++r) {
+    const float* row = rows + size_t(std::min(r, n_rows - 1)) * width;
+    float* column = w.row_columns + size_t(r / BLOCK) * width * BLOCK + r % BLOCK;
+    for (int f = 0; f < width; ++f) column[f * BLOCK] = row[f];
+  }
+  Quantised q = w.row8;
+  q.n_groups = padded_groups(width);
+  kernels_.quantise(w.row_columns, width, nullptr, 0, n_blocks, q);
+  kernels_.product(matrix, q, n_blocks, 0, panels(matrix.n_outputs), 0, w.result_columns, matrix.n_outputs, nullptr);
+  for (int r = 0; r < n_rows; ++r) {
+    const float* column = w.result_columns + size_t(r / BLOCK) * matrix.n_outputs * BLOCK + r % BLOCK;
+    for (int f = 0; f < matrix.n_outputs; ++f) results[size_t(r) * matrix.n_outputs + f] = column[f * BLOCK];
+  }
+}
+
+void Student::finish(const Part& part, Workspace& w) const {
+  const Shape& s = shape_;
+  const int n_sentences = part.n_sentences();
+  const auto dim = size_t(s.output_dim);
+  float* vectors = part.vectors + part.first * dim;
+  if (s.n_layers) {
+    for (int i = 0; i < n_sentences; ++i) {
+      float* row = w.pooled + size_t(i) * s.width;
+      Span span = w.spans[i];
+      if (s.first_token_pooling) span.length = std::min(span.length, 1);
+      kernels_.average_columns(w.x, s.width, span, row);
+    }
+    if (s.projection)
+      multiply_rows(projection_.matrix, w.pooled, n_sentences, w, vectors);
+    else
+      std::copy(w.pooled, w.pooled + n_sentences * dim, vectors);
+    if (s.tanh) std::transform(vectors, vectors + n_sentences * dim, vectors, [](float v) { return std::tanh(v); });
+  } else {
+    std::fill(vectors, vectors + n_sentences * dim, 0.0f);
+  }
+  if (s.static_path) {
+    const int width = s.static_dim ? s.static_dim : s.output_dim;
+    for (int i = 0; i < n_sentences; ++i) {
+      const int64_t first = part.offsets[part.first + i], last = part.offsets[part.first + i + 1];
+      kernels_.average_rows(static_tokens_.rows(), static_tokens_.row_scales(), width, part.token_ids + first,
+                            int(last - first), w.pooled + size_t(i) * width);
+    }
+    const float* added = w.pooled;
+    if (s.static_dim) {
+      multiply_rows(static_expand_.matrix, w.pooled, n_sentences, w, w.results);
+      added = w.results;
+    }
+    for (size_t i = 0; i < n_sentences * dim; ++i) vectors[i] += added[i];
+  }
+  if (!s.normalise) return;
+  for (int i = 0; i < n_sentences; ++i) {
+    float* row = vectors + i * dim;
+    double squares = 0.0;
+    for (size_t f = 0; f < dim; ++f) squares += double(row[f]) * row[f];
+    const float factor = 1.0f / std::max(float(std::sqrt(squares)), SMALLEST_NORM);
+    for (size_t f = 0; f < dim; ++f) row[f] *= factor;
+  }
+}
+
+}  // namespace understudy
