@@ -122,7 +122,7 @@ class Engine:
             )
         return vectors
 
-    def embed(self, token_ids: NDArray[np.int32], offsets: NDArray[np.int64], *, n_threads: int = 1) -> Array:
+    def embed(self, token_ids: TokenIds, offsets: TokenIds, *, n_threads: int = 1) -> Array:
         """Sentences whose token ids [n_tokens] stand end to end, sentence i from offsets[i] on -> [n, output_dim].
 
         Raises ValueError for offsets that do not fit, ids outside the vocabulary, and more tokens than positions.

@@ -5,6 +5,7 @@
     validate  search.preflight.validate_study   select    search.registry.select, set_alias
     export    search.export.export_model        embed     search.embedding.embed_file
     report    search.report.write_report        ui        search.ui.serve_ui
+    doctor    runtime.doctor.diagnose
 
 What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input, with one
 message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
@@ -109,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
     embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text, a sentence a line")
     embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE with the suffix .npy")
+    embed.add_argument("--threads", type=_count, default=1, metavar="N", help="default: 1")
 
     report = _command(commands, "report", _report, "write a front as one self-contained page")
     _add_name(report)
@@ -120,6 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     validate = _command(commands, "validate", _validate, "explain every mistake in a study; run nothing", store=False)
     validate.add_argument("study", metavar="STUDY", help="a study file, or the name of one that ships")
+
+    doctor = _command(commands, "doctor", _doctor, "say what this machine runs students on, and why", store=False)
+    doctor.add_argument("--json", action="store_true", help="print it as one JSON document")
     return parser
 
 
@@ -186,7 +191,7 @@ def _export(options: argparse.Namespace) -> None:
 def _embed(options: argparse.Namespace) -> None:
     from search.embedding import embed_file
 
-    print(embed_file(_store(options), options.model, options.file, out=options.out))
+    print(embed_file(_store(options), options.model, options.file, out=options.out, n_threads=options.threads))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -208,6 +213,15 @@ def _validate(options: argparse.Namespace) -> None:
     from spaces.study import describe
 
     say(describe(validate_study(options.study)))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from runtime.doctor import diagnose
+
+    diagnosis = diagnose()
+    say(str(diagnosis))
+    if options.json:
+        _print_json(diagnosis.to_json())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file of sentences to a file of vectors, by a student of the registry or of a folder; no torch is needed.
 
-A student folder is run by NumPy alone, so this command works where only serving is installed; a registered model is
-looked up in MLflow.
+A student folder is run by the engine alone, so this command works where only serving is installed; a registered model
+is looked up in MLflow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runtime.load import load
 from search.store import Store
 
 
-def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None = None, batch_size: int = 32) -> Path:
+def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None = None, n_threads: int = 1) -> Path:
     """Write the vector of every line of `file`, [lines, dimension] float32, to `out`; its path.
 
     `model` is a student folder, or `NAME`, `NAME@ALIAS`, `NAME/VERSION` of a registered model. `out` None is `file`
@@ -34,7 +34,7 @@ def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None 
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with partial.open("wb") as opened:  # before the work: a folder that cannot be written is known at once
-            np.save(opened, encoder.encode(sentences, batch_size=batch_size), allow_pickle=False)
+            np.save(opened, encoder.encode(sentences, n_threads=n_threads), allow_pickle=False)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 """The final measurement: graduates and references together, on the idle machine, in turns.
 
 Fidelity was measured when a graduation ended, in its precision: in bfloat16 it differs from float32's by less than
-0.0001. What an earlier command measured is used again only if it measured exactly these students and references.
+0.0001. Students of the engine are measured again, in its eight bits. What an earlier command measured is used again
+only if it measured exactly these students and references.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from search.entry import Entry
 from search.graduate import Graduate
 from search.preparation import Prepared
 from search.progress import Reporter
-from search.references import TEACHER, Reference
+from search.references import TEACHER, Reference, fidelity_on_engine
 from search.register import student_digest
 from search.study_state import StudyState, read_json, write_json
 from spaces.profile import LatencyProfile, Runtime
 from trainers.calibration import machine_name
 from trainers.checkpoint import load_student
+from trainers.fidelity import Fidelity
 from trainers.latency import Latency, Measurable, measure_latencies
+from trainers.random_student import random_student
 
 _FACT = "measurement"
 
@@ -73,7 +76,7 @@ def measure_all(
                 latency_ms=latency.median_ms,
                 latency_interval_ms=latency.interval_ms,
                 teacher_latency_ms=teacher_ms,
-                fidelity=graduate.fidelity,
+                fidelity=_fidelity(graduate, prepared, profile.runtime),
             )
         )
         _write_down(graduate.folder, students[-1], profile)
@@ -102,9 +105,18 @@ def _latencies(
     references: Sequence[Reference], graduates: Sequence[Graduate], profile: LatencyProfile, *, seconds: float
 ) -> dict[str, Latency]:
     subjects: dict[str, Measurable] = {reference.name: reference.spec for reference in references}
+    if profile.runtime is Runtime.ENGINE:
+        subjects[TEACHER] = random_student(references[0].spec, Runtime.TORCH)
     for graduate in graduates:
         subjects[graduate.record.name] = _runnable(graduate.folder, profile.runtime)
     return measure_latencies(subjects, profile, min_seconds=seconds)
+
+
+def _fidelity(graduate: Graduate, prepared: Prepared, runtime: Runtime) -> Fidelity:
+    if runtime is not Runtime.ENGINE:
+        return graduate.fidelity
+    student = read_folder(graduate.folder)
+    return fidelity_on_engine(Engine(student.spec, student.weights), prepared.data)
 
 
 def _runnable(folder: Path, runtime: Runtime) -> Measurable:

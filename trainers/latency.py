@@ -28,13 +28,16 @@ from threadpoolctl import threadpool_limits
 
 from runtime.encoder import Encoder
 from runtime.engine import Engine
-from spaces.profile import LatencyProfile, Runtime
+from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
 from trainers.modules.student import Student
 from trainers.random_student import random_student
 
 Measurable = StudentSpec | Student | Encoder | Engine
-"""A spec is built with random weights: their values do not matter. `Student` runs on torch, `Encoder` on NumPy."""
+"""A spec is built with random weights, whose values do not matter, for the profile's runtime.
+
+`Student` runs on torch, `Encoder` on NumPy, `Engine` on the engine, whatever the profile says.
+"""
 
 Call = Callable[[int], object]
 """Runs a student on the i-th of its inputs."""
@@ -85,7 +88,7 @@ def measure_latencies(
     """The latency of every student by name, measured in turns until `min_seconds` have passed (all together).
 
     At least `MIN_ROUNDS` turns each. The inputs are random token ids of exactly the profile's length, without padding.
-    Raises ValueError for a student that does not run on the profile's runtime or is too short for its tokens.
+    Raises ValueError for a student that is too short for the profile's tokens.
     """
     for name, student in students.items():
         _check(name, student, profile)
@@ -182,25 +185,15 @@ def _vocabulary_size(student: Student) -> int:
 def _check(name: str, student: Measurable, profile: LatencyProfile) -> None:
     match student:
         case StudentSpec():
-            max_tokens, runtime = student.max_tokens, profile.runtime
+            max_tokens = student.max_tokens
         case Student():
-            max_tokens, runtime = _max_tokens(student), Runtime.TORCH
-        case Encoder():
-            max_tokens, runtime = student.spec.max_tokens, Runtime.NUMPY
-        case Engine():
-            max_tokens, runtime = student.spec.max_tokens, Runtime.ENGINE
-    if runtime is not profile.runtime:
-        raise ValueError(
-            f"{name} runs on {runtime}, the latency profile asks for {profile.runtime}; give its spec instead"
-        )
+            max_tokens = None if student.embeddings is None else len(student.embeddings.positions)
+        case Encoder() | Engine():
+            max_tokens = student.spec.max_tokens
     if max_tokens is not None and profile.n_tokens > max_tokens:
         raise ValueError(
             f"the latency profile asks for {profile.n_tokens} tokens, {name} takes at most {max_tokens}; lower n_tokens"
         )
-
-
-def _max_tokens(student: Student) -> int | None:
-    return None if student.embeddings is None else len(student.embeddings.positions)
 
 
 @contextmanager

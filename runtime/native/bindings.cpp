@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "instruction_set.h"
+#include "product.h"
 #include "student.h"
 
 namespace nb = nanobind;
@@ -73,6 +74,29 @@ Vectors embed(const Student& student, const TokenIds& token_ids, const Offsets& 
   return vectors;
 }
 
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set) {
+  const Storage kind = storage == "dense" ? Storage::DENSE : storage == "sparse" ? Storage::SPARSE : Storage::FASTER;
+  return new Product(weight.data(), int(weight.shape(0)), int(weight.shape(1)), choose_kernels(instruction_set), kind);
+}
+
+void prepare(Product& product, const Rows& x) {
+  if (int(x.shape(1)) != product.matrix().n_inputs) throw std::invalid_argument("x must have as many columns as the weight");
+  product.prepare(x.data(), int(x.shape(0)));
+}
+
+void run(Product& product, int n_times) {
+  const nb::gil_scoped_release release;
+  for (int i = 0; i < n_times; ++i) product.run();
+}
+
+Vectors result(const Product& product) {
+  Vectors y = new_vectors(size_t(product.n_tokens()), size_t(product.matrix().n_outputs));
+  product.result(y.data());
+  return y;
+}
+
 std::vector<std::tuple<std::string, bool, std::string>> sets() {
   std::vector<std::tuple<std::string, bool, std::string>> all;
   for (const InstructionSet& set : instruction_sets()) all.emplace_back(set.kernels->name, set.usable, set.reason);
@@ -84,6 +108,12 @@ std::vector<std::tuple<std::string, bool, std::string>> sets() {
 NB_MODULE(_native, m) {
   m.doc() = "The engine: eight-bit, block-sparse and mixture-of-experts students on a CPU.";
   m.def("instruction_sets", &sets, "(name, usable, reason) of every instruction set that was built, the fastest first.");
+  nb::class_<Product>(m, "Product", "One eight-bit product by itself, for tests and benchmarks.")
+      .def(nb::new_(&build_product), nb::arg("weight"), nb::arg("storage") = "faster", nb::arg("instruction_set") = "")
+      .def("prepare", &prepare, nb::arg("x"), "Take x [n_tokens, n_inputs] in eight bits.")
+      .def("run", &run, nb::arg("n_times") = 1)
+      .def("result", &result, "[n_tokens, n_outputs] of the last run.")
+      .def_prop_ro("sparse", [](const Product& p) { return p.matrix().groups != nullptr; });
   nb::class_<Student>(m, "Student", "A student that embeds token ids; safe to use from several threads.")
       .def(nb::new_(&build), nb::arg("shape"), nb::arg("tensors"), nb::arg("instruction_set") = "")
       .def("embed", &embed, nb::arg("token_ids"), nb::arg("offsets"), nb::arg("n_threads") = 1,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,8 +86,7 @@ def sentences(lengths: list[int], *, seed: int = 1) -> tuple[NDArray[np.int32], 
 def exact(spec: StudentSpec, weights: dict[str, NDArray[np.float32]], lengths: list[int]) -> NDArray[np.float32]:
     token_ids, offsets = sentences(lengths)
     oracle = Encoder(spec, weights)
-    starts = zip(offsets[:-1], offsets[1:], strict=True)
-    return np.concatenate([oracle.forward(token_ids[None, start:end]) for start, end in starts])
+    return np.concatenate([oracle.forward(token_ids[None, start:end]) for start, end in pairwise(offsets)])
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -242,7 +242,7 @@ def test_too_long_sentences_are_refused() -> None:
 
 def test_an_unknown_or_unusable_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = weights_for(SPECS["static"])
-    with pytest.raises(ValueError, match="no instruction set is called sse9; choose one of .*portable"):
+    with pytest.raises(ValueError, match=r"no instruction set is called sse9; choose one of .*portable"):
         Engine(SPECS["static"], weights, instruction_set="sse9")
     monkeypatch.setenv("UNDERSTUDY_INSTRUCTION_SET", "portable")
     assert Engine(SPECS["static"], weights).instruction_set == "portable"

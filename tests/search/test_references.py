@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import pytest
 
+from runtime.engine import Engine
 from search.preparation import Prepared, prepare
 from search.progress import Silent
-from search.references import STATIC_TABLE, TEACHER, measure_references, reference_specs
+from search.references import STATIC_TABLE, TEACHER, TEACHER_ON_ENGINE, measure_references, reference_specs
 from search.store import Store
 from search.study_state import StudyState
 from search.time_plan import TimePlan
+from spaces.profile import Runtime
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from tests.search.tiny_study import tiny_study
 from trainers.build import student_from_weights
@@ -19,11 +21,13 @@ from trainers.fidelity import measure_fidelity
 from trainers.inherit import truncate
 
 
-def test_references_are_the_teacher_its_first_layers_and_the_table() -> None:
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_references_are_the_teacher_its_first_layers_and_the_table(runtime: Runtime) -> None:
     encoder = EncoderSpec(n_layers=4, width=8, n_heads=2, head_width=4, feed_forward=Dense(units=8), max_tokens=8)
-    specs = reference_specs(StudentSpec(vocabulary_size=9, output_dim=8, encoder=encoder))
+    specs = reference_specs(StudentSpec(vocabulary_size=9, output_dim=8, encoder=encoder), runtime)
     assert [(name, spec.n_layers) for name, spec in specs.items()] == [
         ("teacher", 4),
+        *([("teacher-on-engine", 4)] if runtime is Runtime.ENGINE else []),
         ("teacher-first-3-layers", 3),
         ("teacher-first-2-layers", 2),
         ("teacher-first-1-layer", 1),
@@ -51,7 +55,12 @@ def test_fidelities_are_those_of_the_students_that_the_names_say(
         "teacher-first-1-layer": truncate(prepared.teacher, 1)[1],
         STATIC_TABLE: student_from_weights(found[STATIC_TABLE].spec, {"static.tokens": table}),
     }
-    assert set(found) == set(students)
+    assert set(found) == {*students, TEACHER_ON_ENGINE}
+    on_engine = Engine(prepared.teacher.spec, prepared.teacher.weights)
+    vectors = on_engine.embed(data.held_out_token_ids, data.held_out_offsets)
+    expected = measure_fidelity(vectors, data.held_out_embeddings)
+    assert found[TEACHER_ON_ENGINE].fidelity == expected
+    assert 0.999 < expected.cosine < 1.0
     for name, student in students.items():
         vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)
         expected = measure_fidelity(vectors, data.held_out_embeddings)

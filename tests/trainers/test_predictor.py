@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaces.profile import LatencyProfile
+from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, FeedForward, Projection, StaticSpec, StudentSpec, Switch
 from trainers.build import build
 from trainers.calibration import Calibration, CalibrationPoint
 from trainers.predictor import LatencyPredictor, latency_terms
 
-PROFILE = LatencyProfile()
+PROFILE = LatencyProfile(runtime=Runtime.TORCH)
 COSTS_MS = {  # like those of a machine
     "call": 0.03,
     "layers": 0.08,

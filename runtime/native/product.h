@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// One product by itself, for tests and benchmarks: a packed matrix with its activations and results.
+#pragma once
+
+#include "pack.h"
+
+namespace understudy {
+
+class Product {
+ public:
+  Product(const float* weight, int n_outputs, int n_inputs, const Kernels& kernels, Storage storage)
+      : kernels_(kernels), packed_(pack_matrix(weight, nullptr, n_outputs, n_inputs, kernels, storage)) {}
+
+  // Takes x [n_tokens][n_inputs] in eight bits.
+  void prepare(const float* x, int n_tokens) {
+    const Matrix& m = packed_.matrix;
+    n_tokens_ = n_tokens;
+    const int n = blocks(n_tokens);
+    Buffer columns(size_t(n) * m.n_inputs * BLOCK * sizeof(float));
+    auto* rows = reinterpret_cast<float*>(columns.get());
+    for (int t = 0; t < n * BLOCK; ++t)
+      for (int i = 0; i < m.n_inputs; ++i)
+        rows[(size_t(t / BLOCK) * m.n_inputs + i) * BLOCK + t % BLOCK] = t < n_tokens ? x[size_t(t) * m.n_inputs + i] : 0.0f;
+    for (int pass = 0; pass < 2; ++pass) {
+      Layout layout(pass ? memory_.get() : nullptr);
+      x_.n_groups = padded_groups(m.n_inputs);
+      x_.values = layout.take<uint8_t>(size_t(n) * x_.n_groups * BLOCK * GROUP);
+      x_.scale = layout.take<float>(size_t(n) * BLOCK);
+      x_.zero = layout.take<float>(size_t(n) * BLOCK);
+      y_ = layout.take<float>(size_t(n) * m.n_outputs * BLOCK);
+      if (!pass) memory_ = Buffer(layout.used());
+    }
+    kernels_.quantise(rows, m.n_inputs, nullptr, 0, n, x_);
+  }
+
+  void run() {
+    const Matrix& m = packed_.matrix;
+    kernels_.product(m, x_, blocks(n_tokens_), 0, panels(m.n_outputs), 0, y_, m.n_outputs, nullptr);
+  }
+
+  // [n_tokens][n_outputs] of the last run.
+  void result(float* y) const {
+    const int n = packed_.matrix.n_outputs;
+    for (int t = 0; t < n_tokens_; ++t)
+      for (int o = 0; o < n; ++o) y[size_t(t) * n + o] = y_[(size_t(t / BLOCK) * n + o) * BLOCK + t % BLOCK];
+  }
+
+  int n_tokens() const { return n_tokens_; }
+  const Matrix& matrix() const { return packed_.matrix; }
+
+ private:
+  const Kernels& kernels_;
+  PackedMatrix packed_;
+  Buffer memory_;
+  Quantised x_;
+  float* y_ = nullptr;
+  int n_tokens_ = 0;
+};
+
+}  // namespace understudy
