@@ -15,6 +15,7 @@ struct Range {
 struct NormWeights {
   const float* weight;
   const float* bias;
+  const float* smoothing;  // what each feature is multiplied by before it is taken in eight bits; null: nothing
   float epsilon;
 };
 
@@ -37,9 +38,10 @@ struct Kernels {
   void (*normalise)(float* x, const float* addend, int width, const NormWeights& norm, int first_block,
                     int last_block, const Quantised& q);
 
-  // x [block][width][16] in eight bits; without a range it is looked up first.
-  void (*quantise)(const float* x, int width, const Range* range, int first_block, int last_block,
-                   const Quantised& q);
+  // x [block][width][16] in eight bits, each feature times its smoothing (null: as it is). Without a range, which is that
+  // of the smoothed values, it is looked up first.
+  void (*quantise)(const float* x, int width, const float* smoothing, const Range* range, int first_block,
+                   int last_block, const Quantised& q);
 
   // Rows of an int8 table with scales (and position rows in float32, or null) for the tokens of blocks, as columns.
   void (*look_up)(const int8_t* table, const float* scales, const float* positions, int width,

@@ -130,7 +130,9 @@ struct VectorProduct {
 // ---- eight bits ----
 
 // Rows of one block in eight bits, between low and high of each token; zero is always one of the 256 values.
-INLINE void quantise_block(const float* x, int width, Floats low, Floats high, int block, const Quantised& q) {
+template <bool smooth>
+INLINE void quantise_block(const float* x, int width, const float* smoothing, Floats low, Floats high, int block,
+                           const Quantised& q) {
   low = minimum(low, Floats{});
   const Floats size = maximum(maximum(high, Floats{}) - low, all(1e-30f));
   const Floats per_unit = all(254.0f) / size;  // one step of 255 is left for rounding at both ends
@@ -139,7 +141,8 @@ INLINE void quantise_block(const float* x, int width, Floats low, Floats high, i
   store(q.scale + block * BLOCK, scale);
   store(q.zero + block * BLOCK, (all(ROUNDING) - zero) * scale);
   const auto byte = [&](int feature) {
-    return bits_to_integers(multiply_add(load(x + feature * BLOCK), per_unit, zero)) - ROUNDING_BITS;
+    const Floats value = smooth ? load(x + feature * BLOCK) * smoothing[feature] : load(x + feature * BLOCK);
+    return bits_to_integers(multiply_add(value, per_unit, zero)) - ROUNDING_BITS;
   };
   auto* row = reinterpret_cast<int32_t*>(q.values + size_t(block) * q.n_groups * BLOCK * GROUP);
   int feature = 0;
@@ -153,26 +156,37 @@ INLINE void quantise_block(const float* x, int width, Floats low, Floats high, i
   }
 }
 
-void quantise(const float* x, int width, const Range* range, int first_block, int last_block, const Quantised& q) {
+template <bool smooth>
+INLINE void quantise_blocks(const float* x, int width, const float* smoothing, const Range* range, int first_block,
+                            int last_block, const Quantised& q) {
   for (int block = first_block; block < last_block; ++block) {
     const float* rows = x + size_t(block) * width * BLOCK;
-    Floats low, high;
+    Floats low{}, high{};
     if (range) {
       low = load(range->low + block * BLOCK);
       high = load(range->high + block * BLOCK);
     } else {
-      low = high = load(rows);
-      for (int feature = 1; feature < width; ++feature) {
-        low = minimum(low, load(rows + feature * BLOCK));
-        high = maximum(high, load(rows + feature * BLOCK));
+      for (int feature = 0; feature < width; ++feature) {
+        const Floats value = smooth ? load(rows + feature * BLOCK) * smoothing[feature] : load(rows + feature * BLOCK);
+        low = minimum(low, value);
+        high = maximum(high, value);
       }
     }
-    quantise_block(rows, width, low, high, block, q);
+    quantise_block<smooth>(rows, width, smoothing, low, high, block, q);
   }
 }
 
-void normalise(float* x, const float* addend, int width, const NormWeights& norm, int first_block, int last_block,
-               const Quantised& q) {
+void quantise(const float* x, int width, const float* smoothing, const Range* range, int first_block, int last_block,
+              const Quantised& q) {
+  if (smoothing)
+    quantise_blocks<true>(x, width, smoothing, range, first_block, last_block, q);
+  else
+    quantise_blocks<false>(x, width, nullptr, range, first_block, last_block, q);
+}
+
+template <bool smooth>
+INLINE void normalise_blocks(float* x, const float* addend, int width, const NormWeights& norm, int first_block,
+                             int last_block, const Quantised& q) {
   for (int block = first_block; block < last_block; ++block) {
     float* rows = x + size_t(block) * width * BLOCK;
     const float* more = addend ? addend + size_t(block) * width * BLOCK : nullptr;
@@ -193,16 +207,25 @@ void normalise(float* x, const float* addend, int width, const NormWeights& norm
     }
     const Floats variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * (1.0f / float(width));
     const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
-    Floats low = all(__builtin_inff()), high = -low;
+    Floats low{}, high{};
     for (int feature = 0; feature < width; ++feature) {
       const Floats centred = load(rows + feature * BLOCK) - mean;
       const Floats value = multiply_add(centred * inverse, all(norm.weight[feature]), all(norm.bias[feature]));
       store(rows + feature * BLOCK, value);
-      low = minimum(low, value);
-      high = maximum(high, value);
+      const Floats smoothed = smooth ? value * norm.smoothing[feature] : value;
+      low = minimum(low, smoothed);
+      high = maximum(high, smoothed);
     }
-    quantise_block(rows, width, low, high, block, q);
+    quantise_block<smooth>(rows, width, norm.smoothing, low, high, block, q);
   }
+}
+
+void normalise(float* x, const float* addend, int width, const NormWeights& norm, int first_block, int last_block,
+               const Quantised& q) {
+  if (norm.smoothing)
+    normalise_blocks<true>(x, addend, width, norm, first_block, last_block, q);
+  else
+    normalise_blocks<false>(x, addend, width, norm, first_block, last_block, q);
 }
 
 // ---- tables ----

@@ -31,7 +31,7 @@ bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int gr
 }  // namespace
 
 PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
-                         Storage storage) {
+                         const float* smoothing, Storage storage) {
   const int n_panels = panels(n_outputs), n_groups = (n_inputs + GROUP - 1) / GROUP;
   if (n_groups > std::numeric_limits<uint16_t>::max())
     throw std::invalid_argument("a matrix may have at most 262,140 inputs, got " + std::to_string(n_inputs));
@@ -73,8 +73,13 @@ PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, 
   std::copy(first_tile.begin(), first_tile.end(), firsts);
 
   std::vector<int8_t> row(size_t(n_groups) * GROUP, 0);
+  std::vector<float> rougher(smoothing ? size_t(n_inputs) : 0);  // what smoothing takes from the activations, weights get
   for (int output = 0; output < n_outputs; ++output) {
     const float* weights = weight + size_t(output) * n_inputs;
+    if (smoothing) {
+      for (int i = 0; i < n_inputs; ++i) rougher[i] = smoothing[i] > 0.0f ? weights[i] / smoothing[i] : 0.0f;
+      weights = rougher.data();
+    }
     const float size = largest_magnitude(weights, size_t(n_inputs));
     const float per_unit = size > 0.0f ? LARGEST / size : 0.0f;
     int64_t total = 0;

@@ -17,10 +17,10 @@ struct PackedMatrix {
 
 enum class Storage { FASTER, DENSE, SPARSE };
 
-// weight [n_outputs][n_inputs], bias [n_outputs] or null. FASTER leaves out zero groups if enough of them are zero for
+// weight [n_outputs][n_inputs], each column divided by its smoothing (null: as it is), bias [n_outputs] or null. FASTER leaves out zero groups if enough of them are zero for
 // these kernels. Throws std::invalid_argument if there are more inputs than a group's index can name.
 PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
-                         Storage storage = Storage::FASTER);
+                         const float* smoothing = nullptr, Storage storage = Storage::FASTER);
 
 // Rows in eight bits with one scale each.
 struct PackedTable {

@@ -9,7 +9,7 @@ namespace understudy {
 class Product {
  public:
   Product(const float* weight, int n_outputs, int n_inputs, const Kernels& kernels, Storage storage)
-      : kernels_(kernels), packed_(pack_matrix(weight, nullptr, n_outputs, n_inputs, kernels, storage)) {}
+      : kernels_(kernels), packed_(pack_matrix(weight, nullptr, n_outputs, n_inputs, kernels, nullptr, storage)) {}
 
   // Takes x [n_tokens][n_inputs] in eight bits.
   void prepare(const float* x, int n_tokens) {
@@ -30,7 +30,7 @@ class Product {
       y_ = layout.take<float>(size_t(n) * m.n_outputs * BLOCK);
       if (!pass) memory_ = Buffer(layout.used());
     }
-    kernels_.quantise(rows, m.n_inputs, nullptr, 0, n, x_);
+    kernels_.quantise(rows, m.n_inputs, nullptr, nullptr, 0, n, x_);
   }
 
   void run() {

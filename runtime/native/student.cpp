@@ -14,6 +14,9 @@ namespace {
 constexpr int PART_TOKENS = 128;  // tokens that go through the layers together: their activations stay in the second cache
 constexpr float SMALLEST_NORM = 1e-12f;  // torch.nn.functional.normalize's floor
 constexpr size_t MOST_SPACES = 16;       // workspaces kept for later calls
+constexpr int SAMPLE_SENTENCES = 8, SAMPLE_TOKENS = 32;  // of random tokens, to learn the features' sizes from
+constexpr double MOST_SMOOTHING = 64.0;
+constexpr double SMALLEST_SIZE = 1e-9;
 
 int rounded(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
@@ -61,6 +64,27 @@ void check(const Shape& s) {
 
 }  // namespace
 
+namespace {
+
+// Sentences of random tokens, the same for every student of a vocabulary.
+struct Sample {
+  std::vector<int32_t> token_ids;
+  std::vector<int64_t> offsets{0};
+
+  explicit Sample(const Shape& s) {
+    uint64_t state = 1;
+    for (int i = 0; i < SAMPLE_SENTENCES; ++i) {
+      for (int t = 0; t < std::min(SAMPLE_TOKENS, s.max_tokens); ++t) {
+        state = state * 6364136223846793005u + 1442695040888963407u;  // Knuth's MMIX generator
+        token_ids.push_back(int32_t((state >> 33) % uint64_t(s.vocabulary_size)));
+      }
+      offsets.push_back(int64_t(token_ids.size()));
+    }
+  }
+};
+
+}  // namespace
+
 // Sentences first to last - 1 of a call.
 struct Student::Part {
   const int32_t* token_ids;
@@ -90,7 +114,7 @@ class Student::Workspace {
   }
 
   const int n_tokens, n_sentences, n_threads;
-  int n_blocks = 0;       // of the present part
+  int n_blocks = 0, n_spans = 0;  // of the present part
   float *x, *y, *qkv, *context, *hidden;
   Quantised x8, context8, hidden8, narrow8;
   float* narrow;          // embeddings before their expansion
@@ -171,41 +195,94 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
   };
   if (s.n_layers) {
     tokens_ = table("embeddings.tokens", s.embedding_dim ? s.embedding_dim : s.width);
-    if (s.embedding_dim) expand_ = matrix(tensors, "embeddings.expand", s.width, s.embedding_dim, false);
+    if (s.embedding_dim) expand_ = matrix(tensors, "embeddings.expand", s.width, s.embedding_dim);
     const Tensor& positions = tensor(tensors, "embeddings.positions", {size_t(s.max_tokens), size_t(s.width)});
     positions_.assign(positions.data, positions.data + size_t(s.max_tokens) * s.width);
     n_bytes_ += positions_.size() * sizeof(float);
     embedding_norm_ = norm(tensors, "embeddings.norm");
     const int attention_width = s.n_heads * s.head_width;
+    Sample sample(s);
+    Workspace space(s, int(sample.token_ids.size()), SAMPLE_SENTENCES, 1);
+    Barrier alone(1);
+    look_up({sample.token_ids.data(), sample.offsets.data(), 0, SAMPLE_SENTENCES, nullptr}, space, 0, 1, alone);
+    layers_.reserve(size_t(s.n_layers));
     for (int i = 0; i < s.n_layers; ++i) {
-      const std::string name = "layers." + std::to_string(i) + ".", block = name + "feed_forward.";
-      Layer layer;
-      layer.qkv = matrix(tensors, name + "attention.qkv", 3 * attention_width, s.width);
+      const std::string name = "layers." + std::to_string(i) + ".";
+      Norm& before = i ? layers_.back().feed_forward_norm : embedding_norm_;
+      smooth(before, tensor(tensors, name + "attention.qkv.weight", {3 * size_t(attention_width), size_t(s.width)}), space);
+      Layer& layer = layers_.emplace_back();
+      layer.qkv = matrix(tensors, name + "attention.qkv", 3 * attention_width, s.width, before.weights.smoothing);
       layer.attention_output = matrix(tensors, name + "attention.output", s.width, attention_width);
       layer.attention_norm = norm(tensors, name + "attention.norm");
-      if (s.n_experts) {
-        const Tensor& router = tensor(tensors, block + "router.weight", {size_t(s.n_experts), size_t(s.width)});
-        layer.router.assign(router.data, router.data + size_t(s.n_experts) * s.width);
-        for (int e = 0; e < s.n_experts; ++e) {
-          layer.input.push_back(matrix(tensors, block + "experts_input", s.units, s.width, true, e));
-          layer.output.push_back(matrix(tensors, block + "experts_output", s.width, s.units, true, e));
-        }
-      } else {
-        layer.input.push_back(matrix(tensors, block + "input", s.units, s.width));
-        layer.output.push_back(matrix(tensors, block + "output", s.width, s.units));
-      }
-      layer.feed_forward_norm = norm(tensors, name + "feed_forward.norm");
-      layers_.push_back(std::move(layer));
+      attend(layer, space, 0, 1, alone);
+      add_feed_forward(layer, tensors, name + "feed_forward.", space);
+      feed_forward(layer, space, 0, 1, alone);
     }
     if (s.projection) projection_ = matrix(tensors, "projection", s.output_dim, s.width);
   }
   if (s.static_path) {
     static_tokens_ = table("static.tokens", s.static_dim ? s.static_dim : s.output_dim);
-    if (s.static_dim) static_expand_ = matrix(tensors, "static.expand", s.output_dim, s.static_dim, false);
+    if (s.static_dim) static_expand_ = matrix(tensors, "static.expand", s.output_dim, s.static_dim);
   }
 }
 
 Student::~Student() = default;
+
+void Student::add_feed_forward(Layer& layer, const std::map<std::string, Tensor>& tensors, const std::string& name,
+                               Workspace& space) {
+  const Shape& s = shape_;
+  const auto units = size_t(s.units), width = size_t(s.width), experts = size_t(s.n_experts);
+  if (s.n_experts) {
+    const Tensor& router = tensor(tensors, name + "router.weight", {experts, width});
+    layer.router.assign(router.data, router.data + experts * width);
+  }
+  const std::string input = name + (s.n_experts ? "experts_input" : "input");
+  const std::string output = name + (s.n_experts ? "experts_output" : "output");
+  const auto shape = s.n_experts ? std::vector<size_t>{experts, units, width} : std::vector<size_t>{units, width};
+  smooth(layer.attention_norm, tensor(tensors, input + ".weight", shape), space);
+  const float* smoothing = layer.attention_norm.weights.smoothing;
+  if (!s.n_experts) {
+    layer.input.push_back(matrix(tensors, input, s.units, s.width, smoothing));
+    layer.output.push_back(matrix(tensors, output, s.width, s.units));
+  }
+  for (int e = 0; e < s.n_experts; ++e) {
+    layer.input.push_back(matrix(tensors, input, s.units, s.width, smoothing, e));
+    layer.output.push_back(matrix(tensors, output, s.width, s.units, nullptr, e));
+  }
+  layer.feed_forward_norm = norm(tensors, name + "norm");
+}
+
+// Features that vary much cost all others precision, so activations are divided and weights multiplied by the root of
+// the ratio of their sizes (SmoothQuant, Xiao et al. 2023). Random tokens tell a feature's size as well as text does.
+void Student::smooth(Norm& norm, const Tensor& weight, Workspace& space) const {
+  const auto width = size_t(shape_.width);
+  std::vector<float> largest(width, 0.0f), squares(width, 0.0f);
+  size_t n_weights = 1;
+  for (size_t n : weight.shape) n_weights *= n;
+  for (size_t i = 0; i < n_weights; i += width)
+    for (size_t f = 0; f < width; ++f) largest[f] = std::max(largest[f], std::fabs(weight.data[i + f]));
+  for (int b = 0; b < space.n_blocks; ++b)
+    for (size_t f = 0; f < width; ++f)
+      for (int lane = 0; lane < BLOCK; ++lane) {
+        const float value = space.x[(size_t(b) * width + f) * BLOCK + lane];
+        squares[f] += value * value;
+      }
+  auto* smoothing = reinterpret_cast<float*>(norm.memory.get()) + 2 * width;
+  double logarithms = 0.0;
+  size_t n_used = 0;
+  for (size_t f = 0; f < width; ++f) {
+    const double size = std::sqrt(double(squares[f]) / (double(space.n_blocks) * BLOCK));
+    const double ratio = std::sqrt(double(largest[f]) / std::max(size, SMALLEST_SIZE));
+    smoothing[f] = std::isfinite(ratio) ? float(ratio) : 1.0f;
+    if (smoothing[f] > 0.0f) logarithms += std::log(smoothing[f]), ++n_used;
+  }
+  const double centre = n_used ? std::exp(logarithms / double(n_used)) : 1.0;
+  for (size_t f = 0; f < width; ++f)  // a feature that no output uses is left out
+    if (smoothing[f] > 0.0f)
+      smoothing[f] = float(std::clamp(smoothing[f] / centre, 1.0 / MOST_SMOOTHING, MOST_SMOOTHING));
+  norm.weights.smoothing = smoothing;
+  kernels_.quantise(space.x, shape_.width, smoothing, nullptr, 0, space.n_blocks, space.x8);
+}
 
 const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, const std::string& name,
                               const std::vector<size_t>& shape) const {
@@ -217,16 +294,17 @@ const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, cons
 }
 
 PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs,
-                             int n_inputs, bool biased, int expert) {
-  const std::string weight_name = biased ? name + ".weight" : name;
+                             int n_inputs, const float* smoothing, int expert) {
   const auto o = size_t(n_outputs), i = size_t(n_inputs), experts = size_t(shape_.n_experts);
-  const Tensor& weight =
-      tensor(tensors, weight_name, expert < 0 ? std::vector<size_t>{o, i} : std::vector<size_t>{experts, o, i});
-  const Tensor* bias = nullptr;
-  if (biased)
-    bias = &tensor(tensors, name + ".bias", expert < 0 ? std::vector<size_t>{o} : std::vector<size_t>{experts, o});
-  const size_t e = expert < 0 ? 0 : size_t(expert);
-  PackedMatrix packed = pack_matrix(weight.data + e * o * i, bias ? bias->data + e * o : nullptr, n_outputs, n_inputs, kernels_);
+  const bool stacked = expert >= 0;
+  const auto shape = stacked ? std::vector<size_t>{experts, o, i} : std::vector<size_t>{o, i};
+  const bool biased = name.find("expand") == std::string::npos;  // only a factorised table's expansion has no bias
+  const Tensor& weight = tensor(tensors, biased ? name + ".weight" : name, shape);
+  const float* bias = nullptr;
+  if (biased) bias = tensor(tensors, name + ".bias", stacked ? std::vector<size_t>{experts, o} : std::vector<size_t>{o}).data;
+  const size_t e = stacked ? size_t(expert) : 0;
+  PackedMatrix packed =
+      pack_matrix(weight.data + e * o * i, bias ? bias + e * o : nullptr, n_outputs, n_inputs, kernels_, smoothing);
   n_bytes_ += packed.memory.size();
   n_sparse_ += packed.matrix.groups != nullptr;
   return packed;
@@ -235,11 +313,11 @@ PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const
 Student::Norm Student::norm(const std::map<std::string, Tensor>& tensors, const std::string& name) {
   const auto width = size_t(shape_.width);
   const Tensor &weight = tensor(tensors, name + ".weight", {width}), &bias = tensor(tensors, name + ".bias", {width});
-  Norm n{Buffer(2 * width * sizeof(float)), {}};
+  Norm n{Buffer(3 * width * sizeof(float)), {}};
   auto* values = reinterpret_cast<float*>(n.memory.get());
   std::copy(weight.data, weight.data + width, values);
   std::copy(bias.data, bias.data + width, values + width);
-  n.weights = {values, values + width, shape_.layer_norm_epsilon};
+  n.weights = {values, values + width, nullptr, shape_.layer_norm_epsilon};
   n_bytes_ += n.memory.size();
   return n;
 }
@@ -322,14 +400,24 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
 }
 
 void Student::encode(const Part& part, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
+  look_up(part, w, thread, n_threads, barrier);
+  if (part.n_tokens() == 0) return;
+  for (const Layer& layer : layers_) {
+    attend(layer, w, thread, n_threads, barrier);
+    feed_forward(layer, w, thread, n_threads, barrier);
+  }
+}
+
+// Each stage leaves the hidden vectors in x and, in eight bits, in x8, and ends with a barrier.
+void Student::look_up(const Part& part, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
   const Shape& s = shape_;
-  const int n_tokens = part.n_tokens(), n_blocks = blocks(n_tokens), n_sentences = part.n_sentences();
-  const int attention_width = s.n_heads * s.head_width;
+  const int n_tokens = part.n_tokens(), n_blocks = blocks(n_tokens);
   const int32_t* token_ids = part.token_ids + part.offsets[part.first];
   if (thread == 0) {
     w.n_blocks = n_blocks;
+    w.n_spans = part.n_sentences();
     int column = 0;
-    for (int i = 0; i < n_sentences; ++i) {
+    for (int i = 0; i < w.n_spans; ++i) {
       const int length = int(part.offsets[part.first + i + 1] - part.offsets[part.first + i]);
       w.spans[i] = {column, length};
       for (int t = 0; t < length; ++t) w.positions[column + t] = t;
@@ -342,7 +430,7 @@ void Student::encode(const Part& part, Workspace& w, int thread, int n_threads, 
   if (s.embedding_dim) {
     kernels_.look_up(tokens_.rows(), tokens_.row_scales(), nullptr, s.embedding_dim, token_ids, w.positions, n_tokens,
                      own.first, own.last, w.narrow);
-    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, own.first, own.last, w.narrow8);
+    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, nullptr, own.first, own.last, w.narrow8);
     barrier.wait();
     const Share rows(panels(s.width), thread, n_threads, 2);
     kernels_.product(expand_.matrix, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
@@ -358,36 +446,42 @@ void Student::encode(const Part& part, Workspace& w, int thread, int n_threads, 
   }
   kernels_.normalise(w.x, nullptr, s.width, embedding_norm_.weights, own.first, own.last, w.x8);
   barrier.wait();
+}
 
-  for (const Layer& layer : layers_) {
-    const Share qkv(panels(3 * attention_width), thread, n_threads, 2), out(panels(s.width), thread, n_threads, 2);
-    kernels_.product(layer.qkv.matrix, w.x8, n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
-    barrier.wait();
-    const Share heads(n_sentences * s.n_heads, thread, n_threads);
-    for (int task = heads.first; task < heads.last;) {
-      const int sentence = task / s.n_heads, head = task % s.n_heads;
-      const int last = std::min(s.n_heads, head + heads.last - task);
-      if (w.spans[sentence].length > 0)
-        kernels_.attend(w.qkv, w.spans[sentence], s.n_heads, s.head_width, head, last, w.context, w.scratch[thread]);
-      task += last - head;
-    }
-    barrier.wait();
-    kernels_.quantise(w.context, attention_width, nullptr, own.first, own.last, w.context8);
-    barrier.wait();
-    kernels_.product(layer.attention_output.matrix, w.context8, n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
-    barrier.wait();
-    kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
-    barrier.wait();
-    if (s.n_experts)
-      feed_forward_experts(layer, w, thread, n_threads, barrier);
-    else
-      feed_forward(layer, w, thread, n_threads, barrier);
-    kernels_.normalise(w.x, w.y, s.width, layer.feed_forward_norm.weights, own.first, own.last, w.x8);
-    barrier.wait();
+void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
+  const Shape& s = shape_;
+  const int attention_width = s.n_heads * s.head_width;
+  const Share own(w.n_blocks, thread, n_threads), qkv(panels(3 * attention_width), thread, n_threads, 2),
+      out(panels(s.width), thread, n_threads, 2), heads(w.n_spans * s.n_heads, thread, n_threads);
+  kernels_.product(layer.qkv.matrix, w.x8, w.n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
+  barrier.wait();
+  for (int task = heads.first; task < heads.last;) {
+    const int sentence = task / s.n_heads, head = task % s.n_heads;
+    const int last = std::min(s.n_heads, head + heads.last - task);
+    if (w.spans[sentence].length > 0)
+      kernels_.attend(w.qkv, w.spans[sentence], s.n_heads, s.head_width, head, last, w.context, w.scratch[thread]);
+    task += last - head;
   }
+  barrier.wait();
+  kernels_.quantise(w.context, attention_width, nullptr, nullptr, own.first, own.last, w.context8);
+  barrier.wait();
+  kernels_.product(layer.attention_output.matrix, w.context8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  barrier.wait();
+  kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
+  barrier.wait();
 }
 
 void Student::feed_forward(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
+  if (shape_.n_experts)
+    feed_forward_experts(layer, w, thread, n_threads, barrier);
+  else
+    feed_forward_dense(layer, w, thread, n_threads, barrier);
+  const Share own(w.n_blocks, thread, n_threads);
+  kernels_.normalise(w.x, w.y, shape_.width, layer.feed_forward_norm.weights, own.first, own.last, w.x8);
+  barrier.wait();
+}
+
+void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
   const Shape& s = shape_;
   const int columns = w.n_blocks * BLOCK;
   const Share units(panels(s.units), thread, n_threads, 2), own(w.n_blocks, thread, n_threads), out(panels(s.width), thread, n_threads, 2);
@@ -402,7 +496,7 @@ void Student::feed_forward(const Layer& layer, Workspace& w, int thread, int n_t
       w.low[i] = std::min(w.low[i], w.low[size_t(t) * columns + i]);
       w.high[i] = std::max(w.high[i], w.high[size_t(t) * columns + i]);
     }
-  kernels_.quantise(w.hidden, s.units, &whole, own.first, own.last, w.hidden8);
+  kernels_.quantise(w.hidden, s.units, nullptr, &whole, own.first, own.last, w.hidden8);
   barrier.wait();
   kernels_.product(layer.output[0].matrix, w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
   barrier.wait();
@@ -442,7 +536,7 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
     std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
     float* hidden = w.hidden + size_t(first) * s.units * BLOCK;
     kernels_.product(layer.input[e].matrix, part(w.sorted8), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
-    kernels_.quantise(hidden, s.units, &range, 0, n, part(w.hidden8));
+    kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8));
     kernels_.product(layer.output[e].matrix, part(w.hidden8), n, 0, panels(s.width), 0,
                      w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
   }
@@ -463,7 +557,7 @@ void Student::multiply_rows(const Matrix& matrix, const float* rows, int n_rows,
   }
   Quantised q = w.row8;
   q.n_groups = padded_groups(width);
-  kernels_.quantise(w.row_columns, width, nullptr, 0, n_blocks, q);
+  kernels_.quantise(w.row_columns, width, nullptr, nullptr, 0, n_blocks, q);
   kernels_.product(matrix, q, n_blocks, 0, panels(matrix.n_outputs), 0, w.result_columns, matrix.n_outputs, nullptr);
   for (int r = 0; r < n_rows; ++r) {
     const float* column = w.result_columns + size_t(r / BLOCK) * matrix.n_outputs * BLOCK + r % BLOCK;

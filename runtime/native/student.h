@@ -54,7 +54,7 @@ class Student {
 
  private:
   struct Norm {
-    Buffer memory;
+    Buffer memory;  // [3][width]: weight, bias, smoothing
     NormWeights weights;
   };
   struct Layer {
@@ -67,13 +67,18 @@ class Student {
   struct Part;  // sentences that go through the layers together
 
   PackedMatrix matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs, int n_inputs,
-                      bool biased = true, int expert = -1);
+                      const float* smoothing = nullptr, int expert = -1);
+  void add_feed_forward(Layer& layer, const std::map<std::string, Tensor>& tensors, const std::string& name, Workspace& space);
+  void smooth(Norm& norm, const Tensor& weight, Workspace& space) const;
   Norm norm(const std::map<std::string, Tensor>& tensors, const std::string& name);
   const Tensor& tensor(const std::map<std::string, Tensor>& tensors, const std::string& name,
                        const std::vector<size_t>& shape) const;
 
   void encode(const Part& part, Workspace& space, int thread, int n_threads, Barrier& barrier) const;
+  void look_up(const Part& part, Workspace& space, int thread, int n_threads, Barrier& barrier) const;
+  void attend(const Layer& layer, Workspace& space, int thread, int n_threads, Barrier& barrier) const;
   void feed_forward(const Layer& layer, Workspace& space, int thread, int n_threads, Barrier& barrier) const;
+  void feed_forward_dense(const Layer& layer, Workspace& space, int thread, int n_threads, Barrier& barrier) const;
   void feed_forward_experts(const Layer& layer, Workspace& space, int thread, int n_threads, Barrier& barrier) const;
   void finish(const Part& part, Workspace& space) const;
   void multiply_rows(const Matrix& matrix, const float* rows, int n_rows, Workspace& space, float* results) const;

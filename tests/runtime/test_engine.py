@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime import Encoder, Engine, expected_tensors, instruction_sets
+from runtime import Encoder, Engine, _native, expected_tensors, instruction_sets
 from spaces.student import (
     Activation,
     Dense,
@@ -128,20 +128,45 @@ def test_company_order_and_threads_change_no_bit(name: str, instruction_set: str
 
 
 @pytest.mark.parametrize("instruction_set", USABLE)
-def test_leaving_zero_blocks_out_changes_no_bit(instruction_set: str) -> None:
+@pytest.mark.parametrize("n_tokens", [1, 16, 17, 33, 64, 100])
+def test_a_sparse_product_is_the_dense_one_to_the_bit(n_tokens: int, instruction_set: str) -> None:
+    generator = np.random.default_rng(0)
+    kept = generator.random((7, 33)) < 0.3
+    kept[3] = False  # a panel without any weight
+    weight = generator.standard_normal((112, 132)).astype(np.float32) * np.repeat(np.repeat(kept, 16, 0), 4, 1)
+    x = generator.standard_normal((n_tokens, 132)).astype(np.float32)
+    results = []
+    for storage in ("dense", "sparse", "faster"):
+        product = _native.Product(weight, storage, instruction_set)
+        assert product.sparse == (storage != "dense")
+        product.prepare(x)
+        product.run()
+        results.append(product.result())
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    expected = x @ weight.T
+    np.testing.assert_allclose(results[0], expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_zero_blocks_are_left_out_of_a_student() -> None:
     spec = SPECS["sparse"]
-    weights = weights_for(spec)
-    sparse = Engine(spec, weights, instruction_set=instruction_set)
-    # A tiny weight in every block, too small for eight bits, makes every block count.
-    filled = {name: value.copy() for name, value in weights.items()}
-    for name, value in filled.items():
-        if name.startswith("layers.") and value.ndim == 2:
-            value[value == 0.0] = 1e-12
-    dense = Engine(spec, filled, instruction_set=instruction_set)
+    assert spec.encoder is not None
+    sparse = Engine(spec, weights_for(spec))
+    dense = Engine(SPECS["dense"], weights_for(SPECS["dense"]))
     assert sparse.n_sparse_matrices == 8
     assert dense.n_sparse_matrices == 0
     assert sparse.n_bytes < dense.n_bytes
-    np.testing.assert_array_equal(sparse.embed(*sentences(LENGTHS)), dense.embed(*sentences(LENGTHS)))
+
+
+def test_features_of_very_different_sizes_keep_their_precision() -> None:
+    spec = SPECS["dense"]
+    weights = weights_for(spec)
+    for name in ("embeddings.norm", "layers.0.feed_forward.norm"):
+        weights[f"{name}.weight"][7] = weights[f"{name}.bias"][7] = 30.0
+    weights["layers.0.attention.qkv.weight"][:, 7] *= 0.03
+    weights["layers.1.attention.qkv.weight"][:, 7] *= 0.03
+    found = Engine(spec, weights).embed(*sentences(LENGTHS))
+    assert cosines(found, exact(spec, weights, LENGTHS)).min() > 0.999
 
 
 def test_threads_embed_through_one_engine_at_once() -> None:
