@@ -69,5 +69,5 @@ $(VENV)/.search-installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.all-installed: $(VENV)/.search-installed
 	@echo "installing what checks, tests and exports need into $(VENV)" >&2
-	@$(PIP) -e ".[search,quickstart,export,dev]"
+	@$(PIP) -e ".[search,quickstart,export,serve,dev]"
 	@touch $@

@@ -50,9 +50,17 @@ class Encoder:
         """
         if self.tokenizer is None:
             raise ValueError("this encoder has no tokenizer; load a student folder, or call forward with token ids")
+        return self.encode_token_ids(self.tokenizer.encode(sentences), batch_size=batch_size, n_threads=n_threads)
+
+    def encode_token_ids(
+        self, token_ids: Sequence[NDArray[np.int32]], *, batch_size: int = 32, n_threads: int = 1
+    ) -> Array:
+        """One vector per sentence of token ids, special tokens included, in order: [n, output_dim].
+
+        Raises ValueError as `forward` does.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        token_ids = self.tokenizer.encode(sentences)
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
         vectors = np.empty((len(token_ids), self.spec.output_dim), dtype=np.float32)
         order = np.argsort(-lengths, kind="stable")  # like lengths together; the longest first, so memory peaks early

@@ -115,12 +115,18 @@ class Engine:
         vectors = np.empty((len(sentences), self.spec.output_dim), dtype=np.float32)
         for start in range(0, len(sentences), batch_size):
             token_ids = self.tokenizer.encode(sentences[start : start + batch_size])
-            offsets = np.zeros(len(token_ids) + 1, dtype=np.int64)
-            np.cumsum([len(ids) for ids in token_ids], out=offsets[1:])
-            vectors[start : start + len(token_ids)] = self.embed(
-                np.concatenate(token_ids), offsets, n_threads=n_threads
-            )
+            vectors[start : start + len(token_ids)] = self.encode_token_ids(token_ids, n_threads=n_threads)
         return vectors
+
+    def encode_token_ids(self, token_ids: Sequence[NDArray[np.int32]], *, n_threads: int = 1) -> Array:
+        """One vector per sentence of token ids, special tokens included, in order: [n, output_dim].
+
+        Raises ValueError as `embed` does.
+        """
+        offsets = np.zeros(len(token_ids) + 1, dtype=np.int64)
+        np.cumsum([len(ids) for ids in token_ids], out=offsets[1:])
+        end_to_end = np.concatenate(token_ids) if token_ids else np.zeros(0, np.int32)
+        return self.embed(end_to_end, offsets, n_threads=n_threads)
 
     def embed(self, token_ids: TokenIds, offsets: TokenIds, *, n_threads: int = 1) -> Array:
         """Sentences whose token ids [n_tokens] stand end to end, sentence i from offsets[i] on -> [n, output_dim].

@@ -5,7 +5,7 @@
     validate  search.preflight.validate_study   select    search.registry.select, set_alias
     export    search.export.export_model        embed     search.embedding.embed_file
     report    search.report.write_report        ui        search.ui.serve_ui
-    doctor    runtime.doctor.diagnose
+    serve     runtime.server.serve              doctor    runtime.doctor.diagnose
 
 What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input, with one
 message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
@@ -21,10 +21,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from spaces.fields import parse_duration, require_name
+from spaces.serving import add_serving_options, serving_options
 
 if TYPE_CHECKING:
     from search.entry import Entry
@@ -36,6 +38,7 @@ INTERRUPTED = 130
 _SEARCH_MODULES = ("datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch")
 _EXTRAS = {
     "search": {*_SEARCH_MODULES, "huggingface_hub", "transformers"},
+    "serve": {"prometheus_client", "starlette", "threadpoolctl", "uvicorn"},
     "export": {"onnx", "onnxruntime", "onnxscript", "sentence_transformers"},
 }
 
@@ -111,6 +114,10 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text, a sentence a line")
     embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE with the suffix .npy")
     embed.add_argument("--threads", type=_count, default=1, metavar="N", help="default: 1")
+
+    serve = _command(commands, "serve", _serve, "serve a student over HTTP, as OpenAI's embeddings API")
+    serve.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
+    add_serving_options(serve)
 
     report = _command(commands, "report", _report, "write a front as one self-contained page")
     _add_name(report)
@@ -192,6 +199,17 @@ def _embed(options: argparse.Namespace) -> None:
     from search.embedding import embed_file
 
     print(embed_file(_store(options), options.model, options.file, out=options.out, n_threads=options.threads))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    serving = serving_options(options)
+    from runtime.server import serve
+    from search.embedding import find_folder
+
+    folder = find_folder(_store(options), options.model)
+    if serving.name is None and folder != Path(options.model):
+        serving = replace(serving, name=options.model)
+    serve(folder, serving, say=say, announce=lambda address: print(address, flush=True))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -287,6 +287,10 @@ def test_a_store_below_a_file(bench: Bench, capsys: pytest.CaptureFixture[str]) 
         (["report", "toy", "no/such/page.html"], ["no/such"]),
         (["report", "nowhere", "page.html"], ["nowhere", "toy"]),
         (["ui", "--port", "0"], ["--port", "'0'"]),
+        (["serve", "unknown"], ["unknown", "toy"]),
+        (["serve", "toy@nobody"], ["nobody", "balanced"]),
+        (["serve", "toy", "--port", "65536"], ["--port", "65535", "'65536'"]),
+        (["serve", "toy", "--max-batch", "0"], ["--max-batch", "at least 1", "'0'"]),
         (["frobnicate"], ["frobnicate", "search"]),
         ([], ["COMMAND"]),
     ],
@@ -307,6 +311,7 @@ def test_a_question_that_has_no_answer(
         ["select", "--balanced"],
         ["export", "toy", "out", "--format", "folder"],
         ["embed", "toy", "text.txt"],
+        ["serve", "toy"],
         ["report", "page.html"],
         ["ui"],
     ],
@@ -343,6 +348,7 @@ def test_a_student_with_damaged_weights(bench: Bench, capsys: pytest.CaptureFixt
     weights = bench.folder / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     says(fails(capsys, "embed", "student", "text.txt"), "model.safetensors")
+    says(fails(capsys, "serve", "student", "--port", "0"), "model.safetensors")
 
 
 def test_a_port_that_is_taken(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,6 +357,7 @@ def test_a_port_that_is_taken(bench: Bench, capsys: pytest.CaptureFixture[str]) 
         taken.listen()
         port = taken.getsockname()[1]
         says(fails(capsys, "ui", "--store", bench.store.root, "--port", port), str(port), "--port")
+        says(fails(capsys, "serve", "toy@fastest", "--store", bench.store.root, "--port", port), str(port), "--port")
 
 
 def test_a_mistake_can_show_where_it_was_noticed(bench: Bench) -> None:
@@ -560,6 +567,24 @@ def wait_until_answered(address: str, process: subprocess.Popen[str]) -> None:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_registered_student_is_served_by_its_name(bench: Bench) -> None:
+    process = understudy("serve", "toy@fastest", "--store", bench.store.root, "--port", 0)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        with urllib.request.urlopen(f"{address}/v1/models") as response:
+            assert [model["id"] for model in json.load(response)["data"]] == ["toy@fastest"]
+        process.terminate()
+        _, error = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert error == f"toy@fastest is served at {address} (Ctrl-C ends it)\n"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def test_entries_are_complete(made: Bench) -> None:

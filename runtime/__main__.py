@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m runtime FOLDER` serves a student where nothing but the room `runtime` is installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from spaces.serving import add_serving_options, serving_options
+
+PROGRAM = "python -m runtime"
+BAD_INPUT = 2
+INTERRUPTED = 130
+_SERVE_MODULES = ("prometheus_client", "starlette", "uvicorn")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the student of a folder; the exit status: 0 after SIGINT or SIGTERM, 2 for bad input."""
+    parser = _Parser(prog=PROGRAM, description="Serve a student's folder over HTTP, as OpenAI's embeddings API.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="what `understudy export --format folder` wrote")
+    add_serving_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        from runtime.server import serve
+
+        serve(options.folder, serving_options(options), say=say, announce=lambda address: print(address, flush=True))
+        return 0
+    except KeyboardInterrupt:
+        say(f"{PROGRAM}: interrupted")
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name not in _SERVE_MODULES:
+            raise
+        say(f"{PROGRAM}: serving needs {error.name}, which is not installed; pip install 'understudy[serve]'")
+        return BAD_INPUT
+    except (ValueError, OSError) as error:
+        say(f"{PROGRAM}: {error}")
+        return BAD_INPUT
+
+
+def say(text: str) -> None:
+    """A message for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{PROGRAM}: {message}; see `{self.prog} --help`\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bodies of `POST /v1/embeddings`: OpenAI's embeddings API, checked and written.
+
+https://platform.openai.com/docs/api-reference/embeddings. As there, empty sentences, empty lists and unknown keys
+are refused. Unlike there, a sentence that is longer than the student reads is cut, as everywhere in this project;
+token ids are the student's own, special tokens included, and are never cut.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.layers import Array
+
+TokenIdList = NDArray[np.int32]
+
+_KEYS = ("input", "model", "encoding_format", "dimensions", "user")
+_FLOAT = "%.9g"  # 9 significant digits give every float32 back (IEEE 754-2019, 5.12.2), and cost a third of repr
+
+
+class EncodingFormat(StrEnum):
+    """How a vector is written."""
+
+    FLOAT = "float"
+    BASE64 = "base64"  # of little-endian float32
+
+
+class RequestError(Exception):
+    """A request that is not answered with vectors; becomes OpenAI's error object."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def to_json(self) -> dict[str, Any]:
+        """The error object."""
+        kinds = {429: "rate_limit_error"} | dict.fromkeys(range(500, 600), "server_error")
+        kind = kinds.get(self.status, "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRules:
+    """What a request may ask of one student."""
+
+    model: str
+    """The student's name."""
+    output_dim: int
+    """Numbers of a vector."""
+    vocabulary_size: int
+    """Token ids lie below it; None: the student's engine takes no token ids."""
+    max_tokens: int | None
+    """Token ids of a sentence at most; None: as many as characters."""
+    max_sentences: int
+    """Sentences of a request."""
+    max_characters: int
+    """Characters of a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """A request that was checked."""
+
+    sentences: list[str] | list[TokenIdList]
+    """All as text, or all as token ids."""
+    encoding_format: EncodingFormat
+    """How the vectors are wanted."""
+
+
+def read_request(body: bytes, rules: RequestRules) -> EmbeddingRequest:
+    """The request of a body. Raises RequestError for the first rule that it breaks."""
+    document = _read_object(body)
+    unknown = [key for key in document if key not in _KEYS]
+    if unknown:
+        raise RequestError(400, f"a request has the keys {', '.join(_KEYS)}, got {_shown(unknown[0])}; leave it out")
+    _check_model(document.get("model"), rules.model)
+    _check_dimensions(document.get("dimensions"), rules.output_dim)
+    return EmbeddingRequest(
+        encoding_format=_encoding_format(document.get("encoding_format")),
+        sentences=_sentences(document.get("input"), rules),
+    )
+
+
+def write_response(vectors: Array, *, model: str, n_tokens: int, encoding_format: EncodingFormat) -> bytes:
+    """The body of the answer for vectors [n, output_dim]."""
+    if not np.isfinite(vectors).all():
+        raise ValueError("vectors must be finite to be written as JSON; the student's weights are too large")
+    match encoding_format:
+        case EncodingFormat.FLOAT:
+            pattern = f"[{','.join([_FLOAT] * vectors.shape[1])}]"
+            texts = [pattern % tuple(vector) for vector in vectors.tolist()]
+        case EncodingFormat.BASE64:
+            texts = [f'"{base64.b64encode(vector.astype("<f4").tobytes()).decode()}"' for vector in vectors]
+    data = ",".join(f'{{"object":"embedding","index":{i},"embedding":{text}}}' for i, text in enumerate(texts))
+    usage = json.dumps({"prompt_tokens": n_tokens, "total_tokens": n_tokens})
+    return f'{{"object":"list","data":[{data}],"model":{json.dumps(model)},"usage":{usage}}}'.encode()
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body must be JSON: {error}; send an object such as {_EXAMPLE}") from None
+    if not isinstance(document, dict):
+        raise RequestError(400, f"the body must be a JSON object, got {_shown(document)}; send for example {_EXAMPLE}")
+    return document
+
+
+_EXAMPLE = '{"model": "NAME", "input": ["a sentence"]}'
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_model(model: object, expected: str) -> None:
+    if not isinstance(model, str) or not model:
+        raise RequestError(400, f"model must be a name, got {_shown(model)}; write {expected!r}", param="model")
+    if model != expected:
+        message = f"this service has the model {expected!r}, not {_shown(model)}; GET /v1/models lists it"
+        raise RequestError(404, message, param="model", code="model_not_found")
+
+
+def _check_dimensions(dimensions: object, output_dim: int) -> None:
+    if dimensions is not None and (type(dimensions) is not int or dimensions != output_dim):
+        raise RequestError(
+            400,
+            f"dimensions must be the student's {output_dim}, got {_shown(dimensions)}; leave it out",
+            param="dimensions",
+        )
+
+
+def _encoding_format(value: object) -> EncodingFormat:
+    if value is None:
+        return EncodingFormat.FLOAT
+    if not isinstance(value, str) or value not in list(EncodingFormat):
+        names = " or ".join(EncodingFormat)
+        raise RequestError(
+            400, f"encoding_format must be {names}, got {_shown(value)}; choose one", param="encoding_format"
+        )
+    return EncodingFormat(value)
+
+
+def _sentences(value: object, rules: RequestRules) -> list[str] | list[TokenIdList]:
+    """A string, strings, token ids, or lists of token ids, as a list of sentences."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise _input_error(f"input must be a string, a list of strings or token ids, got {_shown(value)}; send text")
+    if not value:
+        raise _input_error("input must hold at least one sentence, got an empty list; send text")
+    if type(value[0]) is int:
+        value = [value]
+    if len(value) > rules.max_sentences:
+        raise _input_error(
+            f"a request has at most {rules.max_sentences} sentences, got {len(value)}; send several requests"
+        )
+    if isinstance(value[0], list):
+        return [_token_ids(ids, rules, index=i) for i, ids in enumerate(value)]
+    return [_text(text, rules, index=i) for i, text in enumerate(value)]
+
+
+def _text(text: object, rules: RequestRules, *, index: int) -> str:
+    if not isinstance(text, str):
+        raise _input_error(
+            f"input[{index}] must be a string like the first, got {_shown(text)}; send one kind of input"
+        )
+    if not text:
+        raise _input_error(f"input[{index}] must not be empty, got ''; leave it out")
+    if len(text) > rules.max_characters:
+        raise _input_error(
+            f"a sentence has at most {rules.max_characters} characters, input[{index}] has {len(text)}; cut it"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _input_error(
+            f"input[{index}] must be Unicode text, got half a surrogate pair at {error.start}; replace it"
+        ) from None
+    return text
+
+
+def _token_ids(ids: object, rules: RequestRules, *, index: int) -> TokenIdList:
+    if not isinstance(ids, list) or not ids or any(type(i) is not int for i in ids):
+        raise _input_error(f"input[{index}] must be a list of token ids, got {_shown(ids)}; send one kind of input")
+    most = rules.max_characters if rules.max_tokens is None else rules.max_tokens
+    if len(ids) > most:
+        raise _input_error(f"a sentence has at most {most} token ids, input[{index}] has {len(ids)}; cut it")
+    if min(ids) < 0 or max(ids) >= rules.vocabulary_size:
+        raise _input_error(
+            f"token ids lie in 0 to {rules.vocabulary_size - 1}, input[{index}] has {_shown(min(ids))} to "
+            f"{_shown(max(ids))}; use the student's own tokenizer"
+        )
+    return np.array(ids, dtype=np.int32)
+
+
+def _input_error(message: str) -> RequestError:
+    return RequestError(400, message, param="input")
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value, for a message."""
+    return reprlib.repr(value)

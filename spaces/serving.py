@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a student is served over HTTP: where the service listens and what it takes at most, declared and checked.
+
+The defaults suit one small student on one machine. Both commands that serve, `understudy serve` and
+`python -m runtime`, take their options from here, so that neither imports a server to explain itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+from spaces.fields import Positive, Range, field_breaches, refuse, split_annotation, without_none
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """Where a service listens, how it batches, and which requests it refuses."""
+
+    host: str = LOOPBACK
+    """The address to listen on. There is no authentication, so the default is this machine alone."""
+    port: Annotated[int, Range(low=0, high=65535)] = 8000
+    """The port to listen on; 0: any that is free."""
+    name: str | None = None
+    """What requests call the model; None: the folder's name."""
+    n_threads: Positive = 1
+    """Threads of one encoding."""
+    max_batch: Positive = 64
+    """Sentences that are encoded together."""
+    max_batch_tokens: Positive = 4096  # a short request waits for at most two batches, however long others are
+    """Tokens that are encoded together; a longer sentence is encoded alone."""
+    max_wait_ms: Annotated[float, Range(low=0, high=10_000)] = 0.0
+    """Milliseconds that a sentence waits for others when nothing is being encoded; 0: it is encoded at once."""
+    max_queue: Positive = 256
+    """Requests that are read, wait or are encoded at a time; more are told to come back (429)."""
+    max_sentences: Positive = 2048  # what OpenAI's service takes
+    """Sentences of one request."""
+    max_characters: Positive = 65536
+    """Characters of one sentence, or token ids; the student itself reads no further than its own positions."""
+    max_body_bytes: Positive = 4 * 1024 * 1024
+    """Bytes of one request's body."""
+    max_body_seconds: Annotated[float, Range(above=0, high=3600)] = 30.0
+    """Seconds in which a request's body must have arrived."""
+
+    def __post_init__(self) -> None:
+        refuse(field_breaches(self))
+        for name in ("host", "name"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} must not be empty, got ''; leave it out for the default")
+
+
+_FLAGS = {
+    "host": ("--host", "ADDRESS", "where to listen; there is no authentication"),
+    "port": ("--port", "N", "0: any that is free, printed on stdout"),
+    "name": ("--name", "NAME", "what requests call the model; default: as it is given here"),
+    "n_threads": ("--threads", "N", "threads of one encoding"),
+    "max_batch": ("--max-batch", "N", "sentences encoded together"),
+    "max_batch_tokens": ("--max-batch-tokens", "N", "tokens encoded together"),
+    "max_wait_ms": ("--max-wait-ms", "MS", "how long a sentence waits for others while nothing is encoded"),
+    "max_queue": ("--max-queue", "N", "requests in progress; more are told to come back (429)"),
+    "max_sentences": ("--max-sentences", "N", "sentences of one request"),
+    "max_characters": ("--max-characters", "N", "characters of one sentence"),
+    "max_body_bytes": ("--max-body-bytes", "N", "bytes of one request"),
+    "max_body_seconds": ("--max-body-seconds", "S", "seconds in which a request must have arrived"),
+}
+
+
+def add_serving_options(parser: argparse.ArgumentParser) -> None:
+    """Gives a command one option for every field of `ServingOptions`; a wrong value is refused while reading."""
+    hints = get_type_hints(ServingOptions, include_extras=True)
+    for field in fields(ServingOptions):
+        flag, metavar, words = _FLAGS[field.name]
+        if field.default is not None:
+            words += f"; default: {str(field.default).removesuffix('.0')}"
+        read = _reader(hints[field.name])
+        parser.add_argument(flag, dest=field.name, type=read, default=field.default, metavar=metavar, help=words)
+
+
+def serving_options(options: argparse.Namespace) -> ServingOptions:
+    """The options that a command line gave. Raises ValueError as `ServingOptions` does."""
+    return ServingOptions(**{field.name: getattr(options, field.name) for field in fields(ServingOptions)})
+
+
+def _reader(annotation: Any) -> Callable[[str], Any]:
+    """A converter for argparse that says the field's rule, then the value."""
+    plain, marks = split_annotation(without_none(annotation)[0])
+    rules = [mark for mark in marks if isinstance(mark, Range)]
+    kind = {int: "a whole number", float: "a number", str: "text that is not empty"}[plain]
+    rule = ", ".join([kind, *map(str, rules)])
+
+    def read(text: str) -> Any:
+        try:
+            value = plain(text)
+            if text and all(mark.contains(value) for mark in rules):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
+
+    return read
