@@ -17,10 +17,10 @@ from typing import assert_never
 from tokenizers import Tokenizer
 
 from runtime.folder import StudentFolder, read_folder
-from search.export_onnx import write_onnx
 from search.export_sentence_transformers import write_sentence_transformers
 from search.registry import resolve_model
 from search.store import Store
+from trainers.onnx_graph import write_onnx
 
 
 class ExportFormat(StrEnum):

@@ -29,6 +29,7 @@ from trainers.calibration import machine_name
 from trainers.checkpoint import load_student
 from trainers.fidelity import Fidelity
 from trainers.latency import Latency, Measurable, measure_latencies
+from trainers.onnx_student import OnnxStudent
 from trainers.random_student import random_student
 
 _FACT = "measurement"
@@ -108,7 +109,7 @@ def _latencies(
     if profile.runtime is Runtime.ENGINE:
         subjects[TEACHER] = random_student(references[0].spec, Runtime.TORCH)
     for graduate in graduates:
-        subjects[graduate.record.name] = _runnable(graduate.folder, profile.runtime)
+        subjects[graduate.record.name] = _runnable(graduate.folder, profile)
     return measure_latencies(subjects, profile, min_seconds=seconds)
 
 
@@ -119,8 +120,8 @@ def _fidelity(graduate: Graduate, prepared: Prepared, runtime: Runtime) -> Fidel
     return fidelity_on_engine(Engine(student.spec, student.weights), prepared.data)
 
 
-def _runnable(folder: Path, runtime: Runtime) -> Measurable:
-    match runtime:
+def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:
+    match profile.runtime:
         case Runtime.TORCH:
             return load_student(folder)
         case Runtime.NUMPY:
@@ -128,8 +129,11 @@ def _runnable(folder: Path, runtime: Runtime) -> Measurable:
         case Runtime.ENGINE:
             student = read_folder(folder)
             return Engine(student.spec, student.weights)
+        case Runtime.ONNX:
+            student = read_folder(folder)
+            return OnnxStudent(student.spec, student.weights, n_threads=profile.n_threads)
         case _:
-            assert_never(runtime)
+            assert_never(profile.runtime)
 
 
 def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spaces.profile import Runtime
 from spaces.study import SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
 
 if TYPE_CHECKING:
@@ -43,12 +45,33 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
     """
     from trainers.corpus import check_text
 
+    check_runtime(study.profile.runtime)
     check_text(study.corpus)
     loaded = [_load(spec, download=download) for spec in study.teachers]
     teachers = [teacher for teacher in loaded if teacher is not None]
     require_one_dimension(teachers)
     if teachers and len(teachers) == len(study.teachers):
         check_space(study, teachers[0])
+
+
+def check_runtime(runtime: Runtime) -> None:
+    """Raises ValueError for a latency profile's runtime that is not installed here."""
+    match runtime:
+        case Runtime.ENGINE:
+            from runtime.engine import is_built
+
+            missing = [] if is_built() else ["the native engine"]
+            remedy = "install the package with pip and a C++ compiler"
+        case Runtime.ONNX:
+            missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+            remedy = "pip install 'understudy[export]'"
+        case Runtime.TORCH | Runtime.NUMPY:
+            return
+    if missing:
+        raise ValueError(
+            f"a latency on the runtime {runtime} needs {' and '.join(missing)}, not found here; {remedy}, "
+            "or set the profile's runtime to torch"
+        )
 
 
 def require_one_dimension(teachers: Sequence[Teacher]) -> None:

@@ -15,6 +15,7 @@ class Runtime(StrEnum):
 
     ENGINE = "engine"
     TORCH = "torch"
+    ONNX = "onnx"
     NUMPY = "numpy"
 
 

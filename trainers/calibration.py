@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,15 @@ def calibrate(
     """
     start = time.monotonic()
     table = np.random.default_rng(seed).standard_normal(max(table_size(s) for s in (teacher_spec, *specs)), np.float32)
-    teacher = random_student(teacher_spec, profile.runtime, table=table)
+    runnable = partial(random_student, runtime=profile.runtime, n_threads=profile.n_threads, table=table)
+    teacher = runnable(teacher_spec)
     groups = [list(specs[i : i + GROUP_SIZE]) for i in range(0, len(specs), GROUP_SIZE)] or [[]]
     teacher_ms: list[float] = []
     ratios: list[float] = []
     for i, group in enumerate(groups):
         deadline = start + seconds * (i + 1) / len(groups)
         students: dict[str, Measurable] = {"teacher": teacher}
-        students |= {str(j): random_student(spec, profile.runtime, table=table) for j, spec in enumerate(group)}
+        students |= {str(j): runnable(spec) for j, spec in enumerate(group)}
         latencies = measure_latencies(students, profile, min_seconds=deadline - time.monotonic(), seed=seed + i)
         teacher_ms.append(latencies["teacher"].median_ms)
         ratios += [latencies[str(j)].median_ms / teacher_ms[-1] for j in range(len(group))]

@@ -31,12 +31,13 @@ from runtime.engine import Engine
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
 from trainers.modules.student import Student
+from trainers.onnx_student import OnnxStudent
 from trainers.random_student import random_student
 
-Measurable = StudentSpec | Student | Encoder | Engine
+Measurable = StudentSpec | Student | Encoder | Engine | OnnxStudent
 """A spec is built with random weights, whose values do not matter, for the profile's runtime.
 
-`Student` runs on torch, `Encoder` on NumPy, `Engine` on the engine, whatever the profile says.
+`Student` runs on torch, `Encoder` on NumPy, `Engine` and `OnnxStudent` as they are called, whatever the profile says.
 """
 
 Call = Callable[[int], object]
@@ -156,12 +157,12 @@ def _calls_per_turn(call: Call) -> int:
 def _prepare(student: Measurable, profile: LatencyProfile, *, seed: int) -> Call:
     match student:
         case StudentSpec():
-            return _prepare(random_student(student, profile.runtime), profile, seed=seed)
+            return _prepare(random_student(student, profile.runtime, n_threads=profile.n_threads), profile, seed=seed)
         case Student():
             inputs = [torch.from_numpy(ids) for ids in _inputs(_vocabulary_size(student), profile, seed=seed)]
             student.eval()
             return lambda i: student(inputs[i % N_INPUTS])
-        case Encoder():
+        case Encoder() | OnnxStudent():
             arrays = _inputs(student.spec.vocabulary_size, profile, seed=seed)
             return lambda i: student.forward(arrays[i % N_INPUTS])
         case Engine():
@@ -188,7 +189,7 @@ def _check(name: str, student: Measurable, profile: LatencyProfile) -> None:
             max_tokens = student.max_tokens
         case Student():
             max_tokens = None if student.embeddings is None else len(student.embeddings.positions)
-        case Encoder() | Engine():
+        case Encoder() | Engine() | OnnxStudent():
             max_tokens = student.spec.max_tokens
     if max_tokens is not None and profile.n_tokens > max_tokens:
         raise ValueError(

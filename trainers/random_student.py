@@ -18,13 +18,19 @@ from spaces.profile import Runtime
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, StudentSpec, n_zero_blocks
 from trainers.build import build, weights_of
 from trainers.modules.student import Student
+from trainers.onnx_student import OnnxStudent
 
-Runnable = Student | Encoder | Engine
+Runnable = Student | Encoder | Engine | OnnxStudent
 """What each runtime runs."""
 
 
 def random_student(
-    spec: StudentSpec, runtime: Runtime, *, seed: int = 0, table: NDArray[np.float32] | None = None
+    spec: StudentSpec,
+    runtime: Runtime,
+    *,
+    n_threads: int = 1,
+    seed: int = 0,
+    table: NDArray[np.float32] | None = None,
 ) -> Runnable:
     """A random student with the spec's share of zero blocks, ready to be timed.
 
@@ -44,6 +50,8 @@ def random_student(
             return student
         case Runtime.NUMPY:
             return Encoder(spec, weights_of(student))
+        case Runtime.ONNX:
+            return OnnxStudent(spec, weights_of(student), n_threads=n_threads)
         case Runtime.ENGINE:
             return Engine(spec, zero_blocks(spec, weights_of(student), seed=seed))
         case _:

@@ -18,6 +18,7 @@ PROFILES = {
     Runtime.ENGINE: LatencyProfile(n_tokens=16),
     Runtime.TORCH: LatencyProfile(runtime=Runtime.TORCH, n_tokens=16),
     Runtime.NUMPY: LatencyProfile(runtime=Runtime.NUMPY, n_tokens=16, batch_size=2),
+    Runtime.ONNX: LatencyProfile(runtime=Runtime.ONNX, n_tokens=16),
 }
 STATIC = StudentSpec(vocabulary_size=100, output_dim=64, static=StaticSpec())
 
