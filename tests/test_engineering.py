@@ -267,4 +267,4 @@ def test_the_presets_ship_with_the_package() -> None:
     assert "quickstart" in preset_names()
     for name in preset_names():
         assert load_study(name).name
-    assert "spaces" in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert "spaces" in PYPROJECT["tool"]["scikit-build"]["wheel"]["packages"]

