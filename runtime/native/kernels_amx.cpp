@@ -218,35 +218,6 @@ INLINE __m512i interleave(Floats a, Floats b) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
 }
 
-// 16 x 16 lanes, transposed.
-INLINE void transpose(__m512i (&r)[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
 void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int first_head, int last_head,
                         float* context, float* scratch) {
   const int width = n_heads * head_width, n_blocks = blocks(span.length), n_pairs = (n_blocks + 1) / 2;
@@ -277,7 +248,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
                              interleave(q(f) * factor, q(f + 1) * factor));
           pairs[i] = interleave(k(f), k(f + 1));
         }
-        transpose(pairs);
+        transpose_lanes(pairs);
         for (int i = 0; i < 16; ++i)
           _mm512_store_si512(keys + ((size_t(b) * depth_tiles + tile) * 16 + i) * BLOCK, pairs[i]);
       }

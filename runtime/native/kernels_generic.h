@@ -237,19 +237,24 @@ void look_up(const int8_t* table, const float* scales, const float* positions, i
     const int n = n_tokens - block * BLOCK < BLOCK ? n_tokens - block * BLOCK : BLOCK;
     const int8_t* token_rows[BLOCK];
     const float* position_rows[BLOCK];
-    Floats scale{};
+    int columns[BLOCK];
     for (int i = 0; i < BLOCK; ++i) {  // the columns after the last token repeat it
-      const int token = block * BLOCK + (i < n ? i : n - 1);
+      const int token = columns[i] = block * BLOCK + (i < n ? i : n - 1);
       token_rows[i] = table + size_t(token_ids[token]) * width;
       position_rows[i] = positions ? positions + size_t(token_positions[token]) * width : nullptr;
-      scale[i] = scales[token_ids[token]];
     }
-    for (int feature = 0; feature < width; ++feature) {
-      Floats value, position{};
-      for (int i = 0; i < BLOCK; ++i) value[i] = float(token_rows[i][feature]);
-      if (positions)
-        for (int i = 0; i < BLOCK; ++i) position[i] = position_rows[i][feature];
-      store(rows + feature * BLOCK, multiply_add(value, scale, position));
+    for (int first = 0; first < width; first += LANES) {
+      const int n_features = width - first < LANES ? width - first : LANES;
+      Floats values[LANES];
+      for (int i = 0; i < BLOCK; ++i) {
+        int8_t bytes[LANES] = {};
+        Floats position{};
+        std::memcpy(bytes, token_rows[i] + first, size_t(n_features));
+        if (positions) std::memcpy(&position, position_rows[i] + first, size_t(n_features) * sizeof(float));
+        values[i] = multiply_add(to_floats(bytes), all(scales[token_ids[columns[i]]]), position);
+      }
+      transpose(values);
+      for (int f = 0; f < n_features; ++f) store(rows + (first + f) * BLOCK, values[f]);
     }
   }
 }
@@ -298,10 +303,13 @@ INLINE Floats window_of(const float* x, int x_rows, int row, Span span, int b) {
 
 void average_columns(const float* x, int width, Span span, float* mean) {
   const float share = span.length > 0 ? 1.0f / float(span.length) : 0.0f;
-  for (int feature = 0; feature < width; ++feature) {
-    Floats total{};
-    for (int b = 0; b < blocks(span.length); ++b) total += window_of(x, width, feature, span, b);
-    mean[feature] = sum(total) * share;
+  for (int first = 0; first < width; first += LANES) {
+    const int n_features = width - first < LANES ? width - first : LANES;
+    Floats totals[LANES] = {};
+    for (int f = 0; f < n_features; ++f)
+      for (int b = 0; b < blocks(span.length); ++b) totals[f] += window_of(x, width, first + f, span, b);
+    const Floats means = sum_each(totals) * share;
+    std::memcpy(mean + first, &means, size_t(n_features) * sizeof(float));
   }
 }
 

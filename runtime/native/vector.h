@@ -34,6 +34,13 @@ INLINE Floats bits_to_floats(Integers x) { return reinterpret_cast<Floats>(x); }
 INLINE Integers bits_to_integers(Floats x) { return reinterpret_cast<Integers>(x); }
 INLINE Floats to_floats(Integers x) { return __builtin_convertvector(x, Floats); }
 
+typedef int8_t Bytes __attribute__((vector_size(16)));
+INLINE Floats to_floats(const int8_t (&x)[LANES]) {
+  Bytes bytes;
+  std::memcpy(&bytes, x, sizeof bytes);
+  return __builtin_convertvector(bytes, Floats);
+}
+
 #if defined(__AVX512F__)
 INLINE Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE Floats minimum(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
@@ -53,15 +60,6 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }  
 INLINE Floats keep_first(Floats x, int n) {
   constexpr Integers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return bits_to_floats(bits_to_integers(x) & (lane < all(int32_t(n))));
-}
-
-// The lanes' sum, always in the same order.
-INLINE float sum(Floats x) {
-  float lanes[LANES];
-  std::memcpy(lanes, &x, sizeof lanes);
-  for (int step = LANES / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
 }
 
 // Adding it to a float of less than 2^22 rounds that to the nearest whole number, held in the lowest bits.
@@ -120,6 +118,63 @@ INLINE Floats window(const float* low, const float* high, int first) {
   std::memcpy(lanes + LANES - first, high, sizeof(float) * first);
   return x;
 #endif
+}
+
+#if defined(__AVX512F__)
+// 16 x 16 lanes, transposed.
+INLINE void transpose_lanes(__m512i (&r)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+INLINE void transpose(Floats (&rows)[LANES]) {
+  __m512i lanes[LANES];
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; ++i) lanes[i] = (__m512i)rows[i];
+  transpose_lanes(lanes);
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; ++i) rows[i] = (Floats)lanes[i];
+}
+#else
+// Lane j of row i becomes lane i of row j.
+INLINE void transpose(Floats (&rows)[LANES]) {
+  float lanes[LANES][LANES];
+  std::memcpy(lanes, rows, sizeof lanes);
+  auto* to = reinterpret_cast<float*>(rows);
+  for (int i = 0; i < LANES; ++i)
+    for (int j = 0; j < LANES; ++j) to[j * LANES + i] = lanes[i][j];
+}
+#endif
+
+// Lane i of the result is the sum of row i's lanes, always in the same order.
+INLINE Floats sum_each(Floats (&rows)[LANES]) {
+  transpose(rows);
+  for (int step = LANES / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) rows[i] += rows[i + step];
+  return rows[0];
 }
 
 }  // namespace
