@@ -18,7 +18,7 @@ struct PackedMatrix {
 enum class Storage { FASTER, DENSE, SPARSE };
 
 // weight [n_outputs][n_inputs], bias [n_outputs] or null. FASTER leaves out zero groups if enough of them are zero for
-// these kernels. Throws std::invalid_argument if there are more inputs than a group's index can name.
+// these kernels. Throws std::invalid_argument if there are no outputs or not 1 to MOST_INPUTS inputs.
 PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
                          Storage storage = Storage::FASTER);
 
