@@ -8,6 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --quiet --no-compile --disable-pi
 TORCH  := $(shell sed -n '/^torch==/p' constraints.txt)
 ROOMS  := spaces runtime trainers search
 STUDY  ?= quickstart
+SEEDS  ?= 300
 STORE  ?= $(or $(UNDERSTUDY_STORE),understudy-store)
 
 # --no-compile saves a minute: Python compiles what is imported, not the 30,000 files that are installed. But it must
@@ -15,7 +16,7 @@ STORE  ?= $(or $(UNDERSTUDY_STORE),understudy-store)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install search ui test check lint types rooms fast coverage bench clean
+.PHONY: help install search ui test check lint types rooms fast coverage fuzz bench clean
 
 help:           ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -51,6 +52,11 @@ fast: $(VENV)/.all-installed
 coverage: $(VENV)/.all-installed   ## all tests, and the lines that they leave out
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
+fuzz: $(BIN)/cmake   ## random students through the engine under the sanitizers (SEEDS=300, about half a minute)
+	$(BIN)/cmake -S . -B build/fuzz -DUNDERSTUDY_SANITIZE=ON
+	$(BIN)/cmake --build build/fuzz --parallel
+	build/fuzz/fuzz_engine $(SEEDS)
+
 bench: $(VENV)/.all-installed   ## every benchmark; each prints one JSON document as its last line
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark --json || exit 1; done
 
@@ -59,6 +65,9 @@ clean:          ## remove the environment and the caches, never the store
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/cmake: | $(BIN)/python
+	@$(PIP) cmake
 
 # torch goes first and by its exact version, so that pip never weighs a newer build of several gigabytes against it.
 $(VENV)/.search-installed: pyproject.toml constraints.txt | $(BIN)/python

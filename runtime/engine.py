@@ -132,7 +132,10 @@ class Engine:
         """Sentences whose token ids [n_tokens] stand end to end, sentence i from offsets[i] on -> [n, output_dim].
 
         Raises ValueError for offsets that do not fit, ids outside the vocabulary, and more tokens than positions.
+        The arrays must not change meanwhile.
         """
+        _check_fits(token_ids, np.int32, name="token_ids")
+        _check_fits(offsets, np.int64, name="offsets")
         vectors: Array = self._student.embed(
             np.ascontiguousarray(token_ids, dtype=np.int32), np.ascontiguousarray(offsets, dtype=np.int64), n_threads
         )
@@ -150,6 +153,17 @@ class Engine:
         if not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]):
             raise ValueError("the tokens that count must stand first in each row; pad at the right")
         return self.embed(token_ids[mask], np.concatenate([[0], np.cumsum(lengths)]), n_threads=n_threads)
+
+
+def _check_fits(values: TokenIds, kind: type[np.int32] | type[np.int64], *, name: str) -> None:
+    """Raise an error where a conversion to the integer type would make another number of one."""
+    if values.dtype == kind:
+        return
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
+    limits = np.iinfo(kind)
+    if values.size and not (int(values.min()) >= limits.min and int(values.max()) <= limits.max):
+        raise ValueError(f"{name} must fit {limits.bits} bits, got {values.min()} to {values.max()}")
 
 
 def _shape(spec: StudentSpec) -> dict[str, int | float | bool]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from spaces.student import Dense, EncoderSpec, StudentSpec, Switch
+from spaces.student import MAX_ROWS, Dense, EncoderSpec, StudentSpec, Switch
 
 FORMAT = 1
 DOCUMENT_FILE = "student.json"
@@ -141,11 +141,7 @@ def read_folder(path: str | Path) -> StudentFolder:
             f"{path} is not a student folder: it holds no {DOCUMENT_FILE}; "
             "give the folder that `understudy export` wrote"
         )
-    document = _read_document(path / DOCUMENT_FILE)
-    try:
-        spec = StudentSpec.from_json(document["spec"])
-    except ValueError as error:
-        raise ValueError(f"{path / DOCUMENT_FILE}: {error}; {REMEDY}") from None
+    document, spec, max_tokens = _read_document(path / DOCUMENT_FILE)
     tokenizer_path = path / TOKENIZER_FILE
     if not tokenizer_path.is_file():
         raise ValueError(f"{path}: {TOKENIZER_FILE} is missing, so no text can be encoded; {REMEDY}")
@@ -154,12 +150,24 @@ def read_folder(path: str | Path) -> StudentFolder:
         spec=spec,
         weights=_read_weights(path / WEIGHTS_FILE, spec),
         tokenizer_path=tokenizer_path,
-        max_tokens=_max_tokens(document, spec, origin=str(path / DOCUMENT_FILE)),
+        max_tokens=max_tokens,
         document=document,
     )
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path) -> tuple[dict[str, Any], StudentSpec, int | None]:
+    try:
+        document = _parse(path)
+        try:
+            spec = StudentSpec.from_json(document["spec"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; {REMEDY}") from None
+        return document, spec, _max_tokens(document, spec, origin=str(path))
+    except RecursionError:  # from json, or from showing a value that json could just read
+        raise ValueError(f"{path} is nested too deeply; {REMEDY}") from None
+
+
+def _parse(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -181,8 +189,10 @@ def _max_tokens(document: Mapping[str, Any], spec: StudentSpec, *, origin: str) 
     max_tokens = tokenizer.get("max_tokens", spec.max_tokens)
     if max_tokens is None:
         return spec.max_tokens
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise ValueError(f"{origin}: tokenizer max_tokens must be a positive integer or null, got {max_tokens!r}")
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_ROWS:
+        raise ValueError(
+            f"{origin}: tokenizer max_tokens must be a positive integer up to {MAX_ROWS} or null, got {max_tokens!r}"
+        )
     if spec.max_tokens is not None and max_tokens > spec.max_tokens:
         raise ValueError(
             f"{origin}: tokenizer max_tokens {max_tokens} exceeds the student's {spec.max_tokens} positions; "

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,15 @@ class SentenceTokenizer:
 
         Raises ValueError if it is not a tokenizer, or if the special tokens alone exceed `max_tokens`.
         """
-        text = tokenizer.read_text(encoding="utf-8") if isinstance(tokenizer, Path) else tokenizer
-        origin = str(tokenizer) if isinstance(tokenizer, Path) else "the given text"
-        try:
+        self._origin = str(tokenizer) if isinstance(tokenizer, Path) else "the given text"
+        with self._naming_the_file():
+            text = tokenizer.read_text(encoding="utf-8") if isinstance(tokenizer, Path) else tokenizer
             self._tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises plain Exception, whatever is wrong
-            raise ValueError(
-                f"{origin} is not a tokenizer.json: {error}; export or download the student again"
-            ) from None
         n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens is not None and max_tokens <= n_special:
             raise ValueError(
-                f"max_tokens must leave room for text beside the {n_special} special tokens, got {max_tokens}"
+                f"{self._origin}: max_tokens must leave room for text beside the {n_special} special tokens, "
+                f"got {max_tokens}"
             )
         self._tokenizer.no_padding()
         if max_tokens is None:
@@ -42,6 +40,8 @@ class SentenceTokenizer:
         else:
             self._tokenizer.enable_truncation(max_tokens)
         self.max_tokens = max_tokens
+        with self._naming_the_file():
+            self._tokenizer.encode("")  # some damage shows only now
 
     @property
     def vocabulary_size(self) -> int:
@@ -52,8 +52,8 @@ class SentenceTokenizer:
         """Raise ValueError if it has tokens that the student's tables do not."""
         if self.vocabulary_size > spec.vocabulary_size:
             raise ValueError(
-                f"the tokenizer has {self.vocabulary_size} tokens but the student's table {spec.vocabulary_size} "
-                "rows; use the tokenizer that the student was distilled with"
+                f"{self._origin}: the tokenizer has {self.vocabulary_size} tokens but the student's table "
+                f"{spec.vocabulary_size} rows; use the tokenizer that the student was distilled with"
             )
 
     def encode(self, sentences: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -62,6 +62,20 @@ class SentenceTokenizer:
             raise TypeError("give a list of sentences, not one str; wrap it in a list")
         token_ids = []
         for start in range(0, len(sentences), SLICE):
-            encodings = self._tokenizer.encode_batch_fast(list(sentences[start : start + SLICE]))
-            token_ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            with self._naming_the_file():
+                encodings = self._tokenizer.encode_batch_fast(list(sentences[start : start + SLICE]))
+                token_ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         return token_ids
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        """Whatever is wrong, tokenizers raises plain Exception, or PanicException, which is none."""
+        try:
+            yield
+        except BaseException as error:
+            kinds = UnicodeDecodeError | OverflowError  # no text; a token id beyond 32 bits
+            if isinstance(error, kinds) or type(error) is Exception or type(error).__name__ == "PanicException":
+                raise ValueError(
+                    f"{self._origin} is not a tokenizer that works: {error}; export or download the student again"
+                ) from None
+            raise

@@ -9,6 +9,7 @@ of full depth that computes the same function.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,6 +17,10 @@ from typing import Any
 BLOCK_OUTPUTS = 16  # rows of a pruned block; 16 x 4 bytes are one vector register of VNNI operands
 BLOCK_INPUTS = 4  # columns of a pruned block
 MAX_SPARSITY = 0.95
+MAX_LAYERS = 1000  # DeepNet's (Wang et al. 2022), the deepest transformer trained
+MAX_FEATURES = 65_536  # of a vector: the engine sums products of eight bits in 32 (runtime/native/matrix.h)
+MAX_ROWS = 2**24  # of a table: the engine's, sixty times the largest vocabulary in use
+SMALLEST_EPSILON = 2.0**-126  # float32's smallest normal number; what rounds to 0 makes a constant row NaN
 
 
 class Pooling(StrEnum):
@@ -48,7 +53,7 @@ class Dense:
     """Hidden units of the block."""
 
     def __post_init__(self) -> None:
-        _require_positive("feed-forward units", self.units)
+        _require_size("feed-forward units", self.units)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +68,14 @@ class Switch:
     """In training an expert takes at most `capacity_factor * n_tokens / n_experts` tokens; serving has no limit."""
 
     def __post_init__(self) -> None:
-        _require_positive("expert units", self.units)
+        _require_size("expert units", self.units)
+        _require_size("n_experts", self.n_experts)
         if self.n_experts < 2:
             raise ValueError(
                 f"a Switch layer needs at least 2 experts, got {self.n_experts}; use a dense feed-forward for 1"
             )
-        if not self.capacity_factor > 0:
-            raise ValueError(f"capacity_factor must be positive, got {self.capacity_factor}")
+        if not 0 < self.capacity_factor < math.inf:
+            raise ValueError(f"capacity_factor must be positive and finite, got {self.capacity_factor}")
 
 
 FeedForward = Dense | Switch
@@ -84,7 +90,7 @@ class StaticSpec:
 
     def __post_init__(self) -> None:
         if self.embedding_dim is not None:
-            _require_positive("static embedding_dim", self.embedding_dim)
+            _require_size("static embedding_dim", self.embedding_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +123,10 @@ class EncoderSpec:
     """Added to the variance in every layer norm."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "width", "n_heads", "head_width", "max_tokens"):
-            _require_positive(name, getattr(self, name))
+        _require_size("n_layers", self.n_layers, most=MAX_LAYERS)
+        for name in ("width", "n_heads", "head_width"):
+            _require_size(name, getattr(self, name))
+        _require_size("max_tokens", self.max_tokens, most=MAX_ROWS)
         if self.width % self.n_heads:
             raise ValueError(
                 f"n_heads must divide the width: {self.n_heads} heads, width {self.width}; "
@@ -132,12 +140,17 @@ class EncoderSpec:
         if not 0.0 <= self.sparsity <= MAX_SPARSITY:
             raise ValueError(f"sparsity must lie in 0 to {MAX_SPARSITY}, got {self.sparsity}")
         if self.embedding_dim is not None:
-            _require_positive("embedding_dim", self.embedding_dim)
+            _require_size("embedding_dim", self.embedding_dim)
             if self.embedding_dim >= self.width:
                 raise ValueError(
                     f"a factorised embedding must be narrower than the width: {self.embedding_dim} >= {self.width}; "
                     "leave embedding_dim out for a full table"
                 )
+        if isinstance(self.layer_norm_epsilon, bool) or not SMALLEST_EPSILON <= self.layer_norm_epsilon <= 1.0:
+            raise ValueError(
+                f"layer_norm_epsilon must lie in {SMALLEST_EPSILON:.1e} to 1, got {self.layer_norm_epsilon}; "
+                "most encoders use 1e-12 or 1e-5"
+            )
         if self.sparsity > 0.0:
             for name, n_outputs, n_inputs in self.matrix_shapes():
                 if n_outputs % BLOCK_OUTPUTS or n_inputs % BLOCK_INPUTS:
@@ -178,8 +191,10 @@ class StudentSpec:
     """Whether the sentence vector is scaled to length 1."""
 
     def __post_init__(self) -> None:
-        _require_positive("vocabulary_size", self.vocabulary_size)
-        _require_positive("output_dim", self.output_dim)
+        _require_size("vocabulary_size", self.vocabulary_size, most=MAX_ROWS)
+        _require_size("output_dim", self.output_dim)
+        if not isinstance(self.normalise, bool):
+            raise ValueError(f"normalise must be true or false, got {self.normalise!r}")
         if self.encoder is None and self.static is None:
             raise ValueError("a student of depth 0 is its static path: switch the static path on or raise the depth")
         if self.encoder is not None and self.encoder.projection is None and self.encoder.width != self.output_dim:
@@ -243,6 +258,6 @@ def n_kept_weights(n_outputs: int, n_inputs: int, sparsity: float) -> int:
     return n_outputs * n_inputs - n_zero_blocks(n_blocks, sparsity) * BLOCK_OUTPUTS * BLOCK_INPUTS
 
 
-def _require_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+def _require_size(name: str, value: int, *, most: int = MAX_FEATURES) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name} must be a positive integer up to {most}, got {value!r}")

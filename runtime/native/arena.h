@@ -4,23 +4,43 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace understudy {
 
 constexpr size_t LINE = 64;
 
+// AddressSanitizer sees a read beyond a piece of a buffer only if what follows is not another piece.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t GAP = LINE;
+inline void close_gap(std::byte* p, size_t n_bytes) { ASAN_POISON_MEMORY_REGION(p, n_bytes); }
+#else
+constexpr size_t GAP = 0;
+inline void close_gap(std::byte*, size_t) {}
+#endif
+
 constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
-// A chunk of memory that is freed with it; `slack` bytes may be read, not written, beyond its end.
+// A chunk of memory that is freed with it.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t n_bytes)
-      : bytes_(static_cast<std::byte*>(std::aligned_alloc(LINE, round_up(n_bytes, LINE) + LINE))), size_(n_bytes) {
+  explicit Buffer(size_t n_bytes) : size_(n_bytes) {
+    const size_t n_taken = round_up(n_bytes + 1, LINE);
+    bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(LINE, n_taken)));
     if (!bytes_) throw std::bad_alloc();
+    close_gap(get() + n_bytes, n_taken - n_bytes);
+  }
+
+  static Buffer zeros(size_t n_bytes) {
+    Buffer buffer(n_bytes);
+    std::memset(buffer.get(), 0, n_bytes);
+    return buffer;
   }
 
   std::byte* get() const { return bytes_.get(); }
@@ -42,7 +62,9 @@ class Layout {
   template <typename T>
   T* take(size_t n) {
     std::byte* piece = base_ ? base_ + used_ : nullptr;
-    used_ += round_up(n * sizeof(T), LINE);
+    const size_t n_bytes = n * sizeof(T), n_used = round_up(n_bytes, LINE) + GAP;
+    if (piece) close_gap(piece + n_bytes, n_used - n_bytes);
+    used_ += n_used;
     return reinterpret_cast<T*>(piece);
   }
   size_t used() const { return used_; }

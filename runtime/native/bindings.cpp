@@ -52,8 +52,9 @@ Student* build(const nb::dict& shape, const nb::dict& tensors, const std::string
   s.static_dim = integer("static_dim");
 
   std::map<std::string, Tensor> borrowed;
+  std::vector<Weights> arrays;  // keeps them while others may change the dict
   for (const auto& [name, value] : tensors) {
-    const auto array = nb::cast<Weights>(value);
+    const Weights& array = arrays.emplace_back(nb::cast<Weights>(value));
     Tensor tensor{array.data(), {}};
     for (size_t i = 0; i < array.ndim(); ++i) tensor.shape.push_back(array.shape(i));
     borrowed.emplace(nb::cast<std::string>(name), std::move(tensor));
@@ -76,18 +77,27 @@ Vectors embed(const Student& student, const TokenIds& token_ids, const Offsets& 
 
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+int count(size_t n, const char* name) {
+  if (n > 1 << 24) throw std::invalid_argument(std::string(name) + " may be at most 2^24, got " + std::to_string(n));
+  return int(n);
+}
+
 Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set) {
-  const Storage kind = storage == "dense" ? Storage::DENSE : storage == "sparse" ? Storage::SPARSE : Storage::FASTER;
-  return new Product(weight.data(), int(weight.shape(0)), int(weight.shape(1)), choose_kernels(instruction_set), kind);
+  const std::map<std::string, Storage> kinds{
+      {"faster", Storage::FASTER}, {"dense", Storage::DENSE}, {"sparse", Storage::SPARSE}};
+  const auto kind = kinds.find(storage);
+  if (kind == kinds.end()) throw std::invalid_argument("storage must be faster, dense or sparse, got " + storage);
+  return new Product(weight.data(), count(weight.shape(0), "outputs"), count(weight.shape(1), "inputs"),
+                     choose_kernels(instruction_set), kind->second);
 }
 
 void prepare(Product& product, const Rows& x) {
-  if (int(x.shape(1)) != product.matrix().n_inputs) throw std::invalid_argument("x must have as many columns as the weight");
-  product.prepare(x.data(), int(x.shape(0)));
+  if (x.shape(1) != size_t(product.matrix().n_inputs))
+    throw std::invalid_argument("x must have as many columns as the weight");
+  product.prepare(x.data(), count(x.shape(0), "tokens"));
 }
 
-void run(Product& product, int n_times) {
-  const nb::gil_scoped_release release;
+void run(Product& product, int n_times) {  // keeps Python's lock: another thread must not prepare meanwhile
   for (int i = 0; i < n_times; ++i) product.run();
 }
 

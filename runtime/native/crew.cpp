@@ -26,21 +26,19 @@ void Barrier::wait() {
     generation_.store(generation + 1, std::memory_order_release);
     return;
   }
-  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins)
-    if (spins < SPINS)
-      pause();
-    else
-      std::this_thread::yield();
+  for (int spins = 0; spins < SPINS && generation_.load(std::memory_order_acquire) == generation; ++spins) pause();
+  while (generation_.load(std::memory_order_acquire) == generation) std::this_thread::yield();
+}
+
+// A forked process has no thread behind these helpers, and their handles may by now name threads of its own.
+void Crew::forget_helpers() {
+  for (auto& helper : helpers_) helper.release();
+  helpers_.clear();
 }
 
 Crew::~Crew() {
-  const bool ours = process_ == getpid();
+  if (process_ != getpid()) forget_helpers();
   for (auto& helper : helpers_) {
-    if (!ours) {
-      helper->thread.detach();
-      helper.release();  // the thread is not in this process, its memory may not be freed safely
-      continue;
-    }
     helper->leave.store(true);
     helper->order.fetch_add(1, std::memory_order_release);
     helper->order.notify_one();
@@ -67,8 +65,7 @@ void Crew::run(int n_threads, const Work& work) {
     return work(0, 1, alone);
   }
   if (process_ != getpid()) {
-    for (auto& helper : helpers_) helper->thread.detach(), helper.release();
-    helpers_.clear();
+    forget_helpers();
     process_ = getpid();
   }
   while (int(helpers_.size()) < n_threads - 1) {

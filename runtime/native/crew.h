@@ -33,7 +33,8 @@ class Crew {
 
   using Work = std::function<void(int thread, int n_threads, Barrier& barrier)>;
 
-  // The work on up to n_threads threads, the calling one being thread 0; returns when all are done.
+  // The work on up to n_threads threads, the calling one being thread 0; returns when all are done. The work must not
+  // throw: the others would wait for its thread at their barrier.
   void run(int n_threads, const Work& work);
 
  private:
@@ -46,6 +47,7 @@ class Crew {
     std::atomic<bool> leave{false};
   };
   void serve(Helper& helper);
+  void forget_helpers();
 
   std::mutex taken_;
   std::vector<std::unique_ptr<Helper>> helpers_;

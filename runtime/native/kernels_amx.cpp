@@ -36,6 +36,9 @@ class Tiles {
   ~Tiles() { _tile_release(); }
 };
 
+// What was stored is in memory from here on. GCC's tile loads do not tell it that they read memory.
+INLINE void settle() { __asm__ volatile("" ::: "memory"); }
+
 // Sums 0 to 3 are tiles 0 to 3, left operands 4 and 5, right operands 6 and 7. The instructions want literals.
 template <int tile>
 INLINE void clear_sum() {
@@ -137,6 +140,7 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
     if constexpr (fetch) fetch_ahead(left);
     if (tile + 1 < n_tiles)
       for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[(tile + 1) % 2][b]);
+    settle();
     const auto& right = gathered[tile % 2];
     load_left<0>(left);
     load_right<0>(right[0]);
@@ -260,6 +264,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
                            (__m512i)_mm512_cvtne2ps_pbh((__m512)far, (__m512)near));
       }
     }
+    settle();
     for (int q = 0; q < n_blocks; q += 2) {
       for (int k = 0; k < n_blocks; ++k) {
         _tile_zero(0);
@@ -280,6 +285,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
         for (int c = 0; c < 2; ++c)
           _mm512_store_si512(shares + (size_t(key / PAIR_ROWS * 2 + c) * 16 + key % PAIR_ROWS / 2) * BLOCK,
                              interleave(load(scores + (key * 2 + c) * BLOCK), load(scores + ((key + 1) * 2 + c) * BLOCK)));
+      settle();
       for (int f = 0; f < depth_blocks; ++f) {
         alignas(64) float result[2][256];
         _tile_zero(2);

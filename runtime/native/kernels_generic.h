@@ -142,17 +142,19 @@ INLINE void quantise_block(const float* x, int width, const float* smoothing, Fl
   store(q.zero + block * BLOCK, (all(ROUNDING) - zero) * scale);
   const auto byte = [&](int feature) {
     const Floats value = smooth ? load(x + feature * BLOCK) * smoothing[feature] : load(x + feature * BLOCK);
-    return bits_to_integers(multiply_add(value, per_unit, zero)) - ROUNDING_BITS;
+    return reinterpret_cast<Words>(multiply_add(value, per_unit, zero)) - ROUNDING_BITS;
   };
   auto* row = reinterpret_cast<int32_t*>(q.values + size_t(block) * q.n_groups * BLOCK * GROUP);
   int feature = 0;
   for (; feature + GROUP <= width; feature += GROUP, row += BLOCK) {
-    store(row, byte(feature) + (byte(feature + 1) << 8) + (byte(feature + 2) << 16) + (byte(feature + 3) << 24));
+    const Words low_half = byte(feature) + (byte(feature + 1) << 8);
+    const Words packed = low_half + (byte(feature + 2) << 16) + (byte(feature + 3) << 24);
+    store(row, reinterpret_cast<Integers>(packed));
   }
   if (feature < width) {  // a width that is no multiple of 4: the weights beyond it are zero
-    Integers packed{};
+    Words packed{};
     for (int i = 0; feature + i < width; ++i) packed += byte(feature + i) << (8 * i);
-    store(row, packed);
+    store(row, reinterpret_cast<Integers>(packed));
   }
 }
 

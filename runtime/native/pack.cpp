@@ -2,9 +2,9 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -12,6 +12,7 @@ namespace understudy {
 namespace {
 
 constexpr float LARGEST = 127.0f;
+constexpr float SMALLEST_SIZE = 1e-36f;  // of a row; what is smaller counts as zero, as 127 divided by it may be infinite
 constexpr int AHEAD_BYTES = 16 * TILE_BYTES;  // products may fetch so far beyond the last tile
 
 float largest_magnitude(const float* x, size_t n) {
@@ -19,6 +20,8 @@ float largest_magnitude(const float* x, size_t n) {
   for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
   return largest;
 }
+
+float units_of(float size) { return size > SMALLEST_SIZE ? LARGEST / size : 0.0f; }
 
 bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int group) {
   const int last_output = std::min(n_outputs, (panel + 1) * PANEL), last_input = std::min(n_inputs, (group + 1) * GROUP);
@@ -33,8 +36,9 @@ bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int gr
 PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
                          const float* smoothing, Storage storage) {
   const int n_panels = panels(n_outputs), n_groups = (n_inputs + GROUP - 1) / GROUP;
-  if (n_groups > std::numeric_limits<uint16_t>::max())
-    throw std::invalid_argument("a matrix may have at most 262,140 inputs, got " + std::to_string(n_inputs));
+  if (n_outputs < 1 || n_inputs < 1 || n_inputs > MOST_INPUTS)
+    throw std::invalid_argument("a matrix must have outputs and 1 to 65,536 inputs, got " + std::to_string(n_outputs) + " x " +
+                                std::to_string(n_inputs));
 
   std::vector<std::vector<uint16_t>> kept(n_panels);
   size_t n_kept = 0;
@@ -67,9 +71,8 @@ PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, 
     biases = layout.take<float>(size_t(n_panels) * PANEL);
     groups = sparse ? layout.take<uint16_t>((n_tiles + 1) * TILE_GROUPS) : nullptr;
     tiles = layout.take<int8_t>(n_tiles * TILE_BYTES);
-    if (!pass) packed.memory = Buffer(layout.used() + AHEAD_BYTES);
+    if (!pass) packed.memory = Buffer::zeros(layout.used() + AHEAD_BYTES);
   }
-  std::memset(packed.memory.get(), 0, packed.memory.size());
   std::copy(first_tile.begin(), first_tile.end(), firsts);
 
   std::vector<int8_t> row(size_t(n_groups) * GROUP, 0);
@@ -77,11 +80,11 @@ PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, 
   for (int output = 0; output < n_outputs; ++output) {
     const float* weights = weight + size_t(output) * n_inputs;
     if (smoothing) {
-      for (int i = 0; i < n_inputs; ++i) rougher[i] = smoothing[i] > 0.0f ? weights[i] / smoothing[i] : 0.0f;
+      for (int i = 0; i < n_inputs; ++i) rougher[i] = smoothing[i] > 0.0f ? std::clamp(weights[i] / smoothing[i], -FLT_MAX, FLT_MAX) : 0.0f;
       weights = rougher.data();
     }
     const float size = largest_magnitude(weights, size_t(n_inputs));
-    const float per_unit = size > 0.0f ? LARGEST / size : 0.0f;
+    const float per_unit = units_of(size);
     int64_t total = 0;
     for (int i = 0; i < n_inputs; ++i) {
       row[i] = int8_t(std::lrintf(weights[i] * per_unit));
@@ -113,7 +116,7 @@ PackedTable pack_table(const float* table, size_t n_rows, size_t width) {
   auto* scales = reinterpret_cast<float*>(packed.scales.get());
   for (size_t r = 0; r < n_rows; ++r) {
     const float* row = table + r * width;
-    const float size = largest_magnitude(row, width), per_unit = size > 0.0f ? LARGEST / size : 0.0f;
+    const float size = largest_magnitude(row, width), per_unit = units_of(size);
     scales[r] = size / LARGEST;
     for (size_t i = 0; i < width; ++i) values[r * width + i] = int8_t(std::lrintf(row[i] * per_unit));
   }

@@ -17,8 +17,9 @@ struct PackedMatrix {
 
 enum class Storage { FASTER, DENSE, SPARSE };
 
-// weight [n_outputs][n_inputs], each column divided by its smoothing (null: as it is), bias [n_outputs] or null. FASTER leaves out zero groups if enough of them are zero for
-// these kernels. Throws std::invalid_argument if there are more inputs than a group's index can name.
+// weight [n_outputs][n_inputs], each column divided by its smoothing (null: as it is), bias [n_outputs] or null. FASTER
+// leaves out zero groups if enough of them are zero for these kernels. Throws std::invalid_argument if there are no
+// outputs or not 1 to MOST_INPUTS inputs.
 PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
                          const float* smoothing = nullptr, Storage storage = Storage::FASTER);
 

@@ -28,7 +28,7 @@ class Product {
       x_.scale = layout.take<float>(size_t(n) * BLOCK);
       x_.zero = layout.take<float>(size_t(n) * BLOCK);
       y_ = layout.take<float>(size_t(n) * m.n_outputs * BLOCK);
-      if (!pass) memory_ = Buffer(layout.used());
+      if (!pass) memory_ = Buffer::zeros(layout.used());
     }
     kernels_.quantise(rows, m.n_inputs, nullptr, nullptr, 0, n, x_);
   }

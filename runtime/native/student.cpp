@@ -17,6 +17,9 @@ constexpr size_t MOST_SPACES = 16;       // workspaces kept for later calls
 constexpr int SAMPLE_SENTENCES = 8, SAMPLE_TOKENS = 32;  // of random tokens, to learn the features' sizes from
 constexpr double MOST_SMOOTHING = 64.0;
 constexpr double SMALLEST_SIZE = 1e-9;
+constexpr int MOST_ROWS = 1 << 24;       // of a table
+constexpr int MOST_THREADS = 1024;
+constexpr int LOCK_TRIES = 1000;         // some hundred microseconds
 
 int rounded(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
@@ -36,30 +39,43 @@ std::string text(const std::vector<size_t>& shape) {
   return s + "]";
 }
 
-void require(bool holds, const std::string& rule) {
+void require(bool holds, const char* rule) {
   if (!holds) throw std::invalid_argument(rule);
 }
 
+void require_size(int n, int least, int most, const char* name) {
+  if (n < least || n > most)
+    throw std::invalid_argument(std::string(name) + " must lie in " + std::to_string(least) + " to " + std::to_string(most) +
+                                ", got " + std::to_string(n));
+}
+
 void check(const Shape& s) {
-  const auto size = [](int n, const char* name) {
-    require(n >= 1 && n <= 1 << 24, std::string(name) + " must lie in 1 to 2^24, got " + std::to_string(n));
-  };
-  size(s.vocabulary_size, "vocabulary_size");
-  size(s.output_dim, "output_dim");
+  require_size(s.vocabulary_size, 1, MOST_ROWS, "vocabulary_size");
+  require_size(s.output_dim, 1, MOST_INPUTS, "output_dim");
+  require_size(s.static_dim, 0, MOST_INPUTS, "static_dim");
+  require_size(s.n_layers, 0, MOST_ROWS, "n_layers");
   require(s.n_layers > 0 || s.static_path, "a student needs layers or a static path");
-  require(s.static_dim >= 0 && s.embedding_dim >= 0 && s.n_experts >= 0, "sizes must not be negative");
-  if (s.n_layers == 0) return;
-  size(s.n_layers, "n_layers");
-  size(s.width, "width");
-  size(s.n_heads, "n_heads");
-  size(s.head_width, "head_width");
-  size(s.units, "units");
-  size(s.max_tokens, "max_tokens");
-  require(int64_t(s.n_heads) * s.head_width <= s.width, "heads must fit the width");
-  require(s.width <= 65536 && s.units <= 65536 && s.embedding_dim <= 65536 && s.output_dim <= 65536 && s.n_experts <= 65536,
-          "width, units, embedding_dim, output_dim and n_experts may be at most 65,536");
+  if (s.n_layers == 0) {
+    require(s.width == 0 && s.n_heads == 0 && s.head_width == 0, "a student without layers must have no width and no heads");
+    return;
+  }
+  require_size(s.width, 1, MOST_INPUTS, "width");
+  require_size(s.n_heads, 1, s.width, "n_heads");
+  require_size(s.head_width, 1, s.width / s.n_heads, "head_width");
+  require_size(s.units, 1, MOST_INPUTS, "units");
+  require_size(s.n_experts, 0, MOST_INPUTS, "n_experts");
+  require_size(s.max_tokens, 1, MOST_ROWS, "max_tokens");
+  require_size(s.embedding_dim, 0, MOST_INPUTS, "embedding_dim");
+  require_size(s.activation, 1, 3, "activation");
   require(s.projection || s.width == s.output_dim, "without a projection the width must be output_dim");
-  require(s.activation >= 1 && s.activation <= 3, "unknown activation");
+  require(s.layer_norm_epsilon > 0.0f && std::isfinite(s.layer_norm_epsilon), "layer_norm_epsilon must be positive and finite");
+}
+
+// The lock, unless it cannot be had: a fork copies it locked if another thread holds it, which the child does not have.
+std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
+  std::unique_lock<std::mutex> lock(mutex, std::defer_lock);
+  for (int tries = 0; tries < LOCK_TRIES && !lock.try_lock(); ++tries) std::this_thread::yield();
+  return lock;
 }
 
 }  // namespace
@@ -104,9 +120,8 @@ class Student::Workspace {
     for (int pass = 0; pass < 2; ++pass) {
       Layout layout(pass ? memory_.get() : nullptr);
       divide(layout, s);
-      if (!pass) memory_ = Buffer(layout.used());
+      if (!pass) memory_ = Buffer::zeros(layout.used());
     }
-    std::memset(memory_.get(), 0, memory_.size());
   }
 
   bool fits(int tokens, int sentences, int threads) const {
@@ -131,7 +146,8 @@ class Student::Workspace {
   std::vector<int> first_block;       // [n_experts + 1]
   std::vector<int> counts;
 
-  int sorted_blocks(const Shape& s) const { return blocks(n_tokens) + s.n_experts; }
+  // Whole blocks of tokens, and one that is not whole for each expert that has tokens.
+  int sorted_blocks(const Shape& s) const { return blocks(n_tokens) + std::min(s.n_experts, blocks(n_tokens) * BLOCK); }
 
  private:
   void divide(Layout& layout, const Shape& s) {
@@ -287,9 +303,9 @@ void Student::smooth(Norm& norm, const Tensor& weight, Workspace& space) const {
 const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, const std::string& name,
                               const std::vector<size_t>& shape) const {
   const auto found = tensors.find(name);
-  require(found != tensors.end(), "the student needs the tensor " + name + ", which is missing");
-  require(found->second.shape == shape,
-          name + " must have the shape " + text(shape) + ", got " + text(found->second.shape));
+  if (found == tensors.end()) throw std::invalid_argument("the student needs the tensor " + name + ", which is missing");
+  if (found->second.shape != shape)
+    throw std::invalid_argument(name + " must have the shape " + text(shape) + ", got " + text(found->second.shape));
   return found->second;
 }
 
@@ -323,8 +339,7 @@ Student::Norm Student::norm(const std::map<std::string, Tensor>& tensors, const 
 }
 
 std::unique_ptr<Student::Workspace> Student::borrow(int n_tokens, int n_sentences, int n_threads) const {
-  {
-    const std::lock_guard<std::mutex> lock(spaces_lock_);
+  if (const auto lock = lock_soon(spaces_lock_))
     for (auto& space : spaces_)
       if (space->fits(n_tokens, n_sentences, n_threads)) {
         std::swap(space, spaces_.back());
@@ -332,28 +347,27 @@ std::unique_ptr<Student::Workspace> Student::borrow(int n_tokens, int n_sentence
         spaces_.pop_back();
         return found;
       }
-  }
   return std::make_unique<Workspace>(shape_, rounded(std::max(n_tokens, 1), PART_TOKENS), rounded(n_sentences, 16), n_threads);
 }
 
 void Student::give_back(std::unique_ptr<Workspace> space) const {
-  const std::lock_guard<std::mutex> lock(spaces_lock_);
+  const auto lock = lock_soon(spaces_lock_);
+  if (!lock) return;
   if (spaces_.size() == MOST_SPACES) spaces_.erase(spaces_.begin());
   spaces_.push_back(std::move(space));
 }
 
 void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* offsets, size_t n_sentences, int n_threads,
                     float* vectors) const {
-  require(n_threads >= 1 && n_threads <= 1024, "n_threads must lie in 1 to 1024, got " + std::to_string(n_threads));
+  require_size(n_threads, 1, MOST_THREADS, "n_threads");
   require(offsets[0] == 0 && offsets[n_sentences] == int64_t(n_tokens), "offsets must run from 0 to the number of tokens");
+  const int64_t most_tokens_each = shape_.n_layers ? shape_.max_tokens : std::numeric_limits<int>::max() / 2;
   for (size_t i = 0; i < n_sentences; ++i) {
     require(offsets[i] <= offsets[i + 1], "offsets must not fall");
-    const int64_t length = offsets[i + 1] - offsets[i];
     require(offsets[i + 1] <= int64_t(n_tokens), "offsets must not exceed the number of tokens");
-    require(!shape_.n_layers || length <= shape_.max_tokens,
-            "at most " + std::to_string(shape_.max_tokens) + " tokens fit this student, got " + std::to_string(length) +
-                "; cut the sentences");
-    require(length <= std::numeric_limits<int>::max() / 2, "a sentence has too many tokens");
+    if (const int64_t length = offsets[i + 1] - offsets[i]; length > most_tokens_each)
+      throw std::invalid_argument("at most " + std::to_string(most_tokens_each) + " tokens fit this student, got " +
+                                  std::to_string(length) + "; cut the sentences");
   }
   for (size_t i = 0; i < n_tokens; ++i)
     if (token_ids[i] < 0 || token_ids[i] >= shape_.vocabulary_size)
@@ -368,7 +382,7 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
     first = last;
   }
 
-  const bool together = shape_.n_layers && n_threads > 1 && int(parts.size()) < n_threads;  // too few parts for one each
+  const bool together = shape_.n_layers && n_threads > 1 && parts.size() < size_t(n_threads);  // too few parts for one each
   if (together) {
     for (const Part& part : parts) {
       auto space = borrow(part.n_tokens(), part.n_sentences(), n_threads);

@@ -19,8 +19,9 @@ namespace {
 
 constexpr int LANES = 16;
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Integers __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64), may_alias));
+typedef int32_t Integers __attribute__((vector_size(64), may_alias));
+typedef uint32_t Words __attribute__((vector_size(64), may_alias));  // bits: their sums wrap whatever they are, as those of a NaN
 
 INLINE Floats load(const float* p) { return *reinterpret_cast<const Floats*>(p); }
 INLINE Integers load(const int32_t* p) { return *reinterpret_cast<const Integers*>(p); }
@@ -64,7 +65,7 @@ INLINE Floats keep_first(Floats x, int n) {
 
 // Adding it to a float of less than 2^22 rounds that to the nearest whole number, held in the lowest bits.
 constexpr float ROUNDING = 12582912.0f;  // 1.5 * 2^23
-constexpr int32_t ROUNDING_BITS = 0x4B400000;
+constexpr uint32_t ROUNDING_BITS = 0x4B400000;
 
 // e^x for x <= 0, relative error 2e-7; below -87 it is e^-87.
 INLINE Floats exponential(Floats x) {
@@ -77,7 +78,7 @@ INLINE Floats exponential(Floats x) {
   y = multiply_add(y, fraction, all(2.402210736e-01f));
   y = multiply_add(y, fraction, all(6.931472067e-01f));
   y = multiply_add(y, fraction, all(1.000000075f));
-  return bits_to_floats(bits_to_integers(y) + (bits_to_integers(shifted) << 23));
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(y) + (reinterpret_cast<Words>(shifted) << 23));
 }
 
 enum class Activation : int { NONE, GELU, GELU_TANH, RELU };

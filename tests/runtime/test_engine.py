@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime import Encoder, Engine, _native, expected_tensors, instruction_sets
+from runtime.engine import _shape
 from spaces.student import (
     Activation,
     Dense,
@@ -203,6 +204,25 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_engines_of_a_forked_process_keep_their_threads_apart() -> None:
+    # The threads that the child starts may have the handles of those that it lacks.
+    code = """
+import os, numpy as np
+from tests.runtime.test_engine import SPECS, LENGTHS, Engine, sentences, weights_for
+engines = [Engine(SPECS["dense"], weights_for(SPECS["dense"])) for _ in range(4)]
+for engine in engines:
+    engine.embed(*sentences(LENGTHS), n_threads=2)
+child = os.fork()
+if child == 0:
+    for engine in [*reversed(engines), *engines]:
+        engine.embed(*sentences(LENGTHS), n_threads=3)
+    del engine, engines
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_padded_batches_equal_sentences_end_to_end() -> None:
     spec = SPECS["dense"]
     engine = Engine(spec, weights_for(spec))
@@ -228,7 +248,7 @@ def test_no_sentences_and_sentences_without_tokens() -> None:
 
 def test_constant_and_huge_activations_stay_finite() -> None:
     spec = SPECS["dense"]
-    for factor in (0.0, 1e-30, 1e6):
+    for factor in (0.0, 1e-30, 1e-38, 1e-44, 1e6):
         weights = {name: value * np.float32(factor) for name, value in weights_for(spec).items()}
         assert np.isfinite(Engine(spec, weights).embed(*sentences(LENGTHS))).all()
 
@@ -259,6 +279,19 @@ def test_tokens_outside_the_vocabulary_are_refused(token_id: int) -> None:
         engine.embed(np.array([1, token_id], np.int32), np.array([0, 2]))
 
 
+@pytest.mark.parametrize("token_id", [2**32 + 1, 2**63 - 1, -(2**32) + 1, 2**63 + 1])
+def test_tokens_and_offsets_of_more_bits_are_never_cut_to_others(token_id: int) -> None:
+    engine = Engine(SPECS["static"], weights_for(SPECS["static"]))
+    kind = np.uint64 if token_id >= 2**63 else np.int64
+    with pytest.raises(ValueError, match="token_ids must fit 32 bits"):
+        engine.embed(np.array([1, token_id], kind), np.array([0, 2]))
+    with pytest.raises(ValueError, match="offsets must"):
+        engine.embed(np.array([1, 2]), np.array([0, token_id, 2], kind))
+    expected = engine.embed(np.array([1, 2], np.int32), np.array([0, 2]))
+    for kind in (np.uint8, np.int16, np.int64, np.uint64):
+        np.testing.assert_array_equal(engine.embed(np.array([1, 2], kind), np.array([0, 2], kind)), expected)
+
+
 def test_too_long_sentences_are_refused() -> None:
     engine = Engine(SPECS["dense"], weights_for(SPECS["dense"]))
     with pytest.raises(ValueError, match="at most 96 tokens fit this student, got 97; cut the sentences"):
@@ -275,6 +308,56 @@ def test_an_unknown_or_unusable_instruction_set_is_refused(monkeypatch: pytest.M
         if not instruction_set.usable:
             with pytest.raises(ValueError, match=f"{instruction_set.name} cannot be used here"):
                 Engine(SPECS["static"], weights, instruction_set=instruction_set.name)
+
+
+@pytest.mark.parametrize("name", ["dense", "static"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": -(2**31)},
+        {"width": 2**31 - 1},
+        {"n_heads": 2**31 - 1},
+        {"head_width": 65_536},
+        {"n_layers": -1},
+        {"static_dim": 2**31 - 1},
+        {"output_dim": 0},
+        {"vocabulary_size": 2**31 - 1},
+    ],
+)
+def test_impossible_shapes_are_refused_before_anything_is_taken(name: str, change: dict[str, int]) -> None:
+    spec = SPECS[name]
+    with pytest.raises(ValueError, match="must"):
+        _native.Student(_shape(spec) | change, weights_for(spec), "")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_epsilon_that_is_not_positive_is_refused(epsilon: float) -> None:
+    spec = SPECS["dense"]
+    with pytest.raises(ValueError, match="layer_norm_epsilon must be positive and finite"):
+        _native.Student(_shape(spec) | {"layer_norm_epsilon": epsilon}, weights_for(spec), "")
+
+
+@pytest.mark.parametrize("instruction_set", USABLE)
+def test_the_widest_product_does_not_overflow(instruction_set: str) -> None:
+    weight, x = np.ones((1, 65_536), np.float32), np.ones((1, 65_536), np.float32)
+    product = _native.Product(weight, "dense", instruction_set)
+    product.prepare(x)
+    product.run()
+    np.testing.assert_allclose(product.result(), [[65_536.0]], rtol=1e-3)
+    with pytest.raises(ValueError, match="1 to 65,536 inputs, got 1 x 65537"):
+        _native.Product(np.ones((1, 65_537), np.float32), "dense", instruction_set)
+
+
+def test_products_of_nothing_are_refused() -> None:
+    for shape in [(0, 4), (4, 0), (2**32 + 5, 0)]:
+        with pytest.raises(ValueError, match="outputs"):
+            _native.Product(np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match="storage must be faster, dense or sparse, got hollow"):
+        _native.Product(np.zeros((4, 4), np.float32), "hollow")
+    product = _native.Product(np.ones((4, 1), np.float32))
+    assert product.result().shape == (0, 4)
+    with pytest.raises(ValueError, match=r"tokens may be at most 2\^24, got 16777217"):
+        product.prepare(np.zeros((2**24 + 1, 1), np.float32))
 
 
 def test_foreign_weights_are_refused() -> None:

@@ -39,6 +39,11 @@ def test_profile_survives_json(batch_size: int, n_tokens: int, runtime: Runtime)
     ("change", "rule"),
     [
         ({"n_layers": 0}, "n_layers must be a positive integer"),
+        ({"n_layers": 10**9}, "n_layers must be a positive integer up to 1000"),
+        ({"width": 65_600}, "width must be a positive integer up to 65536"),
+        ({"max_tokens": 2**62}, "max_tokens must be a positive integer up to 16777216"),
+        ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon must lie in 1.2e-38 to 1, got 0.0"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must lie in"),
         ({"n_heads": 5, "head_width": 1}, "n_heads must divide the width"),
         ({"head_width": 17}, "heads must fit the width"),
         ({"sparsity": 0.96}, "sparsity must lie in 0 to 0.95"),
@@ -59,6 +64,12 @@ def test_students_without_any_path_or_with_a_missing_projection_are_refused() ->
         StudentSpec(vocabulary_size=10, output_dim=8, encoder=ENCODER)
     with pytest.raises(ValueError, match="at least 2 experts"):
         Switch(n_experts=1, units=8)
+    with pytest.raises(ValueError, match="n_experts must be a positive integer"):
+        Switch(n_experts=2.5, units=8)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="capacity_factor must be positive and finite"):
+        Switch(n_experts=2, units=8, capacity_factor=float("inf"))
+    with pytest.raises(ValueError, match="normalise must be true or false, got 'yes'"):
+        replace(STUDENT, normalise="yes")
 
 
 @pytest.mark.parametrize(
