@@ -76,9 +76,9 @@ Vectors embed(const Student& student, const TokenIds& token_ids, const Offsets& 
 
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set) {
+Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set, int n_copies) {
   const Storage kind = storage == "dense" ? Storage::DENSE : storage == "sparse" ? Storage::SPARSE : Storage::FASTER;
-  return new Product(weight.data(), int(weight.shape(0)), int(weight.shape(1)), choose_kernels(instruction_set), kind);
+  return new Product(weight.data(), int(weight.shape(0)), int(weight.shape(1)), choose_kernels(instruction_set), kind, n_copies);
 }
 
 void prepare(Product& product, const Rows& x) {
@@ -109,7 +109,8 @@ NB_MODULE(_native, m) {
   m.doc() = "The engine: eight-bit, block-sparse and mixture-of-experts students on a CPU.";
   m.def("instruction_sets", &sets, "(name, usable, reason) of every instruction set that was built, the fastest first.");
   nb::class_<Product>(m, "Product", "One eight-bit product by itself, for tests and benchmarks.")
-      .def(nb::new_(&build_product), nb::arg("weight"), nb::arg("storage") = "faster", nb::arg("instruction_set") = "")
+      .def(nb::new_(&build_product), nb::arg("weight"), nb::arg("storage") = "faster", nb::arg("instruction_set") = "",
+           nb::arg("n_copies") = 1)
       .def("prepare", &prepare, nb::arg("x"), "Take x [n_tokens, n_inputs] in eight bits.")
       .def("run", &run, nb::arg("n_times") = 1)
       .def("result", &result, "[n_tokens, n_outputs] of the last run.")
