@@ -82,13 +82,15 @@ int count(size_t n, const char* name) {
   return int(n);
 }
 
-Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set) {
+Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set,
+                       int n_copies) {
+  if (n_copies < 1) throw std::invalid_argument("n_copies must be at least 1, got " + std::to_string(n_copies));
   const std::map<std::string, Storage> kinds{
       {"faster", Storage::FASTER}, {"dense", Storage::DENSE}, {"sparse", Storage::SPARSE}};
   const auto kind = kinds.find(storage);
   if (kind == kinds.end()) throw std::invalid_argument("storage must be faster, dense or sparse, got " + storage);
   return new Product(weight.data(), count(weight.shape(0), "outputs"), count(weight.shape(1), "inputs"),
-                     choose_kernels(instruction_set), kind->second);
+                     choose_kernels(instruction_set), kind->second, n_copies);
 }
 
 void prepare(Product& product, const Rows& x) {
@@ -119,7 +121,8 @@ NB_MODULE(_native, m) {
   m.doc() = "The engine: eight-bit, block-sparse and mixture-of-experts students on a CPU.";
   m.def("instruction_sets", &sets, "(name, usable, reason) of every instruction set that was built, the fastest first.");
   nb::class_<Product>(m, "Product", "One eight-bit product by itself, for tests and benchmarks.")
-      .def(nb::new_(&build_product), nb::arg("weight"), nb::arg("storage") = "faster", nb::arg("instruction_set") = "")
+      .def(nb::new_(&build_product), nb::arg("weight"), nb::arg("storage") = "faster", nb::arg("instruction_set") = "",
+           nb::arg("n_copies") = 1)
       .def("prepare", &prepare, nb::arg("x"), "Take x [n_tokens, n_inputs] in eight bits.")
       .def("run", &run, nb::arg("n_times") = 1)
       .def("result", &result, "[n_tokens, n_outputs] of the last run.")

@@ -2,18 +2,27 @@
 // One product by itself, for tests and benchmarks: a packed matrix with its activations and results.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+#include <vector>
+
 #include "pack.h"
 
 namespace understudy {
 
 class Product {
  public:
-  Product(const float* weight, int n_outputs, int n_inputs, const Kernels& kernels, Storage storage)
-      : kernels_(kernels), packed_(pack_matrix(weight, nullptr, n_outputs, n_inputs, kernels, nullptr, storage)) {}
+  // Runs go through the copies of the matrix in turn: with enough of them its weights never come from a cache.
+  Product(const float* weight, int n_outputs, int n_inputs, const Kernels& kernels, Storage storage, int n_copies)
+      : kernels_(kernels) {
+    if (n_copies < 1) throw std::invalid_argument("n_copies must be at least 1, got " + std::to_string(n_copies));
+    for (int i = 0; i < n_copies; ++i)
+      packed_.push_back(pack_matrix(weight, nullptr, n_outputs, n_inputs, kernels, nullptr, storage));
+  }
 
   // Takes x [n_tokens][n_inputs] in eight bits.
   void prepare(const float* x, int n_tokens) {
-    const Matrix& m = packed_.matrix;
+    const Matrix& m = matrix();
     n_tokens_ = n_tokens;
     const int n = blocks(n_tokens);
     Buffer columns(size_t(n) * m.n_inputs * BLOCK * sizeof(float));
@@ -34,23 +43,25 @@ class Product {
   }
 
   void run() {
-    const Matrix& m = packed_.matrix;
+    const Matrix& m = packed_[next_].matrix;
+    next_ = (next_ + 1) % packed_.size();
     kernels_.product(m, x_, blocks(n_tokens_), 0, panels(m.n_outputs), 0, y_, m.n_outputs, nullptr);
   }
 
   // [n_tokens][n_outputs] of the last run.
   void result(float* y) const {
-    const int n = packed_.matrix.n_outputs;
+    const int n = matrix().n_outputs;
     for (int t = 0; t < n_tokens_; ++t)
       for (int o = 0; o < n; ++o) y[size_t(t) * n + o] = y_[(size_t(t / BLOCK) * n + o) * BLOCK + t % BLOCK];
   }
 
   int n_tokens() const { return n_tokens_; }
-  const Matrix& matrix() const { return packed_.matrix; }
+  const Matrix& matrix() const { return packed_.front().matrix; }
 
  private:
   const Kernels& kernels_;
-  PackedMatrix packed_;
+  std::vector<PackedMatrix> packed_;
+  size_t next_ = 0;
   Buffer memory_;
   Quantised x_;
   float* y_ = nullptr;
