@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,11 @@ class InstructionSet:
 def is_built() -> bool:
     """Whether the native module is there; `pip install` builds it."""
     return _MISSING is None
+
+
+def native_module() -> Path | None:
+    """The file of the built engine; None if it is not built."""
+    return None if _MISSING is not None else Path(_native.__file__)
 
 
 def instruction_sets() -> tuple[InstructionSet, ...]:

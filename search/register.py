@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.engine import native_module
 from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from search.entry import Entry, FrontDocument
 from search.front_table import front_columns, front_markdown
@@ -166,7 +167,7 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
                 name=entry.name,
                 python_model=str(_MODEL_CODE),
                 artifacts={"student": str(folder)},
-                code_paths=[str(_ROOMS / "runtime"), str(_ROOMS / "spaces")],
+                code_paths=[str(room) for room in _copy_rooms(Path(temporary) / "code")],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
                 signature=signature,
                 tags={STUDY: document.study},
@@ -184,6 +185,21 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
             description=describe(spec),
         )
     return str(version.version)
+
+
+def _copy_rooms(folder: Path) -> list[Path]:
+    """The rooms that travel with a model: the Python of `runtime` and `spaces`, and the engine built for this machine.
+
+    Elsewhere the engine may not load; NumPy then runs the student, and a warning says so.
+    """
+    rooms = []
+    for name in ("runtime", "spaces"):
+        left_out = shutil.ignore_patterns("native", "_native*", "__pycache__", "*.pyi", "*.typed")
+        rooms.append(Path(shutil.copytree(_ROOMS / name, folder / name, ignore=left_out)))
+    native = native_module()
+    if native is not None:
+        shutil.copyfile(native, folder / "runtime" / native.name)
+    return rooms
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from runtime.folder import expected_tensors, write_folder
-from runtime.load import load
+from runtime.load import load_exact as load
 from search.export import ExportFormat, export, export_model
 from search.store import Store
 from spaces.student import (

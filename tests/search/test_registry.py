@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from runtime.engine import native_module
 from runtime.folder import expected_tensors, write_folder
 from runtime.load import load
 from search.embedding import embed_file
@@ -290,7 +291,8 @@ def test_no_pickle_is_written_and_nothing_outside_the_store(
     load_front(store, "shared")
     assert list(tmp_path.iterdir()) == []
     suffixes = {path.suffix for path in store.artifacts.rglob("*") if path.is_file()}
-    assert suffixes <= {"", ".json", ".html", ".yaml", ".txt", ".py", ".safetensors"}
+    assert suffixes <= {"", ".json", ".html", ".yaml", ".txt", ".py", ".safetensors", ".so"}
+    assert {path.name for path in store.artifacts.rglob("*.so")} == {path.name for path in [native_module()] if path}
 
 
 # Models.

@@ -80,7 +80,8 @@ def test_one_command_at_a_time_runs_a_study(study: StudySpec, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_study_ends_with_a_registered_front_and_all_references(front: FrontDocument) -> None:
-    assert [entry.name for entry in front.references] == ["teacher", "teacher-first-1-layer", "static-table"]
+    names = ["teacher", "teacher-on-engine", "teacher-first-1-layer", "static-table"]
+    assert [entry.name for entry in front.references] == names
     assert front.references[0].fidelity.cosine == pytest.approx(1.0, abs=1e-5)
     assert front.students
     for student in front.students:
