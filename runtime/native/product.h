@@ -13,7 +13,7 @@ namespace understudy {
 class Product {
  public:
   // Runs go through the copies of the matrix in turn: with enough of them its weights never come from a cache.
-  Product(const float* weight, int n_outputs, int n_inputs, const Kernels& kernels, Storage storage, int n_copies)
+  Product(const float* weight, int n_outputs, int n_inputs, const Kernels& kernels, Storage storage, int n_copies = 1)
       : kernels_(kernels) {
     if (n_copies < 1) throw std::invalid_argument("n_copies must be at least 1, got " + std::to_string(n_copies));
     for (int i = 0; i < n_copies; ++i)

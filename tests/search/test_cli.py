@@ -510,6 +510,7 @@ def test_a_search_leaves_a_front_that_the_other_commands_read(bench: Bench, caps
     study = bench.study(
         search={"rungs": [2_000, 4_000], "n_trials": 3},
         graduation={"n_tokens": 6_000},
+        profile={"runtime": "torch", "n_tokens": 8},
         space={"n_layers": {"low": 0, "high": 2}, "learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
     )
     process = understudy("search", study, "--store", "new", "--name", "renamed", "--seed", "7")

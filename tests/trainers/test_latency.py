@@ -15,7 +15,7 @@ from trainers.build import build, weights_of
 from trainers.latency import Turn, measure_latencies, median_ranks, summarise
 
 PROFILES = {
-    Runtime.ENGINE: LatencyProfile(n_tokens=16),
+    Runtime.ENGINE: LatencyProfile(n_tokens=16, batch_size=16),
     Runtime.TORCH: LatencyProfile(runtime=Runtime.TORCH, n_tokens=16),
     Runtime.NUMPY: LatencyProfile(runtime=Runtime.NUMPY, n_tokens=16, batch_size=2),
     Runtime.ONNX: LatencyProfile(runtime=Runtime.ONNX, n_tokens=16),
