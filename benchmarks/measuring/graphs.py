@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.export_onnx import onnx_model
 from spaces.student import StudentSpec
+from trainers.onnx_graph import onnx_model
 
 N_CALIBRATION = 4  # sentences of random tokens, as those that are embedded
 CALIBRATION_TOKENS = 64
