@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.encoder import Encoder
 from runtime.engine import Engine, is_built
-from runtime.folder import read_folder
+from runtime.folder import StudentFolder, read_folder
 from runtime.tokenizer import SentenceTokenizer
 
 
@@ -21,12 +21,14 @@ def load(folder: str | Path) -> Engine | Encoder:
         warnings.warn("the native engine is not built, so NumPy runs this student, slowly", stacklevel=2)
         return load_exact(folder)
     student = read_folder(folder)
-    tokenizer = SentenceTokenizer(student.tokenizer_path, max_tokens=student.max_tokens)
-    return Engine(student.spec, student.weights, tokenizer=tokenizer)
+    return Engine(student.spec, student.weights, tokenizer=_tokenizer(student))
 
 
 def load_exact(folder: str | Path) -> Encoder:
     """The student of a folder in float32 on NumPy: slower, and what the engine's rounding is measured against."""
     student = read_folder(folder)
-    tokenizer = SentenceTokenizer(student.tokenizer_path, max_tokens=student.max_tokens)
-    return Encoder(student.spec, student.weights, tokenizer=tokenizer)
+    return Encoder(student.spec, student.weights, tokenizer=_tokenizer(student))
+
+
+def _tokenizer(student: StudentFolder) -> SentenceTokenizer:
+    return SentenceTokenizer(student.tokenizer_path, max_tokens=student.max_tokens)

@@ -93,7 +93,7 @@ def measure_latencies(
     """
     for name, student in students.items():
         _check(name, student, profile)
-    with _threads(profile), torch.inference_mode(), _no_garbage_collection():
+    with _threads(profile), torch.inference_mode(), no_garbage_collection():
         calls = {name: _prepare(student, profile, seed=seed) for name, student in students.items()}
         n_inner = {name: _calls_per_turn(call) for name, call in calls.items()}
         turns: dict[str, list[Turn]] = {name: [] for name in calls}
@@ -109,10 +109,10 @@ def measure_latencies(
     return {name: summarise(taken) for name, taken in turns.items()}
 
 
-def summarise(turns: Sequence[Turn]) -> Latency:
-    """Median and 95% interval of the undisturbed turns; of all, if fewer than `MIN_ROUNDS` were undisturbed."""
+def summarise(turns: Sequence[Turn], *, min_rounds: int = MIN_ROUNDS) -> Latency:
+    """Median and 95% interval of the undisturbed turns; of all, if fewer than `min_rounds` were undisturbed."""
     undisturbed = [turn.call_ms for turn in turns if not turn.disturbed]
-    ordered = sorted(undisturbed if len(undisturbed) >= MIN_ROUNDS else [turn.call_ms for turn in turns])
+    ordered = sorted(undisturbed if len(undisturbed) >= min_rounds else [turn.call_ms for turn in turns])
     low, high = median_ranks(len(ordered))
     return Latency(
         median_ms=float(np.median(ordered)), low_ms=ordered[low], high_ms=ordered[high], n_repeats=len(ordered)
@@ -209,7 +209,8 @@ def _threads(profile: LatencyProfile) -> Iterator[None]:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Collects garbage, and then none while it lasts."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

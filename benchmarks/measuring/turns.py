@@ -9,7 +9,6 @@ and one on several threads is left out while enough others remain.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import resource
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.latency import Latency, median_ranks
+from trainers.latency import Latency, Turn, no_garbage_collection, summarise
 
 Call = Callable[[int], object]
 """Does the i-th piece of work."""
@@ -29,16 +28,6 @@ MIN_ROUNDS = 7
 MIN_TURN_MS = 2.0  # thousands of times the clock's resolution
 LONG_CALL_MS = 100.0  # so long a call brings its weights itself, and an untimed one would cost as much again
 SPINNING_SECONDS = 0.02  # OpenMP's threads look for work so long before they sleep (libgomp: 300,000 pauses)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One turn's timed calls."""
-
-    call_ms: float
-    """Mean time of a call."""
-    disturbed: bool
-    """Whether another process had a core meanwhile and its time is in `call_ms`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +46,7 @@ def measure_in_turns(
     """The time of each call, after as many rounds as fit into `seconds`, at least `min_rounds`."""
     generator = np.random.default_rng(seed)
     names, turns = list(calls), {name: list[Turn]() for name in calls}
-    with _no_garbage_collection():
+    with no_garbage_collection():
         plans = {name: _plan(call) for name, call in calls.items()}
         end = time.monotonic() + seconds
         n_rounds = 0
@@ -65,7 +54,7 @@ def measure_in_turns(
             for i in generator.permutation(len(names)):
                 turns[names[i]].append(_take_turn(calls[names[i]], plans[names[i]], n_rounds, n_threads=n_threads))
             n_rounds += 1
-    return {name: _latency(taken, min_rounds=min_rounds) for name, taken in turns.items()}
+    return {name: summarise(taken, min_rounds=min_rounds) for name, taken in turns.items()}
 
 
 @contextmanager
@@ -111,24 +100,3 @@ def _take_turn(call: Call, plan: _Plan, n_rounds: int, *, n_threads: int) -> Tur
     if disturbed and n_threads == 1:  # nothing in a call waits, so undisturbed both clocks agree
         elapsed_ns, disturbed = min(elapsed_ns, own_ns), False
     return Turn(call_ms=elapsed_ns / plan.n_timed / 1e6, disturbed=disturbed)
-
-
-def _latency(turns: list[Turn], *, min_rounds: int) -> Latency:
-    undisturbed = [turn.call_ms for turn in turns if not turn.disturbed]
-    ordered = sorted(undisturbed if len(undisturbed) >= min_rounds else [turn.call_ms for turn in turns])
-    low, high = median_ranks(len(ordered))
-    return Latency(
-        median_ms=float(np.median(ordered)), low_ms=ordered[low], high_ms=ordered[high], n_repeats=len(ordered)
-    )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

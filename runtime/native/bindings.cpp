@@ -84,7 +84,6 @@ int count(size_t n, const char* name) {
 
 Product* build_product(const Rows& weight, const std::string& storage, const std::string& instruction_set,
                        int n_copies) {
-  if (n_copies < 1) throw std::invalid_argument("n_copies must be at least 1, got " + std::to_string(n_copies));
   const std::map<std::string, Storage> kinds{
       {"faster", Storage::FASTER}, {"dense", Storage::DENSE}, {"sparse", Storage::SPARSE}};
   const auto kind = kinds.find(storage);

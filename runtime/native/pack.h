@@ -23,6 +23,16 @@ enum class Storage { FASTER, DENSE, SPARSE };
 PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
                          const float* smoothing = nullptr, Storage storage = Storage::FASTER);
 
+// Room for the eight-bit activations of so many blocks.
+inline Quantised take_quantised(Layout& layout, int n_features, int n_blocks) {
+  Quantised q;
+  q.n_groups = padded_groups(n_features);
+  q.values = layout.take<uint8_t>(size_t(n_blocks) * q.n_groups * BLOCK * GROUP);
+  q.scale = layout.take<float>(size_t(n_blocks) * BLOCK);
+  q.zero = layout.take<float>(size_t(n_blocks) * BLOCK);
+  return q;
+}
+
 // Rows in eight bits with one scale each.
 struct PackedTable {
   Buffer values;  // int8 [n_rows][width]

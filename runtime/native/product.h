@@ -32,10 +32,7 @@ class Product {
         rows[(size_t(t / BLOCK) * m.n_inputs + i) * BLOCK + t % BLOCK] = t < n_tokens ? x[size_t(t) * m.n_inputs + i] : 0.0f;
     for (int pass = 0; pass < 2; ++pass) {
       Layout layout(pass ? memory_.get() : nullptr);
-      x_.n_groups = padded_groups(m.n_inputs);
-      x_.values = layout.take<uint8_t>(size_t(n) * x_.n_groups * BLOCK * GROUP);
-      x_.scale = layout.take<float>(size_t(n) * BLOCK);
-      x_.zero = layout.take<float>(size_t(n) * BLOCK);
+      x_ = take_quantised(layout, m.n_inputs, n);
       y_ = layout.take<float>(size_t(n) * m.n_outputs * BLOCK);
       if (!pass) memory_ = Buffer::zeros(layout.used());
     }

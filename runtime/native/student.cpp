@@ -78,10 +78,6 @@ std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
   return lock;
 }
 
-}  // namespace
-
-namespace {
-
 // Sentences of random tokens, the same for every student of a vocabulary.
 struct Sample {
   std::vector<int32_t> token_ids;
@@ -141,7 +137,7 @@ class Student::Workspace {
   Quantised row8;
   // experts: tokens in the order of their experts
   Quantised sorted8;
-  float *sorted_hidden, *sorted_y, *probability;
+  float *sorted_y, *probability;
   int32_t *expert, *place;            // expert of each token; its column among the sorted
   std::vector<int> first_block;       // [n_experts + 1]
   std::vector<int> counts;
@@ -153,12 +149,7 @@ class Student::Workspace {
   void divide(Layout& layout, const Shape& s) {
     const int n = blocks(n_tokens) + 1, attention_width = s.n_heads * s.head_width;  // one block more: windows look ahead
     const auto floats = [&](int rows, int n_blocks) { return layout.take<float>(size_t(n_blocks) * rows * BLOCK); };
-    const auto bytes = [&](Quantised& q, int features, int n_blocks) {
-      q.n_groups = padded_groups(features);
-      q.values = layout.take<uint8_t>(size_t(n_blocks) * q.n_groups * BLOCK * GROUP);
-      q.scale = layout.take<float>(size_t(n_blocks) * BLOCK);
-      q.zero = layout.take<float>(size_t(n_blocks) * BLOCK);
-    };
+    const auto bytes = [&](Quantised& q, int features, int n_blocks) { q = take_quantised(layout, features, n_blocks); };
     if (s.n_layers) {
       x = floats(s.width, n);
       y = floats(s.width, n);
