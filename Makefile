@@ -11,6 +11,9 @@ STUDY  ?= quickstart
 SEEDS  ?= 300
 STORE  ?= $(or $(UNDERSTUDY_STORE),understudy-store)
 
+# A file of tests stays on one worker: they share what they set up.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 # --no-compile saves a minute: Python compiles what is imported, not the 30,000 files that are installed. But it must
 # be allowed to keep what it compiled, or every worker compiles torch again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,7 +35,7 @@ ui: $(VENV)/.search-installed   ## the MLflow UI over the store, on loopback
 test: $(VENV)/.all-installed   ## all checks and all tests; a check that fails does not hide the tests
 	@failed=0; \
 	for check in lint types rooms; do $(MAKE) --no-print-directory $$check || failed=1; done; \
-	$(BIN)/python -m pytest || failed=1; \
+	$(PYTEST) || failed=1; \
 	exit $$failed
 
 check: lint types rooms fast   ## all checks and the fast tests
@@ -47,10 +50,10 @@ rooms: $(VENV)/.all-installed
 	$(BIN)/lint-imports
 
 fast: $(VENV)/.all-installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 coverage: $(VENV)/.all-installed   ## all tests, and the lines that they leave out
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 fuzz: $(BIN)/cmake   ## random students through the engine under the sanitizers (SEEDS=300, about half a minute)
 	$(BIN)/cmake -S . -B build/fuzz -DUNDERSTUDY_SANITIZE=ON

@@ -2,7 +2,8 @@
 // AMX: 16 x 16 sums of 64 products in one instruction; int8 for the matrices, bfloat16 for attention.
 //
 // A tile of weights is the left operand, a tile of activations the right one. For a sparse matrix the sixteen groups
-// that a weight tile names are copied into a right tile, which costs about what its product does.
+// that a weight tile names are copied into a right tile, which costs about what its product does. Tiles multiply beside
+// the core's other units, so the sums of one product are scaled and activated while the next is under way.
 #include "vector.h"
 
 namespace understudy {
@@ -87,8 +88,8 @@ INLINE void fetch_ahead(const int8_t* tile) {
 }
 
 // Dense sums of n_panels x n_blocks from (panel, block) on; sums is [n_panels][n_blocks][16][16].
-template <int n_panels, int n_blocks, bool fetch>
-INLINE void dense_sums(const Matrix& m, int panel, const uint8_t* x, size_t block_bytes, int32_t* sums) {
+template <int n_panels, int n_blocks, bool fetch, typename Finisher>
+INLINE void dense_sums(const Matrix& m, int panel, const uint8_t* x, size_t block_bytes, int32_t* sums, Finisher& finisher) {
   const int n_tiles = m.first_tile[panel + 1] - m.first_tile[panel];
   const int8_t* left = m.tiles + size_t(m.first_tile[panel]) * TILE_BYTES;
   const size_t next_panel = size_t(n_tiles) * TILE_BYTES;
@@ -110,7 +111,9 @@ INLINE void dense_sums(const Matrix& m, int panel, const uint8_t* x, size_t bloc
       multiply_bytes<1, 0, 1>();
       if constexpr (n_panels == 2) multiply_bytes<3, 1, 1>();
     }
+    finisher.finish_one();
   }
+  finisher.finish_rest();
   store_sum<0>(sums);
   if constexpr (n_panels * n_blocks > 1) store_sum<1>(sums + 256);
   if constexpr (n_panels * n_blocks > 2) store_sum<2>(sums + 512), store_sum<3>(sums + 768);
@@ -124,8 +127,8 @@ INLINE void gather(const uint8_t* x, const uint16_t* groups, uint8_t* to) {
 }
 
 // Sparse sums of one panel and n_blocks <= 4 blocks; sums is [n_blocks][16][16].
-template <int n_blocks, bool fetch>
-INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t block_bytes, int32_t* sums) {
+template <int n_blocks, typename Finisher>
+INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t block_bytes, int32_t* sums, Finisher& finisher) {
   alignas(64) uint8_t gathered[2][n_blocks][TILE_BYTES];  // one is filled while the other is multiplied
   const int first = m.first_tile[panel], n_tiles = m.first_tile[panel + 1] - first;
   const int8_t* left = m.tiles + size_t(first) * TILE_BYTES;
@@ -137,7 +140,7 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
     for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[0][b]);
   for (int tile = 0; tile < n_tiles; ++tile, left += TILE_BYTES) {
     groups += TILE_GROUPS;
-    if constexpr (fetch) fetch_ahead(left);
+    fetch_ahead(left);
     if (tile + 1 < n_tiles)
       for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[(tile + 1) % 2][b]);
     settle();
@@ -150,59 +153,98 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
       load_right<0>(right[2]), multiply_bytes<2, 0, 0>();
       load_right<1>(right[3]), multiply_bytes<3, 0, 1>();
     }
+    finisher.finish_one();
   }
+  finisher.finish_rest();
   store_sum<0>(sums);
   if constexpr (n_blocks > 1) store_sum<1>(sums + 256);
   if constexpr (n_blocks > 2) store_sum<2>(sums + 512), store_sum<3>(sums + 768);
 }
 
+// Sums that are finished: up to two panels by two blocks, or one by four. Without an activation that happens while the
+// next are multiplied; arithmetic worth more than that is faster by itself, as beside tiles a core has one unit for it
+// instead of two.
+template <Activation kind, bool ranged>
+class Finisher {
+ public:
+  explicit Finisher(const Output& out) : out_(out) {}
+  ~Finisher() { finish_rest(); }
+
+  // Where the next sums go: [n_panels][n_blocks][16][16].
+  int32_t* free() { return sums_[1 - taken_]; }
+
+  // What is there now is complete. Nothing else may be left.
+  INLINE void take(int panel, int block, int n_panels, int n_blocks) {
+    taken_ = 1 - taken_;
+    panel_ = panel, block_ = block, n_blocks_ = n_blocks;
+    done_ = 0, n_ = n_panels * n_blocks;
+    if constexpr (kind == Activation::GELU || kind == Activation::GELU_TANH) finish_rest();
+  }
+
+  INLINE void finish_one() {
+    if (done_ < n_) finish_next();
+  }
+  INLINE void finish_rest() {
+    while (done_ < n_) finish_next();
+  }
+
+ private:
+  INLINE void finish_next() {
+    finish_panel<kind, ranged>(out_, panel_ + done_ / n_blocks_, block_ + done_ % n_blocks_, sums_[taken_] + done_ * 256);
+    ++done_;
+  }
+
+  const Output& out_;
+  int taken_ = 0, panel_ = 0, block_ = 0, n_blocks_ = 1, done_ = 0, n_ = 0;
+  alignas(64) int32_t sums_[2][4 * 256];
+};
+
 template <Activation kind, bool ranged>
 struct TileProduct {
+  using Rows = Finisher<kind, ranged>;
+
   template <int n_panels, int n_blocks, bool fetch>
-  static INLINE void dense(const Output& out, int panel, int block) {
-    alignas(64) int32_t sums[n_panels * n_blocks * 256];
+  static INLINE void dense(const Output& out, int panel, int block, Rows& rows) {
     const size_t block_bytes = size_t(out.x.n_groups) * BLOCK * GROUP;
-    dense_sums<n_panels, n_blocks, fetch>(out.matrix, panel, out.x.values + block * block_bytes, block_bytes, sums);
-    for (int p = 0; p < n_panels; ++p)
-      for (int b = 0; b < n_blocks; ++b)
-        finish_panel<kind, ranged>(out, panel + p, block + b, sums + (p * n_blocks + b) * 256);
+    dense_sums<n_panels, n_blocks, fetch>(out.matrix, panel, out.x.values + block * block_bytes, block_bytes, rows.free(), rows);
+    rows.take(panel, block, n_panels, n_blocks);
   }
 
   template <int n_panels>
-  static INLINE void dense_row(const Output& out, int panel, int n_blocks) {
+  static INLINE void dense_row(const Output& out, int panel, int n_blocks, Rows& rows) {
     int block = 0;
-    if (n_blocks >= 2) dense<n_panels, 2, true>(out, panel, block), block += 2;
-    for (; block + 2 <= n_blocks; block += 2) dense<n_panels, 2, false>(out, panel, block);
+    if (n_blocks >= 2) dense<n_panels, 2, true>(out, panel, block, rows), block += 2;
+    for (; block + 2 <= n_blocks; block += 2) dense<n_panels, 2, false>(out, panel, block, rows);
     if (block < n_blocks) {
       if (block == 0)
-        dense<n_panels, 1, true>(out, panel, block);
+        dense<n_panels, 1, true>(out, panel, block, rows);
       else
-        dense<n_panels, 1, false>(out, panel, block);
+        dense<n_panels, 1, false>(out, panel, block, rows);
     }
   }
 
-  template <int n_blocks, bool fetch>
-  static INLINE void sparse(const Output& out, int panel, int block) {
-    alignas(64) int32_t sums[n_blocks * 256];
+  template <int n_blocks>
+  static INLINE void sparse(const Output& out, int panel, int block, Rows& rows) {
     const size_t block_bytes = size_t(out.x.n_groups) * BLOCK * GROUP;
-    sparse_sums<n_blocks, fetch>(out.matrix, panel, out.x.values + block * block_bytes, block_bytes, sums);
-    for (int b = 0; b < n_blocks; ++b) finish_panel<kind, ranged>(out, panel, block + b, sums + b * 256);
+    sparse_sums<n_blocks>(out.matrix, panel, out.x.values + block * block_bytes, block_bytes, rows.free(), rows);
+    rows.take(panel, block, 1, n_blocks);
   }
 
   static void run(const Output& out, int n_blocks, int first_panel, int last_panel) {
     const Tiles tiles;
+    Rows rows(out);
     int panel = first_panel;
     if (out.matrix.groups) {
       for (; panel < last_panel; ++panel) {
         int block = 0;
-        for (; block + 4 <= n_blocks; block += 4) sparse<4, true>(out, panel, block);
-        if (block + 2 <= n_blocks) sparse<2, true>(out, panel, block), block += 2;
-        if (block < n_blocks) sparse<1, true>(out, panel, block);
+        for (; block + 4 <= n_blocks; block += 4) sparse<4>(out, panel, block, rows);
+        if (block + 2 <= n_blocks) sparse<2>(out, panel, block, rows), block += 2;
+        if (block < n_blocks) sparse<1>(out, panel, block, rows);
       }
       return;
     }
-    for (; panel + 2 <= last_panel; panel += 2) dense_row<2>(out, panel, n_blocks);
-    if (panel < last_panel) dense_row<1>(out, panel, n_blocks);
+    for (; panel + 2 <= last_panel; panel += 2) dense_row<2>(out, panel, n_blocks, rows);
+    if (panel < last_panel) dense_row<1>(out, panel, n_blocks, rows);
   }
 };
 
@@ -215,94 +257,238 @@ void tile_product(const Matrix& matrix, const Quantised& x, int n_blocks, int fi
 // ---- attention in bfloat16 ----
 
 constexpr int PAIR_ROWS = 32;  // features or keys of a bfloat16 tile
+constexpr float LOG2_E = 1.44269504088896341f;
 
-// Lane i holds a[i] in its lower and b[i] in its upper half.
-INLINE __m512i interleave(Floats a, Floats b) {
-  const auto low = (__m256i)_mm512_cvtneps_pbh((__m512)a), high = (__m256i)_mm512_cvtneps_pbh((__m512)b);
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+// 2^x for x <= 0 with a relative error of 8e-5, a fiftieth of bfloat16's; below -126 it is 2^-126.
+INLINE Floats power_of_two(Floats x) {
+  x = maximum(x, all(-126.0f));
+  const Floats shifted = x + ROUNDING, fraction = x - (shifted - ROUNDING);
+  Floats y = all(5.517166802e-02f);
+  y = multiply_add(y, fraction, all(2.426111221e-01f));
+  y = multiply_add(y, fraction, all(6.932609857e-01f));
+  y = multiply_add(y, fraction, all(9.999280735e-01f));
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(y) + (reinterpret_cast<Words>(shifted) << 23));
 }
 
-void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int first_head, int last_head,
-                        float* context, float* scratch) {
-  const int width = n_heads * head_width, n_blocks = blocks(span.length), n_pairs = (n_blocks + 1) / 2;
-  const int depth_tiles = (head_width + PAIR_ROWS - 1) / PAIR_ROWS, depth_blocks = blocks(head_width);
-  const float factor = 1.0f / __builtin_sqrtf(float(head_width));
-  // All tiles of 1,024 bytes, 256 floats: queries [block][depth tile], keys [block][depth tile], values
-  // [depth block][pair of blocks], shares [pair of blocks][2 blocks of queries]; scores [key][2 blocks of queries].
-  float* queries = scratch;
-  float* keys = queries + size_t(2 * n_pairs) * depth_tiles * 256;
-  float* values = keys + size_t(2 * n_pairs) * depth_tiles * 256;
-  float* shares = values + size_t(depth_blocks) * n_pairs * 256;
-  float* scores = shares + size_t(n_pairs) * 2 * 256;
-  // Feature f of a head's rows of block b; zero where head or sentence are padded.
-  const auto feature = [&](int first_row, int f, int b) {
-    return f < head_width && b < n_blocks ? window_of(qkv, 3 * width, first_row + f, span, b) : Floats{};
-  };
+// Lane i holds a[i] in its lower and b[i] in its upper half, rounded to bfloat16 (what lies in the middle: up).
+INLINE __m512i interleave(Floats a, Floats b) {
+  const Words low = (reinterpret_cast<Words>(a) + 0x8000u) >> 16, high = reinterpret_cast<Words>(b) + 0x8000u;
+  return _mm512_mask_blend_epi16(0xAAAAAAAA, (__m512i)low, (__m512i)high);
+}
+
+// Sixteen tokens of a sentence, from its block b on, feature by feature; zero beyond the sentence's end.
+struct WholeBlock {
+  const float* rows;
+
+  INLINE Floats operator()(int row) const { return load(rows + row * BLOCK); }
+};
+
+struct PartOfBlocks {
+  const float *low, *high;
+  __m512i index;
+  __mmask16 kept;
+
+  INLINE Floats operator()(int row) const {
+    return (Floats)_mm512_maskz_permutex2var_ps(kept, _mm512_load_ps(low + row * BLOCK), index, _mm512_load_ps(high + row * BLOCK));
+  }
+};
+
+template <typename F>
+INLINE void with_columns(const float* x, int x_rows, Span span, int b, F f) {
+  const int column = span.first + b * BLOCK, left = span.length - b * BLOCK, shift = column % BLOCK;
+  const float* rows = x + size_t(column / BLOCK) * x_rows * BLOCK;
+  if (shift == 0 && left >= BLOCK) return f(WholeBlock{rows});
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const bool next = shift + (left < BLOCK ? left : BLOCK) > BLOCK;  // never beyond the last block
+  f(PartOfBlocks{rows, next ? rows + size_t(x_rows) * BLOCK : rows, _mm512_add_epi32(lanes, _mm512_set1_epi32(shift)),
+                 __mmask16(left >= BLOCK ? 0xffff : (1 << left) - 1)});
+}
+
+// Where a head's bfloat16 tiles are, each of 1,024 bytes or 256 floats: keys [block][depth tile], values [depth
+// block][pair of blocks], and of two blocks of queries the queries [block][depth tile] and their scores [key][block] in
+// float32, which the shares replace. All that is small enough for the first cache up to some 128 tokens.
+struct HeadTiles {
+  int n_blocks, n_pairs, depth_tiles, depth_blocks;
+  float *keys, *values, *queries, *scores;
+
+  HeadTiles(int n_tokens, int head_width, float* scratch)
+      : n_blocks(blocks(n_tokens)), n_pairs((n_blocks + 1) / 2), depth_tiles((head_width + PAIR_ROWS - 1) / PAIR_ROWS),
+        depth_blocks(blocks(head_width)) {
+    keys = scratch;
+    values = keys + size_t(2 * n_pairs) * depth_tiles * 256;
+    queries = values + size_t(depth_blocks) * n_pairs * 256;
+    scores = queries + size_t(2) * depth_tiles * 256;
+  }
+
+  float* key(int b, int tile) const { return keys + (size_t(b) * depth_tiles + tile) * 256; }
+  float* value(int depth_block, int pair) const { return values + (size_t(depth_block) * n_pairs + pair) * 256; }
+  float* query(int c, int tile) const { return queries + (size_t(c) * depth_tiles + tile) * 256; }
+  float* score(int key, int c) const { return scores + (size_t(key) * 2 + c) * BLOCK; }
+};
+
+struct NoColumns {
+  INLINE Floats operator()(int) const { return Floats{}; }
+};
+
+// Rows first to first + 31 of which only the first n are there: f gets a function of their number.
+template <typename Columns, typename F>
+INLINE void with_rows(Columns columns, int first, int n, F f) {
+  if (n >= PAIR_ROWS)
+    f([=](int row) INLINE_LAMBDA { return columns(first + row); });
+  else
+    f([=](int row) INLINE_LAMBDA { return row < n ? columns(first + row) : Floats{}; });
+}
+
+// Block c of two of a head's queries, which begin at row `row`, times a factor.
+template <typename Columns>
+INLINE void pack_queries(Columns columns, const HeadTiles& t, int c, int row, int head_width, Floats factor) {
+  for (int tile = 0; tile < t.depth_tiles; ++tile)
+    with_rows(columns, row + tile * PAIR_ROWS, head_width - tile * PAIR_ROWS, [&](auto rows) INLINE_LAMBDA {
+      float* to = t.query(c, tile);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_store_si512(to + i * BLOCK, interleave(rows(2 * i) * factor, rows(2 * i + 1) * factor));
+    });
+}
+
+// Block b of a head's keys and values.
+template <typename Columns>
+INLINE void pack_keys(Columns columns, const HeadTiles& t, int b, int key_row, int value_row, int head_width) {
+  for (int tile = 0; tile < t.depth_tiles; ++tile) {
+    const int first = tile * PAIR_ROWS, n = head_width - first;
+    with_rows(columns, key_row + first, n, [&](auto rows) INLINE_LAMBDA {
+      __m512i pairs[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) pairs[i] = interleave(rows(2 * i), rows(2 * i + 1));
+      transpose_lanes(pairs);
+      float* to = t.key(b, tile);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_store_si512(to + i * BLOCK, pairs[i]);
+    });
+    with_rows(columns, value_row + first, n, [&](auto rows) INLINE_LAMBDA {
+      for (int half = 0; half < 2 && 2 * tile + half < t.depth_blocks; ++half) {
+        float* to = t.value(2 * tile + half, b / 2) + b % 2 * (BLOCK / 2);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i)
+          _mm256_store_si256(reinterpret_cast<__m256i*>(to + i * BLOCK), (__m256i)_mm512_cvtneps_pbh((__m512)rows(half * BLOCK + i)));
+      }
+    });
+  }
+}
+
+template <int sum_tile, int left, int right>
+INLINE void multiply_halves() {  // bfloat16
+  if constexpr (sum_tile == 0 && left == 0 && right == 0) _tile_dpbf16ps(0, 4, 6);
+  if constexpr (sum_tile == 1 && left == 0 && right == 1) _tile_dpbf16ps(1, 4, 7);
+  if constexpr (sum_tile == 2 && left == 1 && right == 0) _tile_dpbf16ps(2, 5, 6);
+  if constexpr (sum_tile == 3 && left == 1 && right == 1) _tile_dpbf16ps(3, 5, 7);
+}
+
+// Adds two left tiles times two right ones, whose rows are `row_bytes` apart, to the sums.
+INLINE void add_square(const float* left0, const float* left1, const float* right0, const float* right1, int row_bytes) {
+  load_left<0>(left0);
+  _tile_loadd(6, right0, row_bytes);
+  multiply_halves<0, 0, 0>();
+  _tile_loadd(7, right1, row_bytes);
+  multiply_halves<1, 0, 1>();
+  load_left<1>(left1);
+  multiply_halves<2, 1, 0>();
+  multiply_halves<3, 1, 1>();
+}
+
+INLINE void clear_square() { clear_sum<0>(), clear_sum<1>(), clear_sum<2>(), clear_sum<3>(); }
+
+// The queries' scores for all keys.
+INLINE void score(const HeadTiles& t) {
+  for (int k = 0; k < t.n_blocks; k += 2) {
+    clear_square();
+    for (int tile = 0; tile < t.depth_tiles; ++tile)
+      add_square(t.key(k, tile), t.key(k + 1, tile), t.query(0, tile), t.query(1, tile), 64);
+    _tile_stored(0, t.score(k * BLOCK, 0), 128);
+    _tile_stored(1, t.score(k * BLOCK, 1), 128);
+    _tile_stored(2, t.score((k + 1) * BLOCK, 0), 128);
+    _tile_stored(3, t.score((k + 1) * BLOCK, 1), 128);
+  }
+}
+
+INLINE void find_largest(const HeadTiles& t, int n_keys, Floats (&largest)[2]) {
+  Floats found[2][2];
+  for (int c = 0; c < 2; ++c) found[c][0] = found[c][1] = load(t.score(0, c));
+  for (int key = 1; key + 1 < n_keys; key += 2)
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; ++c)
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) found[c][i] = maximum(found[c][i], load(t.score(key + i, c)));
+  for (int c = 0; c < 2; ++c) largest[c] = maximum(maximum(found[c][0], found[c][1]), load(t.score(n_keys - 1, c)));
+}
+
+// The queries' shares in one pair of blocks of keys, two keys a row, from the scores that are their logarithms to the base
+// 2: not yet divided by their total, to which they are added. The first n_keys are there.
+INLINE void take_shares(const HeadTiles& t, int pair, int n_keys, const Floats (&largest)[2], Floats (&total)[2]) {
+  float* scores = t.score(pair * PAIR_ROWS, 0);
+  int key = 0;
+  for (; key + 1 < n_keys; key += 2, scores += 4 * BLOCK)
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; ++c) {
+      const Floats near = power_of_two(load(scores + c * BLOCK) - largest[c]);
+      const Floats far = power_of_two(load(scores + (2 + c) * BLOCK) - largest[c]);
+      total[c] += near + far;
+      _mm512_store_si512(scores + c * BLOCK, interleave(near, far));
+    }
+  for (; key < PAIR_ROWS; key += 2, scores += 4 * BLOCK)
+    for (int c = 0; c < 2; ++c) {
+      Floats last{};
+      if (key < n_keys) last = power_of_two(load(scores + c * BLOCK) - largest[c]);
+      total[c] += last;
+      _mm512_store_si512(scores + c * BLOCK, interleave(last, Floats{}));
+    }
+}
+
+// Adds the values' depth blocks f and f + 1 (if there is one) by the queries' shares in one pair of blocks of keys.
+INLINE void mix(const HeadTiles& t, int pair, int f) {
+  const float *value = t.value(f, pair), *shares = t.score(pair * PAIR_ROWS, 0);
+  add_square(value, f + 1 < t.depth_blocks ? t.value(f + 1, pair) : value, shares, shares + BLOCK, 256);
+}
+
+void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int first_head, int last_head, float* context,
+                 float* scratch) {
+  const int width = n_heads * head_width;
+  const HeadTiles t(span.length, head_width, scratch);
+  const Floats factor = all(LOG2_E / __builtin_sqrtf(float(head_width)));
+  const auto with_block = [&](int b, auto f) { b < t.n_blocks ? with_columns(qkv, 3 * width, span, b, f) : f(NoColumns{}); };
   const Tiles tiles;
   for (int head = first_head; head < last_head; ++head) {
     const int row = head * head_width;
-    for (int b = 0; b < 2 * n_pairs; ++b) {
-      const auto q = [&](int f) { return feature(row, f, b); };
-      const auto k = [&](int f) { return feature(width + row, f, b); };
-      for (int tile = 0; tile < depth_tiles; ++tile) {
-        __m512i pairs[16];
-        for (int i = 0; i < 16; ++i) {
-          const int f = tile * PAIR_ROWS + 2 * i;
-          _mm512_store_si512(queries + ((size_t(b) * depth_tiles + tile) * 16 + i) * BLOCK,
-                             interleave(q(f) * factor, q(f + 1) * factor));
-          pairs[i] = interleave(k(f), k(f + 1));
-        }
-        transpose_lanes(pairs);
-        for (int i = 0; i < 16; ++i)
-          _mm512_store_si512(keys + ((size_t(b) * depth_tiles + tile) * 16 + i) * BLOCK, pairs[i]);
-      }
-    }
-    for (int pair = 0; pair < n_pairs; ++pair) {
-      for (int f = 0; f < depth_blocks * BLOCK; ++f) {
-        const Floats near = feature(2 * width + row, f, 2 * pair), far = feature(2 * width + row, f, 2 * pair + 1);
-        _mm512_store_si512(values + ((size_t(f / BLOCK) * n_pairs + pair) * 16 + f % BLOCK) * BLOCK,
-                           (__m512i)_mm512_cvtne2ps_pbh((__m512)far, (__m512)near));
-      }
-    }
-    settle();
-    for (int q = 0; q < n_blocks; q += 2) {
-      for (int k = 0; k < n_blocks; ++k) {
-        _tile_zero(0);
-        _tile_zero(1);
-        for (int tile = 0; tile < depth_tiles; ++tile) {
-          _tile_loadd(4, keys + (size_t(k) * depth_tiles + tile) * 256, 64);
-          _tile_loadd(6, queries + (size_t(q) * depth_tiles + tile) * 256, 64);
-          _tile_loadd(7, queries + (size_t(q + 1) * depth_tiles + tile) * 256, 64);
-          _tile_dpbf16ps(0, 4, 6);
-          _tile_dpbf16ps(1, 4, 7);
-        }
-        _tile_stored(0, scores + size_t(k) * BLOCK * 2 * BLOCK, 128);
-        _tile_stored(1, scores + size_t(k) * BLOCK * 2 * BLOCK + BLOCK, 128);
-      }
-      Floats inverse_total[2];
-      soften<2>(scores, span.length, n_pairs * PAIR_ROWS, inverse_total);
-      for (int key = 0; key < n_pairs * PAIR_ROWS; key += 2)
-        for (int c = 0; c < 2; ++c)
-          _mm512_store_si512(shares + (size_t(key / PAIR_ROWS * 2 + c) * 16 + key % PAIR_ROWS / 2) * BLOCK,
-                             interleave(load(scores + (key * 2 + c) * BLOCK), load(scores + ((key + 1) * 2 + c) * BLOCK)));
+    for (int b = 0; b < 2 * t.n_pairs; ++b)
+      with_block(b, [&](auto columns) { pack_keys(columns, t, b, width + row, 2 * width + row, head_width); });
+    for (int q = 0; q < t.n_blocks; q += 2) {
+      for (int c = 0; c < 2; ++c)
+        with_block(q + c, [&](auto columns) { pack_queries(columns, t, c, row, head_width, factor); });
       settle();
-      for (int f = 0; f < depth_blocks; ++f) {
-        alignas(64) float result[2][256];
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int pair = 0; pair < n_pairs; ++pair) {
-          _tile_loadd(5, values + (size_t(f) * n_pairs + pair) * 256, 64);
-          _tile_loadd(6, shares + size_t(pair) * 2 * 256, 64);
-          _tile_loadd(7, shares + (size_t(pair) * 2 + 1) * 256, 64);
-          _tile_dpbf16ps(2, 5, 6);
-          _tile_dpbf16ps(3, 5, 7);
+      score(t);
+      Floats largest[2], total[2] = {};
+      find_largest(t, span.length, largest);
+      clear_square();
+      for (int pair = 0; pair < t.n_pairs; ++pair) {  // values one pair behind: tiles wait for what was just written
+        const int n_keys = span.length - pair * PAIR_ROWS;
+        take_shares(t, pair, n_keys < PAIR_ROWS ? n_keys : PAIR_ROWS, largest, total);
+        settle();
+        if (pair > 0) mix(t, pair - 1, 0);
+      }
+      mix(t, t.n_pairs - 1, 0);
+      for (int f = 0; f < t.depth_blocks; f += 2) {
+        if (f > 0) {
+          clear_square();
+          for (int pair = 0; pair < t.n_pairs; ++pair) mix(t, pair, f);
         }
-        _tile_stored(2, result[0], 64);
-        _tile_stored(3, result[1], 64);
-        const int rows = head_width - f * BLOCK < BLOCK ? head_width - f * BLOCK : BLOCK;
-        for (int c = 0; c < 2 && q + c < n_blocks; ++c) {
-          for (int i = 0; i < rows; ++i) store(result[c] + i * BLOCK, load(result[c] + i * BLOCK) * inverse_total[c]);
-          write_columns(result[c], rows, span, q + c, context, width, row + f * BLOCK);
+        alignas(64) float sums[2][2][256];  // [depth block][block of queries]
+        _tile_stored(0, sums[0][0], 64);
+        _tile_stored(1, sums[0][1], 64);
+        _tile_stored(2, sums[1][0], 64);
+        _tile_stored(3, sums[1][1], 64);
+        for (int i = 0; i < 2 && f + i < t.depth_blocks; ++i) {
+          const int first = (f + i) * BLOCK, rows = head_width - first < BLOCK ? head_width - first : BLOCK;
+          for (int c = 0; c < 2 && q + c < t.n_blocks; ++c)
+            write_columns(sums[i][c], all(1.0f) / total[c], rows, span, q + c, context, width, row + first);
         }
       }
     }

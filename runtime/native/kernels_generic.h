@@ -11,21 +11,6 @@ namespace {
 
 // ---- products ----
 
-// Scale, shift and activate the sums of one panel and one block; sums is [16 outputs][16 tokens].
-template <Activation kind, bool ranged>
-INLINE void finish(const int32_t* sums, int n_outputs, const float* scale, const float* offset, const float* bias,
-                   Floats token_scale, Floats token_zero, float* y, Floats& low, Floats& high) {
-  for (int o = 0; o < n_outputs; ++o) {
-    const Floats shift = multiply_add(token_zero, all(offset[o]), all(bias[o]));
-    const Floats value = activate<kind>(multiply_add(to_floats(load(sums + o * BLOCK)), token_scale * scale[o], shift));
-    store(y + o * BLOCK, value);
-    if constexpr (ranged) {
-      low = minimum(low, value);
-      high = maximum(high, value);
-    }
-  }
-}
-
 struct Output {
   const Matrix& matrix;
   const Quantised& x;
@@ -34,17 +19,47 @@ struct Output {
   const Range* range;
 };
 
+// Scale, shift and activate n rows from `output` on of the sums of one panel and one block, [row][16 tokens].
+template <Activation kind, bool ranged, int n>
+INLINE void finish_rows(const Matrix& m, int output, const int32_t* sums, Floats token_scale, Floats token_zero, float* y,
+                        Floats& low, Floats& high) {
+  const float *scale = m.scale + output, *offset = m.offset + output, *bias = m.bias + output;
+  Floats values[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) {
+    const Floats shift = multiply_add(token_zero, all(offset[i]), all(bias[i]));
+    values[i] = multiply_add(to_floats(load(sums + i * BLOCK)), token_scale * scale[i], shift);
+  }
+  activate<kind>(values);
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) {
+    store(y + i * BLOCK, values[i]);
+    if constexpr (ranged) {
+      if constexpr (kind == Activation::NONE) low = minimum(low, values[i]);  // the others have a lower end
+      high = maximum(high, values[i]);
+    }
+  }
+}
+
 template <Activation kind, bool ranged>
 INLINE void finish_panel(const Output& out, int panel, int block, const int32_t* sums) {
-  const int row = panel * PANEL, rows = out.matrix.n_outputs - row < PANEL ? out.matrix.n_outputs - row : PANEL;
+  constexpr int ROWS = 4;
+  const int first = panel * PANEL, n = out.matrix.n_outputs - first;
+  const Floats token_scale = load(out.x.scale + block * BLOCK), token_zero = load(out.x.zero + block * BLOCK);
+  float* y = out.y + (size_t(block) * out.y_rows + first) * BLOCK;
   Floats low{}, high{};
   if constexpr (ranged) {
-    low = load(out.range->low + block * BLOCK);
+    low = kind == Activation::NONE ? load(out.range->low + block * BLOCK) : all(kind == Activation::RELU ? 0.0f : LEAST_GELU);
     high = load(out.range->high + block * BLOCK);
   }
-  finish<kind, ranged>(sums, rows, out.matrix.scale + row, out.matrix.offset + row, out.matrix.bias + row,
-                       load(out.x.scale + block * BLOCK), load(out.x.zero + block * BLOCK),
-                       out.y + (size_t(block) * out.y_rows + row) * BLOCK, low, high);
+  if (n >= PANEL) {
+#pragma GCC unroll 4
+    for (int row = 0; row < PANEL; row += ROWS)
+      finish_rows<kind, ranged, ROWS>(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, y + row * BLOCK, low, high);
+  } else {
+    for (int row = 0; row < n; ++row)
+      finish_rows<kind, ranged, 1>(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, y + row * BLOCK, low, high);
+  }
   if constexpr (ranged) {
     store(out.range->low + block * BLOCK, low);
     store(out.range->high + block * BLOCK, high);
@@ -142,18 +157,19 @@ INLINE void quantise_block(const float* x, int width, const float* smoothing, Fl
   store(q.zero + block * BLOCK, (all(ROUNDING) - zero) * scale);
   const auto byte = [&](int feature) {
     const Floats value = smooth ? load(x + feature * BLOCK) * smoothing[feature] : load(x + feature * BLOCK);
-    return reinterpret_cast<Words>(multiply_add(value, per_unit, zero)) - ROUNDING_BITS;
+    return reinterpret_cast<Words>(multiply_add(value, per_unit, zero));  // the byte, and ROUNDING_BITS
   };
+  constexpr uint32_t FOUR_ROUNDING_BITS = ROUNDING_BITS * 0x01010101u;
   auto* row = reinterpret_cast<int32_t*>(q.values + size_t(block) * q.n_groups * BLOCK * GROUP);
   int feature = 0;
   for (; feature + GROUP <= width; feature += GROUP, row += BLOCK) {
     const Words low_half = byte(feature) + (byte(feature + 1) << 8);
     const Words packed = low_half + (byte(feature + 2) << 16) + (byte(feature + 3) << 24);
-    store(row, reinterpret_cast<Integers>(packed));
+    store(row, reinterpret_cast<Integers>(packed - FOUR_ROUNDING_BITS));
   }
   if (feature < width) {  // a width that is no multiple of 4: the weights beyond it are zero
     Words packed{};
-    for (int i = 0; feature + i < width; ++i) packed += byte(feature + i) << (8 * i);
+    for (int i = 0; feature + i < width; ++i) packed += (byte(feature + i) - ROUNDING_BITS) << (8 * i);
     store(row, reinterpret_cast<Integers>(packed));
   }
 }
@@ -192,7 +208,7 @@ INLINE void normalise_blocks(float* x, const float* addend, int width, const Nor
   for (int block = first_block; block < last_block; ++block) {
     float* rows = x + size_t(block) * width * BLOCK;
     const float* more = addend ? addend + size_t(block) * width * BLOCK : nullptr;
-    Floats total[4] = {};
+    Floats total[4] = {}, squares[4] = {};
     for (int feature = 0; feature < width; ++feature) {
       Floats value = load(rows + feature * BLOCK);
       if (more) {
@@ -200,14 +216,12 @@ INLINE void normalise_blocks(float* x, const float* addend, int width, const Nor
         store(rows + feature * BLOCK, value);
       }
       total[feature % 4] += value;
+      squares[feature % 4] = multiply_add(value, value, squares[feature % 4]);
     }
-    const Floats mean = ((total[0] + total[1]) + (total[2] + total[3])) * (1.0f / float(width));
-    Floats squares[4] = {};
-    for (int feature = 0; feature < width; ++feature) {
-      const Floats centred = load(rows + feature * BLOCK) - mean;
-      squares[feature % 4] = multiply_add(centred, centred, squares[feature % 4]);
-    }
-    const Floats variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * (1.0f / float(width));
+    const Floats share = all(1.0f / float(width));
+    const Floats mean = ((total[0] + total[1]) + (total[2] + total[3])) * share;
+    const Floats square = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
+    const Floats variance = maximum(square - mean * mean, Floats{});
     const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
     Floats low{}, high{};
     for (int feature = 0; feature < width; ++feature) {
@@ -324,19 +338,16 @@ INLINE void copy_columns(const float* x, int x_rows, int first_row, int rows, Sp
       store(y + (size_t(b) * rows + row) * BLOCK, window_of(x, x_rows, first_row + row, span, b) * factor);
 }
 
-// Write a block of columns that begins at a sentence's column into a batch's.
-INLINE void write_columns(const float* y, int rows, Span span, int b, float* x, int x_rows, int first_row) {
+// Write a block of columns, times a factor, that begins at a sentence's column into a batch's.
+INLINE void write_columns(const float* y, Floats factor, int rows, Span span, int b, float* x, int x_rows, int first_row) {
   const int column = span.first + b * BLOCK, left = span.length - b * BLOCK, n = left < BLOCK ? left : BLOCK;
   const int shift = column % BLOCK, near = n < BLOCK - shift ? n : BLOCK - shift;
   float* low = x + (size_t(column / BLOCK) * x_rows + first_row) * BLOCK;
-  for (int row = 0; row < rows; ++row, y += BLOCK) {
-    if (near == BLOCK) {
-      store(low + row * BLOCK, load(y));
-    } else {
-      for (int i = 0; i < near; ++i) low[row * BLOCK + shift + i] = y[i];
-      for (int i = near; i < n; ++i) low[(size_t(x_rows) + row) * BLOCK + i - near] = y[i];
-    }
+  if (near == BLOCK) {
+    for (int row = 0; row < rows; ++row) store(low + row * BLOCK, load(y + row * BLOCK) * factor);
+    return;
   }
+  for (int row = 0; row < rows; ++row) write_lanes(load(y + row * BLOCK) * factor, shift, near, n, low + row * BLOCK, size_t(x_rows) * BLOCK);
 }
 
 // Softmax over the first n_keys rows of n_blocks columns' scores, unnormalised; rows up to padded_keys become zero.
@@ -410,8 +421,8 @@ INLINE void attend_queries(const float* queries, const float* keys, const float*
         for (int c = 0; c < n_blocks; ++c) whole[i][c] += total[i][c];
     }
     for (int c = 0; c < n_blocks; ++c) {
-      for (int i = 0; i < rows; ++i) store(result[c] + i * BLOCK, whole[i][c] * inverse_total[c]);
-      write_columns(result[c], rows, span, q + c, context, context_rows, first_row + row);
+      for (int i = 0; i < rows; ++i) store(result[c] + i * BLOCK, whole[i][c]);
+      write_columns(result[c], inverse_total[c], rows, span, q + c, context, context_rows, first_row + row);
     }
   }
 }
