@@ -61,6 +61,11 @@ struct Kernels {
   void (*route)(const float* x, int width, const float* router, int n_experts, int first_block, int last_block,
                 int32_t* expert, float* probability);
 
+  // Column i of blocks first_block to last_block - 1 of `to` becomes column columns[i] of `from`, times factor[i] if there are
+  // factors; both are [block][n_rows][16].
+  void (*gather)(const float* from, int n_rows, const int32_t* columns, const float* factor, int first_block,
+                 int last_block, float* to);
+
   // The mean of a sentence's columns of x [block][width][16], as a row.
   void (*average_columns)(const float* x, int width, Span sentence, float* mean);
 

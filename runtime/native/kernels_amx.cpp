@@ -80,7 +80,7 @@ INLINE void multiply_bytes() {  // signed weights, unsigned activations
   if constexpr (sum_tile == 3 && left == 1 && right == 1) _tile_dpbsud(3, 5, 7);
 }
 
-constexpr int AHEAD = 12;  // tiles of weights fetched ahead: about the time of a fetch from the last cache
+constexpr int AHEAD = 6;  // tiles of weights fetched ahead: about the time of a fetch from the last cache
 
 INLINE void fetch_ahead(const int8_t* tile) {
 #pragma GCC unroll 16
@@ -497,6 +497,6 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
 
 }  // namespace
 
-const Kernels AMX{"amx", tile_product, normalise, quantise, look_up, tile_attend, average_rows, route, average_columns, 0.6f};
+const Kernels AMX{"amx", tile_product, normalise, quantise, look_up, tile_attend, average_rows, route, gather, average_columns, 0.6f};
 
 }  // namespace understudy

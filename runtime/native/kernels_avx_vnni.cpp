@@ -24,5 +24,5 @@ INLINE Integers dot(Integers total, Integers features, int32_t weight) {
 #include "kernels_generic.h"
 
 namespace understudy {
-const Kernels AVX_VNNI{"avx_vnni", vector_product, normalise, quantise, look_up, vector_attend, average_rows, route, average_columns, 0.9f};
+const Kernels AVX_VNNI{"avx_vnni", vector_product, normalise, quantise, look_up, vector_attend, average_rows, route, gather, average_columns, 0.9f};
 }

@@ -310,6 +310,19 @@ void route(const float* x, int width, const float* router, int n_experts, int fi
   }
 }
 
+void gather(const float* from, int n_rows, const int32_t* columns, const float* factor, int first_block, int last_block,
+            float* to) {
+  for (int block = first_block; block < last_block; ++block) {
+    const Integers column = load(columns + block * BLOCK);
+    const Integers index = column / BLOCK * (n_rows * BLOCK) + column % BLOCK;
+    float* rows = to + size_t(block) * n_rows * BLOCK;
+    for (int row = 0; row < n_rows; ++row) {
+      const Floats lanes = gather_lanes(from + row * BLOCK, index);
+      store(rows + row * BLOCK, factor ? lanes * load(factor + block * BLOCK) : lanes);
+    }
+  }
+}
+
 INLINE Floats window_of(const float* x, int x_rows, int row, Span span, int b) {
   const int column = span.first + b * BLOCK, left = span.length - b * BLOCK, shift = span.first % BLOCK;
   const float* low = x + (size_t(column / BLOCK) * x_rows + row) * BLOCK;

@@ -11,7 +11,9 @@
 namespace understudy {
 namespace {
 
-constexpr int PART_TOKENS = 128;  // tokens that go through the layers together: their activations stay in the second cache
+// Tokens that go through the layers together: so few that their activations stay in the second cache, but enough to fill
+// the experts' blocks.
+constexpr int PART_TOKENS = 128, EXPERTS_PART_TOKENS = 512;
 constexpr float SMALLEST_NORM = 1e-12f;  // torch.nn.functional.normalize's floor
 constexpr size_t MOST_SPACES = 16;       // workspaces kept for later calls
 constexpr int SAMPLE_SENTENCES = 8, SAMPLE_TOKENS = 32;  // of random tokens, to learn the features' sizes from
@@ -138,7 +140,7 @@ class Student::Workspace {
   // experts: tokens in the order of their experts
   Quantised sorted8;
   float *sorted_y, *probability;
-  int32_t *expert, *place;            // expert of each token; its column among the sorted
+  int32_t *expert, *place, *origin;   // expert of each token; its column among the sorted; and the token of each of those
   std::vector<int> first_block;       // [n_experts + 1]
   std::vector<int> counts;
 
@@ -168,6 +170,7 @@ class Student::Workspace {
         sorted_y = floats(s.width, most);
         expert = layout.take<int32_t>(size_t(n) * BLOCK);
         place = layout.take<int32_t>(size_t(n) * BLOCK);
+        origin = layout.take<int32_t>(size_t(most) * BLOCK);
         probability = layout.take<float>(size_t(n) * BLOCK);
         first_block.assign(size_t(s.n_experts) + 1, 0);
         counts.assign(size_t(s.n_experts), 0);
@@ -365,10 +368,13 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
       throw std::invalid_argument("token ids must lie in 0 to " + std::to_string(shape_.vocabulary_size - 1) + ", got " +
                                   std::to_string(token_ids[i]) + "; use the student's own tokenizer");
 
+  const int most_tokens = shape_.n_experts ? EXPERTS_PART_TOKENS : PART_TOKENS;
   std::vector<Part> parts;
   for (size_t first = 0; first < n_sentences;) {
     size_t last = first + 1;
-    while (last < n_sentences && last - first < PART_TOKENS && offsets[last + 1] - offsets[first] <= PART_TOKENS) ++last;
+    while (last < n_sentences && last - first < size_t(most_tokens) &&
+           offsets[last + 1] - offsets[first] <= most_tokens)
+      ++last;
     parts.push_back({token_ids, offsets, first, last, vectors});
     first = last;
   }
@@ -386,14 +392,14 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
     return;
   }
   std::atomic<size_t> next{0};
-  int most_tokens = 0, most_sentences = 0;
+  int widest = 0, most_sentences = 0;
   for (const Part& part : parts) {
-    most_tokens = std::max(most_tokens, part.n_tokens());
+    widest = std::max(widest, part.n_tokens());
     most_sentences = std::max(most_sentences, part.n_sentences());
   }
   n_threads = std::min<int>(n_threads, int(std::max<size_t>(parts.size(), 1)));
   std::vector<std::unique_ptr<Workspace>> spaces;
-  for (int i = 0; i < n_threads; ++i) spaces.push_back(borrow(most_tokens, most_sentences, 1));
+  for (int i = 0; i < n_threads; ++i) spaces.push_back(borrow(widest, most_sentences, 1));
   crew_.run(n_threads, [&](int thread, int, Barrier&) {
     Barrier alone(1);
     for (size_t i; (i = next.fetch_add(1)) < parts.size();) {
@@ -517,17 +523,19 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
     std::fill(w.counts.begin(), w.counts.end(), 0);
     for (int t = 0; t < n_tokens; ++t) w.place[t] = w.counts[w.expert[t]]++;
     for (int e = 0; e < s.n_experts; ++e) w.first_block[e + 1] = w.first_block[e] + blocks(w.counts[e]);
-    for (int t = 0; t < n_tokens; ++t) w.place[t] += w.first_block[w.expert[t]] * BLOCK;
+    std::fill(w.origin, w.origin + w.first_block[s.n_experts] * BLOCK, 0);  // a column that is left over repeats a token
+    for (int t = 0; t < n_tokens; ++t) {
+      w.place[t] += w.first_block[w.expert[t]] * BLOCK;
+      w.origin[w.place[t]] = t;
+    }
   }
   barrier.wait();
-  const int n_groups = w.x8.n_groups;
-  for (int t = own.first * BLOCK; t < own.last * BLOCK; ++t) {
-    const int to = w.place[t];
-    const auto* from_column = reinterpret_cast<const int32_t*>(w.x8.values) + size_t(t / BLOCK) * n_groups * BLOCK + t % BLOCK;
-    auto* to_column = reinterpret_cast<int32_t*>(w.sorted8.values) + size_t(to / BLOCK) * n_groups * BLOCK + to % BLOCK;
-    for (int g = 0; g < n_groups; ++g) to_column[g * BLOCK] = from_column[g * BLOCK];
-    w.sorted8.scale[to] = w.x8.scale[t];
-    w.sorted8.zero[to] = w.x8.zero[t];
+  const Share sorted(w.first_block[s.n_experts], thread, n_threads);
+  kernels_.gather(reinterpret_cast<const float*>(w.x8.values), w.x8.n_groups, w.origin, nullptr, sorted.first, sorted.last,
+                  reinterpret_cast<float*>(w.sorted8.values));
+  for (int i = sorted.first * BLOCK; i < sorted.last * BLOCK; ++i) {
+    w.sorted8.scale[i] = w.x8.scale[w.origin[i]];
+    w.sorted8.zero[i] = w.x8.zero[w.origin[i]];
   }
   barrier.wait();
   for (int e = thread; e < s.n_experts; e += n_threads) {
@@ -546,11 +554,7 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
                      w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
   }
   barrier.wait();
-  for (int t = own.first * BLOCK; t < own.last * BLOCK; ++t) {
-    const float* from = w.sorted_y + size_t(w.place[t] / BLOCK) * s.width * BLOCK + w.place[t] % BLOCK;
-    float* to = w.y + size_t(t / BLOCK) * s.width * BLOCK + t % BLOCK;
-    for (int f = 0; f < s.width; ++f) to[f * BLOCK] = from[f * BLOCK] * w.probability[t];
-  }
+  kernels_.gather(w.sorted_y, s.width, w.place, w.probability, own.first, own.last, w.y);
 }
 
 void Student::multiply_rows(const Matrix& matrix, const float* rows, int n_rows, Workspace& w, float* results) const {

@@ -131,6 +131,17 @@ INLINE Floats window(const float* low, const float* high, int first) {
 #endif
 }
 
+// Lane i is x[index[i]], bit for bit.
+INLINE Floats gather_lanes(const float* x, Integers index) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_i32gather_ps((__m512i)index, x, sizeof(float));
+#else
+  Integers lanes;
+  for (int i = 0; i < LANES; ++i) std::memcpy(reinterpret_cast<int32_t*>(&lanes) + i, x + index[i], sizeof(int32_t));
+  return bits_to_floats(lanes);
+#endif
+}
+
 // The first n lanes of x: `near` of them to lanes `shift` on of low, the others to the lanes from 0 on, `next` floats away.
 INLINE void write_lanes(Floats x, int shift, int near, int n, float* low, size_t next) {
 #if defined(__AVX512F__)
