@@ -17,6 +17,7 @@ from search.checkpoints import CheckpointKeeper, with_checkpoints
 from search.cluster import connect, disconnect
 from search.entry import FrontDocument
 from search.graduate import Graduate, failures_of, graduate
+from search.interrupts import Interrupts
 from search.live_table import LiveTable
 from search.measurement import measure_all
 from search.preparation import Prepared, prepare
@@ -55,12 +56,13 @@ def run_search(
     with exclusive(folder, lock=_LOCK):
         state.claim(study)
         clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
-        run = _Run(study, store, address, reporter, state, clock)
-        try:
-            return run.registered() or run.through()
-        finally:
-            disconnect()
-            run.stop_clock()
+        with Interrupts() as interrupts:
+            run = _Run(study, store, address, reporter, state, clock, interrupts)
+            try:
+                return run.registered() or run.through()
+            finally:
+                disconnect()
+                run.stop_clock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class _Run:
     reporter: Reporter
     state: StudyState
     clock: Clock
+    interrupts: Interrupts
 
     @property
     def plan(self) -> TimePlan:
@@ -143,8 +146,9 @@ class _Run:
         return document
 
     def stop_clock(self) -> None:
-        """Write the spent time down."""
+        """Write the spent time down, after each step. Raises KeyboardInterrupt if a Ctrl-C got lost in the step."""
         self.state.write("clock", {"spent_s": self.clock.spent_s()})
+        self.interrupts.check()
 
     def _search(self, prepared: Prepared, log: TrialLog) -> tuple[TrialRecord, ...]:
         """All trials of the study; searches unless an earlier command ended the search with the same limits."""
