@@ -34,9 +34,14 @@ class Encoder:
         weights: Mapping[str, NDArray[np.float32]],
         *,
         tokenizer: SentenceTokenizer | None = None,
+        are_checked: bool = False,
     ) -> None:
-        """`weights` are the spec's tensors (see `runtime.folder`); without a tokenizer only `forward` works."""
-        check_weights(spec, weights, origin="weights")
+        """`weights` are the spec's tensors (see `runtime.folder`); without a tokenizer only `forward` works.
+
+        Those that `read_folder` returns are checked already.
+        """
+        if not are_checked:
+            check_weights(spec, weights, origin="weights")
         if tokenizer is not None:
             tokenizer.check_fits(spec)
         self.spec = spec

@@ -73,9 +73,11 @@ class Engine:
         weights: Mapping[str, NDArray[np.float32]],
         *,
         tokenizer: SentenceTokenizer | None = None,
+        are_checked: bool = False,
         instruction_set: str | None = None,
     ) -> None:
         """`weights` are the spec's tensors (see `runtime.folder`); without a tokenizer `encode` does not work.
+        Those that `read_folder` returns are checked already.
 
         `instruction_set` None takes `UNDERSTUDY_INSTRUCTION_SET` or else the fastest. Raises ValueError for one that
         is unknown or cannot be used here, and for weights that are not the spec's.
@@ -84,7 +86,8 @@ class Engine:
             raise RuntimeError(
                 f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler"
             )
-        check_weights(spec, weights, origin="weights")
+        if not are_checked:
+            check_weights(spec, weights, origin="weights")
         if tokenizer is not None:
             tokenizer.check_fits(spec)
         self.spec = spec

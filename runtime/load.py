@@ -21,13 +21,13 @@ def load(folder: str | Path) -> Engine | Encoder:
         warnings.warn("the native engine is not built, so NumPy runs this student, slowly", stacklevel=2)
         return load_exact(folder)
     student = read_folder(folder)
-    return Engine(student.spec, student.weights, tokenizer=_tokenizer(student))
+    return Engine(student.spec, student.weights, tokenizer=_tokenizer(student), are_checked=True)
 
 
 def load_exact(folder: str | Path) -> Encoder:
     """The student of a folder in float32 on NumPy: slower, and what the engine's rounding is measured against."""
     student = read_folder(folder)
-    return Encoder(student.spec, student.weights, tokenizer=_tokenizer(student))
+    return Encoder(student.spec, student.weights, tokenizer=_tokenizer(student), are_checked=True)
 
 
 def _tokenizer(student: StudentFolder) -> SentenceTokenizer:

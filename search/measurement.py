@@ -117,7 +117,7 @@ def _fidelity(graduate: Graduate, prepared: Prepared, runtime: Runtime) -> Fidel
     if runtime is not Runtime.ENGINE:
         return graduate.fidelity
     student = read_folder(graduate.folder)
-    return fidelity_on_engine(Engine(student.spec, student.weights), prepared.data)
+    return fidelity_on_engine(Engine(student.spec, student.weights, are_checked=True), prepared.data)
 
 
 def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:
@@ -128,7 +128,7 @@ def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:
             return load_exact(folder)
         case Runtime.ENGINE:
             student = read_folder(folder)
-            return Engine(student.spec, student.weights)
+            return Engine(student.spec, student.weights, are_checked=True)
         case Runtime.ONNX:
             student = read_folder(folder)
             return OnnxStudent(student.spec, student.weights, n_threads=profile.n_threads)

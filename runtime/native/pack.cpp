@@ -2,6 +2,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -16,12 +17,16 @@ constexpr float SMALLEST_SIZE = 1e-36f;  // of a row; what is smaller counts as 
 constexpr int AHEAD_BYTES = 16 * TILE_BYTES;  // products may fetch so far beyond the last tile
 
 float largest_magnitude(const float* x, size_t n) {
-  float largest = 0.0f;
-  for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
-  return largest;
+  uint32_t largest = 0;  // of floats without a sign the order is that of their bits
+  for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+  return std::bit_cast<float>(largest);
 }
 
 float units_of(float size) { return size > SMALLEST_SIZE ? LARGEST / size : 0.0f; }
+
+// What lies in the lowest byte after the addition is x rounded to the nearest whole number (ties to even), -127 to 127: a
+// loop of it is vectorised, one of lrintf is not.
+int8_t rounded(float x) { return int8_t(std::bit_cast<uint32_t>(x + 12582912.0f)); }
 
 bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int group) {
   const int last_output = std::min(n_outputs, (panel + 1) * PANEL), last_input = std::min(n_inputs, (group + 1) * GROUP);
@@ -85,11 +90,9 @@ PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, 
     }
     const float size = largest_magnitude(weights, size_t(n_inputs));
     const float per_unit = units_of(size);
-    int64_t total = 0;
-    for (int i = 0; i < n_inputs; ++i) {
-      row[i] = int8_t(std::lrintf(weights[i] * per_unit));
-      total += row[i];
-    }
+    int32_t total = 0;
+    for (int i = 0; i < n_inputs; ++i) row[i] = rounded(weights[i] * per_unit);
+    for (int i = 0; i < n_inputs; ++i) total += row[i];
     scale[output] = size / LARGEST;
     offset[output] = scale[output] * float(total);
     biases[output] = bias ? bias[output] : 0.0f;
@@ -118,7 +121,7 @@ PackedTable pack_table(const float* table, size_t n_rows, size_t width) {
     const float* row = table + r * width;
     const float size = largest_magnitude(row, width), per_unit = units_of(size);
     scales[r] = size / LARGEST;
-    for (size_t i = 0; i < width; ++i) values[r * width + i] = int8_t(std::lrintf(row[i] * per_unit));
+    for (size_t i = 0; i < width; ++i) values[r * width + i] = rounded(row[i] * per_unit);
   }
   return packed;
 }
