@@ -12,9 +12,12 @@ and what a trial was doing is read from its record and from Optuna's state toget
 from __future__ import annotations
 
 import fcntl
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +46,20 @@ _LOCK = "search.lock"
 def exclusive(folder: Path, *, lock: str = _LOCK) -> Iterator[None]:
     """Within the block no other search writes this study. Raises ValueError if one does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / lock).open("a") as file:
+    with (folder / lock).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another one"
             raise ValueError(
-                f"one search at a time writes a study: another one is running in {folder}; wait, stop it, or give this "
-                "one another --name"
+                f"one search at a time writes a study: {holder} is running in {folder}; wait, stop it, watch it with "
+                "`understudy ui`, or give this one another --name"
             ) from None
+        file.truncate(0)
+        begun = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, begun {begun},")
+        file.flush()
         yield  # the lock ends with the process, however it ends
 
 
