@@ -34,10 +34,12 @@ from search.trial_storage import read_trials
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
-N_TRIALS = 8
-LONGEST_WAIT_S = 15.0  # before a kill
+N_TRIALS = 16
+LONGEST_WAIT_S = 3.0  # before a kill, once the step is there that it is meant for
+STEPS = ("measuring", "training", "searching", "searching", "searching", "graduating", "registering")
 LEFT_BEHIND_S = 30.0  # a killed driver's processes have so long to notice
 STUDY_S = 600.0
+WORKERS = ("ray::TrialActor", "ray::_Inner")  # as Ray calls the processes of trials, and those that train
 RUNG = re.compile(r"^(trial-\d{4}) rung (\d+) of", re.MULTILINE)
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -75,7 +77,7 @@ class Soak:
     generator: random.Random
     n_kills: int = 0
     n_studies: int = 0
-    phases: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
     losses: Losses = field(default_factory=Losses)
 
     def run(self) -> None:
@@ -108,25 +110,31 @@ class Soak:
         last = None
         with log.open("w") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-            while True:
-                try:
-                    process.wait(self.generator.uniform(0.5, LONGEST_WAIT_S))
-                except subprocess.TimeoutExpired:
-                    if self.n_kills >= self.kills:
-                        continue
+            step, moment = self._next_kill()
+            while process.poll() is None:
+                time.sleep(0.1)
+                if self.n_kills >= self.kills:
+                    continue
+                if moment is None and _step(log.read_text()) == step:
+                    moment = time.monotonic() + self.generator.uniform(0.0, LONGEST_WAIT_S)
+                if moment is not None and time.monotonic() > moment:
                     last = self._kill(process, log) or last
                     if last == "driver":
                         return last
-                    continue
-                if process.returncode != 0:
-                    self.losses.commands_failed += 1
-                    print(f"exit status {process.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
-                return last
+                    step, moment = self._next_kill()
+            if process.returncode != 0:
+                self.losses.commands_failed += 1
+                print(f"exit status {process.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
+            return last
+
+    def _next_kill(self) -> tuple[str, float | None]:
+        """The step that the next kill is meant for, and its moment, which is not known yet."""
+        return ("searching" if self.victim == "worker" else self.generator.choice(STEPS)), None
 
     def _kill(self, process: subprocess.Popen[bytes], log: Path) -> str | None:
         family = _descendants(process.pid)
         if self.victim == "worker":
-            workers = [pid for pid in family if _name(pid).startswith("ray::Trial")]
+            workers = [pid for pid in family if _name(pid).startswith(WORKERS)]
             if not workers:
                 return None
             os.kill(self.generator.choice(workers), signal.SIGKILL)
@@ -142,7 +150,7 @@ class Soak:
                 print(f"left behind: {_name(pid)}", file=sys.stderr)
                 os.kill(pid, signal.SIGKILL)
         self.n_kills += 1
-        self.phases[_phase(log.read_text())] += 1
+        self.steps[_step(log.read_text())] += 1
         return self.victim
 
     def _compare(self, log: str, known: dict[str, TrialRecord], records: dict[str, TrialRecord]) -> None:
@@ -179,7 +187,7 @@ def _records(store: Store, study: StudySpec) -> dict[str, TrialRecord]:
     return {record.name: record for record in read_trials(store.study_folder(study.name), study.name)}
 
 
-def _phase(log: str) -> str:
+def _step(log: str) -> str:
     """What the command was doing, from its last step."""
     steps = re.findall(r"^\[ *\d+:\d+\] (\w+)", log, re.MULTILINE)
     return steps[-1] if steps else "starting"
@@ -231,7 +239,7 @@ def main() -> None:
         "victim": soak.victim,
         "kills": soak.n_kills,
         "studies": soak.n_studies,
-        "phases": dict(soak.phases),
+        "steps": dict(soak.steps),
         "losses": asdict(soak.losses),
     }
     if arguments.json:
