@@ -19,6 +19,9 @@ from optuna.trial import TrialState
 from benchmarks.measuring.replay import Method
 from benchmarks.measuring.surrogate import RUNGS, Point, Surrogate, cost
 from search.front import non_dominated
+from search.front_pruner import FrontPruner
+from search.front_sampler import FrontSampler
+from search.outlook import Outlook
 
 REDUCTION = 3.0
 
@@ -50,6 +53,32 @@ class OptunaMethod:
 
     def finished(self, handle: optuna.Trial, error: float) -> None:
         self._study.tell(handle, [cost(handle.params), error])
+
+
+class UnderstudyMethod:
+    """The project's sampler and pruner, on a study of one objective."""
+
+    def __init__(self, surrogate: Surrogate, seed: int, **kw) -> None:
+        outlook = Outlook(rungs=RUNGS, cost=cost)
+        self._surrogate = surrogate
+        self._study = optuna.create_study(
+            direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook, **kw)
+        )
+
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = self._study.ask()
+        return trial, self._surrogate.suggest(trial)
+
+    def reached(self, handle: optuna.Trial, rung: int, error: float) -> bool:
+        handle.report(error, RUNGS[rung])
+        if not handle.should_prune():
+            return True
+        self._study.tell(handle, state=TrialState.PRUNED)
+        return False
+
+    def finished(self, handle: optuna.Trial, error: float) -> None:
+        handle.report(error, RUNGS[-1])
+        self._study.tell(handle, error)
 
 
 class SyneTuneMethod:
@@ -92,6 +121,7 @@ def methods() -> dict[str, Callable[[Surrogate, int], Method]]:
         "tpe": lambda surrogate, seed: OptunaMethod(surrogate, _tpe(seed), stops=False),
         "mo-asha": lambda surrogate, seed: OptunaMethod(surrogate, _random(seed), stops=True),
         "tpe+mo-asha": lambda surrogate, seed: OptunaMethod(surrogate, _tpe(seed), stops=True),
+        "understudy": UnderstudyMethod,
         "syne-tune": SyneTuneMethod,
     }
 

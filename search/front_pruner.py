@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stops a trial when training a new point promises more for the same effort.
+
+At a rung, a model of all learning curves (`search.outlook`) says what the trial can be expected to add to the front if
+it is trained to the end, and what the best new point can. A trial goes on as long as its gain for each step that it has
+left is no less than a share of the new point's for each step that a trial has taken so far on the average. So many
+trials are stopped at the start, when every new point is a surprise, and few at the end, when none is.
+
+A trial is stopped only if a trial of no more cost is believed to end with a smaller error: the cheapest one never is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+
+from search.outlook import Outlook, View
+
+N_RANDOM = 100
+N_NEAR = 100
+
+
+class FrontPruner(optuna.pruners.BasePruner):
+    """Stops trials whose expected gain in hypervolume is not worth their remaining steps."""
+
+    def __init__(self, outlook: Outlook, *, patience: float = 1.0, n_startup_trials: int = 2) -> None:
+        """`patience`: how many times better a new point must be. None is stopped before `n_startup_trials` others.
+
+        Raises ValueError on a value outside its range.
+        """
+        if not patience > 0.0:
+            raise ValueError(f"patience must be positive, got {patience}; 2 stops only trials that promise half")
+        if n_startup_trials < 0:
+            raise ValueError(f"n_startup_trials must not be negative, got {n_startup_trials}")
+        self._outlook = outlook
+        self._patience = patience
+        self._n_startup_trials = n_startup_trials
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the trial is stopped at the last rung that it reported."""
+        return bool(self.dominators(study, trial))
+
+    def dominators(self, study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]:
+        """The trials for which this one is stopped, least error first; empty if it goes on."""
+        curve = self._outlook.curve(trial)
+        if not curve or not trial.params:
+            return []
+        step = max(curve)
+        if step >= self._outlook.rungs[-1] or not math.isfinite(curve[step]):
+            return []  # not a number is a failure, which someone else records
+        view = self._outlook.view(study)
+        if view is None or len(view.trials) <= self._n_startup_trials:
+            return []
+        ahead = _ahead(view, trial.number)
+        if not ahead or view.gain(trial.number) / (self._outlook.rungs[-1] - step) >= self._rate(view, trial.number):
+            return []
+        trials = study.get_trials(deepcopy=False)
+        return [trials[number] for number in ahead]
+
+    def _rate(self, view: View, number: int) -> float:
+        """Gain for a step that a trial must promise."""
+        generator = np.random.default_rng([number, len(view.trials)])
+        candidates = view.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=1)
+        if not len(candidates.gains):
+            return 0.0
+        return float(np.max(candidates.gains)) / self._outlook.rungs[-1] / self._patience
+
+
+def _ahead(view: View, number: int) -> list[int]:
+    """Numbers of the trials of no more cost that are believed to end with less error, least error first."""
+    i = next((i for i, trial in enumerate(view.trials) if trial.number == number), None)
+    if i is None:
+        return []
+    ahead = [
+        j
+        for j, other in enumerate(view.trials)
+        if j != i and other.cost <= view.trials[i].cost and view.means[j] < view.means[i]
+    ]
+    return [view.trials[j].number for j in sorted(ahead, key=lambda j: (view.means[j], view.trials[j].number))]
