@@ -124,8 +124,12 @@ def main() -> None:
     """Replay, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--surrogate", type=Path, required=True, help="folder with model.onnx and its descriptions")
-    parser.add_argument("--methods", nargs="+", choices=list(methods()), default=None, help="default: all that there are")
-    parser.add_argument("--tasks", nargs="+", default=list(DEVELOPMENT), help="numbers, or `others`: all but the default")
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(methods()), default=None, help="default: all that there are"
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", default=list(DEVELOPMENT), help="numbers, or `others`: all but the default"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--budget", type=int, default=60, help="in full trainings, of all workers together")

@@ -26,7 +26,7 @@ N_NEAR = 100
 class FrontPruner(optuna.pruners.BasePruner):
     """Stops trials whose expected gain in hypervolume is not worth their remaining steps."""
 
-    def __init__(self, outlook: Outlook, *, patience: float = 1.0, n_startup_trials: int = 2) -> None:
+    def __init__(self, outlook: Outlook, *, patience: float = 4.0, n_startup_trials: int = 2) -> None:
         """`patience`: how many times better a new point must be. None is stopped before `n_startup_trials` others.
 
         Raises ValueError on a value outside its range.
@@ -51,7 +51,7 @@ class FrontPruner(optuna.pruners.BasePruner):
         step = max(curve)
         if step >= self._outlook.rungs[-1] or not math.isfinite(curve[step]):
             return []  # not a number is a failure, which someone else records
-        view = self._outlook.view(study)
+        view = self._outlook.view(study, judging=trial.number)
         if view is None or len(view.trials) <= self._n_startup_trials:
             return []
         ahead = _ahead(view, trial.number)
@@ -66,7 +66,10 @@ class FrontPruner(optuna.pruners.BasePruner):
         candidates = view.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=1)
         if not len(candidates.gains):
             return 0.0
-        return float(np.max(candidates.gains)) / self._outlook.rungs[-1] / self._patience
+        ended = [trial for trial in view.trials if trial.ended is not None]
+        n_steps = self._outlook.rungs[-1] + sum(max(trial.log_errors) for trial in ended)
+        n_complete = 1 + sum(trial.complete for trial in ended)
+        return float(np.max(candidates.gains)) * n_complete / n_steps / self._patience
 
 
 def _ahead(view: View, number: int) -> list[int]:

@@ -44,7 +44,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The best candidate's values; nothing as long as no trial has reported."""
-        view = self._outlook.view(study, without=trial.number, pretend=True) if search_space else None
+        view = self._outlook.view(study, asking=trial.number) if search_space else None
         if view is None:
             return {}
         generator = np.random.default_rng([self._seed, trial.number])

@@ -82,47 +82,46 @@ class Outlook:
         self.reference = reference
         self._fitted: dict[bytes, Scales] = {}
 
-    def view(self, study: optuna.Study, *, without: int | None = None, pretend: bool = False) -> View | None:
-        """The view of a study's trials but for one number; None as long as there is nothing to see.
+    def view(self, study: optuna.Study, *, asking: int | None = None, judging: int | None = None) -> View | None:
+        """The view of a study's trials; None as long as there is nothing to see.
 
-        With `pretend`, running trials count as finished with the error that is expected of them, so that the next
-        points are looked for elsewhere.
+        The trial that is `asking` for a point is left out. The other running trials count as finished with the error
+        that is expected of them, so that the next points are looked for elsewhere; but not the one that is being
+        judged, which is to be compared with what is new.
         """
-        trials = [self._seen(trial) for trial in study.get_trials(deepcopy=False) if trial.number != without]
-        seen = [trial for trial in trials if trial is not None]
-        if not any(trial.log_errors for trial in seen):
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
+        seen = [one for one in map(self._seen, trials) if one is not None]
+        observed = [trial for trial in seen if trial.log_errors]
+        if not observed:
             return None
         cube = UnitCube(distributions(study))
-        observed = [trial for trial in seen if trial.log_errors]
         scales = self._scales(cube, [trial for trial in observed if trial.ended is not None])
         model = CurveModel(_curves(cube, observed, self.rungs), scales)
-        view = View(self, cube, observed, model)
-        if not pretend or all(trial.ended is not None for trial in seen):
-            return view
-        waiting = [trial for trial in seen if not trial.log_errors]
-        means, _ = model.of_trials()
-        finals = {trial.number: mean for trial, mean in zip(observed, means, strict=True) if trial.ended is None}
-        if waiting:
-            means, _ = model.of_new(cube.columns(np.array([cube.coordinates(trial.point) for trial in waiting])))
-            finals |= {trial.number: mean for trial, mean in zip(waiting, means, strict=True)}
-        observed = [trial.finished(finals.get(trial.number), self.rungs[-1]) for trial in (*observed, *waiting)]
-        observed.sort(key=lambda trial: trial.number)
-        return View(self, cube, observed, CurveModel(_curves(cube, observed, self.rungs), scales))
+        running = {trial.number for trial in seen if trial.ended is None} - {judging}
+        if running:
+            waiting = [trial for trial in seen if not trial.log_errors and trial.number in running]
+            means = [*model.of_trials()[0]]
+            if waiting:
+                means += [*model.of_new(cube.columns(np.array([cube.coordinates(each.point) for each in waiting])))[0]]
+            observed = [
+                trial.finished(float(mean), self.rungs[-1]) if trial.number in running else trial
+                for trial, mean in zip((*observed, *waiting), means, strict=True)
+            ]
+            observed.sort(key=lambda trial: trial.number)
+            model = CurveModel(_curves(cube, observed, self.rungs), scales)
+        tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
+        return View(self, cube, observed, model, tried)
 
     def _seen(self, trial: FrozenTrial) -> Seen | None:
         """What a trial shows; None if that is nothing, or if its point has no cost."""
         values = {step: self.error(value) for step, value in self.curve(trial).items() if math.isfinite(value)}
         log_errors = {step: math.log(error) for step, error in sorted(values.items()) if error > 0.0 and step > 0}
-        if not trial.params or not (log_errors or trial.state is TrialState.RUNNING):
+        if not log_errors and trial.state is not TrialState.RUNNING:
             return None
         cost = self.cost(trial.params)
         if cost is None:
             return None
-        ended = (
-            None
-            if trial.datetime_complete is None
-            else (trial.datetime_complete.timestamp(), trial.number)
-        )
+        ended = None if trial.datetime_complete is None else (trial.datetime_complete.timestamp(), trial.number)
         complete = trial.state is TrialState.COMPLETE and self.rungs[-1] in log_errors
         return Seen(trial.number, trial.params, cost, log_errors, ended, complete)
 
@@ -136,7 +135,6 @@ class Outlook:
         curves = _curves(cube, ended, self.rungs)
         key = curves.points.tobytes() + curves.log_errors.tobytes()
         if key not in self._fitted:
-            self._fitted.clear()
             self._fitted[key] = fit_scales(curves)
         return self._fitted[key]
 
@@ -158,19 +156,20 @@ class Seen:
     complete: bool
     """Whether it was trained to the end."""
 
-    def finished(self, log_error: float | None, step: int) -> Seen:
-        """The trial with a final error, unchanged if there is none."""
-        if log_error is None:
-            return self
+    def finished(self, log_error: float, step: int) -> Seen:
+        """The trial as it would be with a final error."""
         return Seen(self.number, self.point, self.cost, {**self.log_errors, step: log_error}, self.ended, True)
 
 
 class View:
     """What can be expected, at one moment."""
 
-    def __init__(self, outlook: Outlook, cube: UnitCube, trials: list[Seen], model: CurveModel) -> None:
-        """`trials` are those of the model's curves, in their order."""
+    def __init__(
+        self, outlook: Outlook, cube: UnitCube, trials: list[Seen], model: CurveModel, tried: frozenset[bytes]
+    ) -> None:
+        """`trials` are those of the model's curves, in their order; `tried` the coordinates that are not tried again."""
         self.cube = cube
+        self._tried = tried
         self.trials = trials
         self.means, self.deviations = model.of_trials()
         """Of the final log errors of `trials`."""
@@ -227,14 +226,15 @@ class View:
         gains = self.staircase.expected_improvement(costs, means, deviations)
         return Candidates(coordinates, points, gains)
 
-    def _costed(self, coordinates: Array) -> tuple[Array, list[dict[str, Any]], Array]:
-        """Those of the coordinates that have a cost, as points that can be built."""
+    def _costed(self, rows: Array) -> tuple[Array, list[dict[str, Any]], Array]:
+        """Those of the rows of coordinates that are new and have a cost: their coordinates, points and costs."""
         kept, points, costs = [], [], []
-        for row in coordinates:
+        for row in rows:
             point = dict(self._outlook.active(self.cube.point(row)))
-            cost = self._outlook.cost(point)
+            coordinates = self.cube.coordinates(point)
+            cost = None if coordinates.tobytes() in self._tried else self._outlook.cost(point)
             if cost is not None:
-                kept.append(self.cube.coordinates(point))
+                kept.append(coordinates)
                 points.append(point)
                 costs.append(cost)
         return np.array(kept).reshape(-1, len(self.cube.names)), points, np.array(costs)

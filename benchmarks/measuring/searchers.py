@@ -29,9 +29,7 @@ REDUCTION = 3.0
 class OptunaMethod:
     """A sampler on a study of two objectives, alone or with the stops of MO-ASHA, which are told as PRUNED."""
 
-    def __init__(
-        self, surrogate: Surrogate, sampler: optuna.samplers.BaseSampler, *, stops: bool
-    ) -> None:
+    def __init__(self, surrogate: Surrogate, sampler: optuna.samplers.BaseSampler, *, stops: bool) -> None:
         self._surrogate = surrogate
         self._study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         self._stops = stops
