@@ -10,10 +10,10 @@ The log error of trial i with point x, when a share u of the (logarithmic) budge
     own               what the point does not explain
     wander(u)         a random walk of each trial by itself
 
-All walks end in 0 when nothing remains, so the final error is level + final(x) + own. A finished trial tells it exactly;
-a stopped or running one tells it as well as its rung foretells it, which is learnt from the finished ones. Nothing is
-extrapolated by hand and no trial is left out. After the freeze-thaw model of Swersky, Snoek and Adams (2014), with
-walks in place of exponentials.
+All walks end in 0 when nothing remains, so the final error is level + final(x) + own. A finished trial tells it
+exactly; a stopped or running one tells it as well as its rung foretells it, which is learnt from the finished ones.
+Nothing is extrapolated by hand and no trial is left out. After the freeze-thaw model of Swersky, Snoek and Adams
+(2014), with walks in place of exponentials.
 
 The scales are those of the largest posterior density, under the priors below, for values of unit variance.
 """
@@ -31,7 +31,8 @@ Array = npt.NDArray[np.float64]
 Indexes = npt.NDArray[np.intp]
 
 LEVEL_VARIANCE = 9.0  # level and drift are nearly free: 3 standard deviations of the values
-NOISE_VARIANCE = 1e-4  # of a measurement; a hundredth of a standard deviation, it also keeps the factorisation stable
+NOISE_VARIANCE = 1e-5  # of a measurement; it keeps the factorisation stable
+LEAST_OWN = 0.03  # of a trial and of its walk: so a surprise is believed to be the trial's, not a wrong measurement
 MOST_FITTED = 320  # observations that the scales are fitted to: a fit takes n^3 operations many times
 _SQRT5 = np.sqrt(5.0)
 
@@ -80,7 +81,7 @@ class Scales:
 
     def logarithms(self) -> Array:
         """What `of_logarithms` takes."""
-        return np.log(np.array([*self.lengths, self.final, self.pending, self.own, self.wander]))
+        return np.log(np.array([*self.lengths, self.final, self.pending, self.own, self.wander], np.float64))
 
 
 class CurveModel:
@@ -125,6 +126,7 @@ def fit_scales(curves: Curves) -> Scales:
     start = Scales.prior(int(curves.groups.max()) + 1).logarithms()
     spread = np.full(len(start), 1.0)
     low, high = start - 4.0, start + 4.0
+    low[[-2, -1]] = np.log(LEAST_OWN)
     found = minimize(
         lambda logarithms: _objective(curves, logarithms, start, spread),
         start,
@@ -133,7 +135,7 @@ def fit_scales(curves: Curves) -> Scales:
         bounds=list(zip(low, high, strict=True)),
         options={"maxiter": 40, "maxfun": 60},
     )
-    return Scales.of_logarithms(np.asarray(found.x))
+    return Scales.of_logarithms(np.round(np.asarray(found.x), 3))  # so that rounding errors elsewhere change nothing
 
 
 def _objective(curves: Curves, logarithms: Array, centre: Array, spread: Array) -> tuple[float, Array]:

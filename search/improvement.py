@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much a student of known cost can be expected to add to the front, in closed form.
 
-Both objectives are minimised. Cost is known, the logarithm of the error is normally distributed. A student of cost c and
-error y adds to the dominated area, up to the reference,
+Both objectives are minimised. Cost is known, the logarithm of the error is normally distributed. A student of cost c
+and error y adds to the dominated area, up to the reference,
 
     integral over t from c to the reference's cost of max(0, best(t) - y)
 

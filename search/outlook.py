@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.curve_model import Curves, CurveModel, Scales, fit_scales
+from search.curve_model import CurveModel, Curves, Scales, fit_scales
 from search.improvement import Staircase
 from search.unit_cube import UnitCube
 
@@ -32,7 +33,8 @@ Params = Mapping[str, Any]
 
 FIRST_FIT = 6  # ended trials
 FIT_GROWTH = 1.5
-RUNGS_KEPT = 2  # of a trial, the last ones: what came before says little more, and a model takes n^3 operations
+MOST_OBSERVATIONS = 500  # a model takes n^3 operations: beyond, the oldest trials keep their last `RUNGS_KEPT` rungs
+RUNGS_KEPT = 2
 N_REFERENCE = 256  # random points that a reference is taken from
 REFERENCE_QUANTILE = 0.9
 
@@ -72,7 +74,7 @@ class Outlook:
 
         Raises ValueError unless the rungs are positive and rise.
         """
-        if not rungs or rungs[0] < 1 or any(a >= b for a, b in zip(rungs, rungs[1:], strict=False)):
+        if not rungs or rungs[0] < 1 or any(a >= b for a, b in pairwise(rungs)):
             raise ValueError(f"rungs must be positive and rise, got {tuple(rungs)}")
         self.rungs = tuple(rungs)
         self.cost = cost
@@ -81,6 +83,7 @@ class Outlook:
         self.active = active
         self.reference = reference
         self._fitted: dict[bytes, Scales] = {}
+        self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
 
     def view(self, study: optuna.Study, *, asking: int | None = None, judging: int | None = None) -> View | None:
         """The view of a study's trials; None as long as there is nothing to see.
@@ -112,6 +115,16 @@ class Outlook:
         tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
         return View(self, cube, observed, model, tried)
 
+    def random_points(self, cube: UnitCube) -> tuple[Array, Array]:
+        """Columns and costs of points that a reference is taken from, the same ones in every view of a space."""
+        if cube.names not in self._drawn:
+            drawn = cube.random(np.random.default_rng(0), N_REFERENCE)
+            points = [dict(self.active(cube.point(row))) for row in drawn]
+            costed = [(cube.coordinates(point), cost) for point in points if (cost := self.cost(point)) is not None]
+            coordinates = np.array([row for row, _ in costed]).reshape(-1, len(cube.names))
+            self._drawn[cube.names] = cube.columns(coordinates), np.array([cost for _, cost in costed])
+        return self._drawn[cube.names]
+
     def _seen(self, trial: FrozenTrial) -> Seen | None:
         """What a trial shows; None if that is nothing, or if its point has no cost."""
         values = {step: self.error(value) for step, value in self.curve(trial).items() if math.isfinite(value)}
@@ -123,7 +136,8 @@ class Outlook:
             return None
         ended = None if trial.datetime_complete is None else (trial.datetime_complete.timestamp(), trial.number)
         complete = trial.state is TrialState.COMPLETE and self.rungs[-1] in log_errors
-        return Seen(trial.number, trial.params, cost, log_errors, ended, complete)
+        failed = trial.state is TrialState.FAIL
+        return Seen(trial.number, trial.params, cost, log_errors, ended, complete, failed)
 
     def _scales(self, cube: UnitCube, ended: list[Seen]) -> Scales:
         n = FIRST_FIT
@@ -155,10 +169,12 @@ class Seen:
     """When it ended, and its number; None while it runs."""
     complete: bool
     """Whether it was trained to the end."""
+    failed: bool
+    """Whether it failed or was interrupted: what it measured is true, but it will not be on any front."""
 
     def finished(self, log_error: float, step: int) -> Seen:
         """The trial as it would be with a final error."""
-        return Seen(self.number, self.point, self.cost, {**self.log_errors, step: log_error}, self.ended, True)
+        return replace(self, log_errors={**self.log_errors, step: log_error}, complete=True)
 
 
 class View:
@@ -167,7 +183,7 @@ class View:
     def __init__(
         self, outlook: Outlook, cube: UnitCube, trials: list[Seen], model: CurveModel, tried: frozenset[bytes]
     ) -> None:
-        """`trials` are those of the model's curves, in their order; `tried` the coordinates that are not tried again."""
+        """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
         self.cube = cube
         self._tried = tried
         self.trials = trials
@@ -175,21 +191,21 @@ class View:
         """Of the final log errors of `trials`."""
         self._outlook = outlook
         self._model = model
-        self._random = self._costed(cube.random(np.random.default_rng(0), N_REFERENCE))
+        self._reference = self._agreed_reference()
         self.complete = [trial for trial in trials if trial.complete]
         self.staircase = self.staircase_of(self.complete)
 
     def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
         """Of trained trials, up to the reference."""
         last = self._outlook.rungs[-1]
-        return Staircase.of([(trial.cost, math.exp(trial.log_errors[last])) for trial in complete], self.reference())
+        return Staircase.of([(trial.cost, math.exp(trial.log_errors[last])) for trial in complete], self._reference)
 
-    def reference(self) -> tuple[float, float]:
+    def _agreed_reference(self) -> tuple[float, float]:
         """(worst cost, worst error)."""
         if self._outlook.reference is not None:
             return self._outlook.reference
-        coordinates, _, costs = self._random
-        means = self._model.of_new(self.cube.columns(coordinates))[0] if len(costs) else self.means
+        columns, costs = self._outlook.random_points(self.cube)
+        means = self._model.of_new(columns)[0] if len(costs) else self.means
         worst = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
         return worst + 1e-6 * abs(worst) + 1e-9, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
 
@@ -249,12 +265,15 @@ def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
 
 
 def _curves(cube: UnitCube, trials: Sequence[Seen], rungs: Sequence[int]) -> Curves:
-    """The last rungs of trials."""
-    rows = [
-        (i, step, log_error)
-        for i, trial in enumerate(trials)
-        for step, log_error in list(trial.log_errors.items())[-RUNGS_KEPT:]
-    ]
+    """What trials measured; no more of it than a model can take."""
+    excess = sum(len(trial.log_errors) for trial in trials) - MOST_OBSERVATIONS
+    rows = []
+    for i, trial in enumerate(trials):
+        measured = list(trial.log_errors.items())
+        if excess > 0:
+            excess -= len(measured[:-RUNGS_KEPT])
+            measured = measured[-RUNGS_KEPT:]
+        rows += [(i, step, log_error) for step, log_error in measured]
     budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
     return Curves(
         points=cube.columns(np.array([cube.coordinates(trial.point) for trial in trials])),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points of a search space as rows of numbers from 0 to 1, and new points near and far from old ones.
 
-A coordinate is one number per dimension: for a range the share of it (of its logarithm, where the range is logarithmic),
-for a choice the middle of its option's equal part, NaN where a dimension is not active. Columns are what distances are
-taken of: a range has one, in which an inactive dimension lies in the middle; a choice has one for each option, so that
-two options differ by 1 and an inactive dimension from each of them by less.
+A coordinate is one number per dimension: for a range the share of it (of its logarithm, where the range is
+logarithmic), for a choice the middle of its option's equal part, NaN where a dimension is not active. Columns are what
+distances are taken of: a range has one, in which an inactive dimension lies in the middle; a choice has one for each
+option, so that two options differ by 1 and an inactive dimension from each of them by less.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class UnitCube:
     def near(self, generator: np.random.Generator, parents: Array, n: int) -> Array:
         """Coordinates of children (n x dimensions) of parents (m x dimensions).
 
-        A child takes the dimensions of one parent, or for one in four of two. Of these one or a few change: a range by a
-        step, a choice to any option. What was not active becomes random.
+        A child takes the dimensions of one parent, or for one in four of two. Of these one or a few change: a range by
+        a step, a choice to any option. What was not active becomes random.
         """
         n_dimensions = len(self.names)
         children = parents[generator.integers(len(parents), size=n)]

@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from benchmarks.measuring.replay import Method
 from benchmarks.measuring.surrogate import RUNGS, Point, Surrogate, cost
 from search.front import non_dominated
-from search.front_pruner import FrontPruner
-from search.front_sampler import FrontSampler
 from search.outlook import Outlook
+from search.pruner import FrontPruner
+from search.sampler import FrontSampler
 
 REDUCTION = 3.0
 
@@ -56,11 +56,11 @@ class OptunaMethod:
 class UnderstudyMethod:
     """The project's sampler and pruner, on a study of one objective."""
 
-    def __init__(self, surrogate: Surrogate, seed: int, **kw) -> None:
+    def __init__(self, surrogate: Surrogate, seed: int) -> None:
         outlook = Outlook(rungs=RUNGS, cost=cost)
         self._surrogate = surrogate
         self._study = optuna.create_study(
-            direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook, **kw)
+            direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook)
         )
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:

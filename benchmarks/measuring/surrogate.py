@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def cost(configuration: Mapping[str, Any]) -> float:
     """log10 of the weights of the funnel-shaped network, with 100 inputs: known before training."""
     units, n_layers = configuration["max_units"], configuration["num_layers"]
     widths = [units - (units - 10) * i / n_layers for i in range(n_layers + 1)]
-    return math.log10(sum(a * b for a, b in zip(widths, widths[1:], strict=False)) + 100 * units)
+    return math.log10(sum(a * b for a, b in pairwise(widths)) + 100 * units)
 
 
 class Surrogate:
