@@ -124,11 +124,10 @@ def fit_scales(curves: Curves) -> Scales:
     """The most probable scales given curves; the same for the same curves."""
     curves = _some(curves)
     start = Scales.prior(int(curves.groups.max()) + 1).logarithms()
-    spread = np.full(len(start), 1.0)
     low, high = start - 4.0, start + 4.0
     low[[-2, -1]] = np.log(LEAST_OWN)
     found = minimize(
-        lambda logarithms: _objective(curves, logarithms, start, spread),
+        lambda logarithms: _objective(curves, logarithms, start),
         start,
         jac=True,
         method="L-BFGS-B",
@@ -138,8 +137,8 @@ def fit_scales(curves: Curves) -> Scales:
     return Scales.of_logarithms(np.round(np.asarray(found.x), 3))  # so that rounding errors elsewhere change nothing
 
 
-def _objective(curves: Curves, logarithms: Array, centre: Array, spread: Array) -> tuple[float, Array]:
-    """Minus the log posterior density of scales, and its gradient."""
+def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float, Array]:
+    """Minus the log posterior density of scales, and its gradient; logarithms are normal about `centre`."""
     scales = Scales.of_logarithms(logarithms)
     centre_y, unit = _standard(curves.log_errors)
     values = (curves.log_errors - centre_y) / unit
@@ -163,8 +162,8 @@ def _objective(curves: Curves, logarithms: Array, centre: Array, spread: Array) 
             scales.wander**2 * np.sum(outer * same * walk),
         ]
     )
-    away = (logarithms - centre) / spread
-    return float(-log_density + 0.5 * away @ away), gradient + away / spread
+    away = logarithms - centre
+    return float(-log_density + 0.5 * away @ away), gradient + away
 
 
 def _covariance(curves: Curves, scales: Scales, matern: Array) -> Array:

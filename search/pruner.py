@@ -2,9 +2,10 @@
 """Stops a trial when training a new point promises more for the same effort.
 
 At a rung, a model of all learning curves (`search.outlook`) says what the trial can be expected to add to the front if
-it is trained to the end, and what the best new point can. A trial goes on as long as its gain for each step that it has
-left is no less than a share of the new point's for each step that a trial has taken so far on the average. So many
-trials are stopped at the start, when every new point is a surprise, and few at the end, when none is.
+it is trained to the end, and what the best new point can. The trial is stopped if the new point's gain for a step is
+`patience` times the trial's for each step that it has left. A new point's gain for a step counts what became of earlier
+ones: it is the gain times the complete trials for each step that was spent on all. So a pruner that stops everything
+soon expects little of new points, and lets trials go on.
 
 A trial is stopped only if a trial of no more cost is believed to end with a smaller error: the cheapest one never is.
 """
@@ -27,7 +28,8 @@ class FrontPruner(optuna.pruners.BasePruner):
     """Stops trials whose expected gain in hypervolume is not worth their remaining steps."""
 
     def __init__(self, outlook: Outlook, *, patience: float = 4.0, n_startup_trials: int = 2) -> None:
-        """`patience`: how many times better a new point must be. None is stopped before `n_startup_trials` others.
+        """`patience`: how many times more a new point must promise. None is stopped until more than so many startup
+        trials, itself included, have reported.
 
         Raises ValueError on a value outside its range.
         """

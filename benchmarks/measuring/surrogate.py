@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from search.front import hypervolume
 
@@ -25,6 +26,7 @@ RUNGS = (1, 3, 9, 27, 52)
 """Epochs at which a trial is evaluated; the last ends it."""
 Point = tuple[float, float]
 """(cost, error), both minimised: log10 of weights and validation error in per cent."""
+Distribution = IntDistribution | FloatDistribution
 
 _INPUTS = (
     "batch_size",
@@ -61,7 +63,7 @@ class Surrogate:
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """A trial's configuration, asked for in the usual way."""
-        return {name: trial._suggest(name, distribution) for name, distribution in self.space.items()}
+        return {name: _suggest(trial, name, distribution) for name, distribution in self.space.items()}
 
     def errors(self, task: str, configurations: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
         """Validation errors in per cent (configurations x rungs)."""
@@ -102,7 +104,13 @@ class Task:
         return hypervolume([(value, -error) for value, error in points], (cost_limit, -error_limit))
 
 
-def _distribution(domain: Mapping[str, Any]) -> optuna.distributions.BaseDistribution:
+def _suggest(trial: optuna.Trial, name: str, domain: Distribution) -> float:
+    if isinstance(domain, IntDistribution):
+        return trial.suggest_int(name, domain.low, domain.high, log=domain.log)
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
+def _distribution(domain: Mapping[str, Any]) -> Distribution:
     if domain["type"] == "uniform_int":
-        return optuna.distributions.IntDistribution(domain["lower"], domain["upper"], log=domain["log"])
-    return optuna.distributions.FloatDistribution(domain["lower"], domain["upper"], log=domain["log"])
+        return IntDistribution(domain["lower"], domain["upper"], log=domain["log"])
+    return FloatDistribution(domain["lower"], domain["upper"], log=domain["log"])

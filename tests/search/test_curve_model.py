@@ -79,8 +79,8 @@ def test_the_gradient_of_the_fit_is_that_of_its_objective():
     centre = Scales.prior(2).logarithms()
     start = SCALES.logarithms()
     error = check_grad(
-        lambda x: _objective(curves, x, centre, np.ones(6))[0],
-        lambda x: _objective(curves, x, centre, np.ones(6))[1],
+        lambda x: _objective(curves, x, centre)[0],
+        lambda x: _objective(curves, x, centre)[1],
         start,
     )
     assert error < 1e-4
