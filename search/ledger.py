@@ -5,8 +5,8 @@ It owns ask and tell of both Optuna studies, and knows nothing of Ray: a trial i
 `reached` (which answers whether it goes on) and ends there, in `failed` or in `close`. Every change is in the
 storage before anyone is told of it, so a search may end at any line of this file and be continued.
 
-Optuna refuses intermediate values on a study of two objectives. So every trial has a twin in a study of one, which
-the pruner reads.
+Optuna refuses intermediate values on a study of two objectives. So every trial has a twin with the same point in a
+study of one, which the pruner reads. The sampler reads the rungs in the records.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from search import objective
+from search.objective import LEAST_ERROR
+from search.outlook import Outlook
 from search.pace import Pace
-from search.pruner import LATENCY, DominancePruner
-from search.sampler import initial_point, make_sampler, suggest_point
+from search.points import active_point, initial_point, suggest_point
+from search.pruner import FrontPruner
+from search.sampler import FrontSampler
 from search.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trial_storage import (
     CONTINUES,
@@ -43,6 +47,7 @@ from spaces.domain import Value
 from spaces.space import Space
 from spaces.student import StudentSpec
 
+LATENCY = "predicted_latency_ms"  # user attribute of a twin
 MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
 MOST_POSTPONED = 10  # in a row: what is left of the time is too short for what the sampler likes
 
@@ -67,10 +72,10 @@ class TrialPlan:
     """Of the sampler and, for a fair comparison, of every student."""
     n_trials: int | None = None
     """Most trials that are trained, earlier runs included; None: as many as the time allows."""
-    n_startup_trials: int = 10
-    """Trials before the sampler learns and pruning starts."""
-    reduction: float = 2.0
-    """See `DominancePruner`."""
+    n_startup_trials: int = 5
+    """Trials before the sampler learns."""
+    patience: float = 4.0
+    """See `FrontPruner`."""
     initial_points: Sequence[Mapping[str, Value]] = ()
     """Tried first."""
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -103,21 +108,28 @@ class TrialLedger:
         self.deadline = deadline
         self._observers = tuple(observers)
         self._clock = clock
-        self._pruner = DominancePruner(
-            score=lambda fidelity, latency_ms: objective.score(fidelity, 1.0 / latency_ms),
-            reduction=plan.reduction,
-            n_startup_trials=plan.n_startup_trials,
+        self._teacher_latency_ms = plan.predict(plan.teacher)
+        outlook = Outlook(
+            rungs=plan.rungs,
+            cost=_cost_under(plan, self._teacher_latency_ms),
+            error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
+            curve=lambda trial: _fidelities(trial, plan.rungs),
+            active=lambda point: active_point(point, plan.space),
         )
+        self._pruner = FrontPruner(outlook, patience=plan.patience)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = open_storage(plan.folder)
         self._study = optuna.create_study(
-            study_name=plan.name, storage=storage, directions=["minimize", "maximize"], load_if_exists=True
+            study_name=plan.name,
+            storage=storage,
+            directions=["minimize", "maximize"],
+            sampler=FrontSampler(outlook, seed=plan.seed, n_startup_trials=plan.n_startup_trials),
+            load_if_exists=True,
         )
         self._twins = optuna.create_study(
             study_name=f"{plan.name}/rungs",
             storage=storage,
             direction="maximize",
-            sampler=optuna.samplers.RandomSampler(seed=plan.seed),
             pruner=self._pruner,
             load_if_exists=True,
         )
@@ -125,7 +137,6 @@ class TrialLedger:
         self._end_leftovers()
         self._records = {record.number: record for record in records_of(self._study, plan.folder)}
         self._pace = Pace.of(self._records.values())
-        self._teacher_latency_ms = plan.predict(plan.teacher)
         self._open: dict[int, _Open] = {}
         self._enqueue()
         self._delete_orphans()
@@ -151,10 +162,6 @@ class TrialLedger:
         """
         n_refused = n_postponed = 0
         while not self.exhausted and n_refused < MOST_REFUSALS and n_postponed < MOST_POSTPONED:
-            number = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = make_sampler(
-                seed=self.plan.seed, number=number, n_startup_trials=self.plan.n_startup_trials
-            )
             trial = self._study.ask()
             record = self._describe(trial)
             if record.state is TrialState.REFUSED:
@@ -253,7 +260,9 @@ class TrialLedger:
         return None
 
     def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        self._twins.sampler = _Given(record.point)
         twin = self._twins.ask()
+        suggest_point(twin, self.plan.space)
         twin.set_user_attr("number", record.number)
         twin.set_user_attr(LATENCY, record.predicted_latency_ms)
         for target, rung in zip(self.plan.rungs, record.rungs, strict=False):
@@ -277,16 +286,15 @@ class TrialLedger:
         self._notify("trial_ended", record)
 
     def _dominated(self, running: _Open) -> str:
-        """Who is ahead, for the outcome of a pruned trial."""
+        """Who is expected to end ahead, for the outcome of a pruned trial."""
         twin = self._twins.get_trials(deepcopy=False)[running.twin.number]
         step = twin.last_step
         assert step is not None
         rivals = [
-            f"trial-{rival.user_attrs['number']:04d} ({rival.intermediate_values[step]:.4f} in "
-            f"{rival.user_attrs[LATENCY]:.3g} ms)"
+            f"trial-{rival.user_attrs['number']:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
             for rival in self._pruner.dominators(self._twins, twin)[:2]
         ]
-        return f"dominated: at {step:,} tokens by {' and '.join(rivals)}"
+        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(rivals)}"
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
@@ -360,6 +368,42 @@ class TrialLedger:
         for folder in self.plan.folder.glob("trials/trial-*"):
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Given(optuna.samplers.RandomSampler):
+    """Proposes a given point."""
+
+    def __init__(self, point: Mapping[str, Value]) -> None:
+        super().__init__()
+        self._point = point
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._point[param_name]
+
+
+def _cost_under(plan: TrialPlan, limit_ms: float) -> Callable[[Mapping[str, Any]], float | None]:
+    """log2 of a point's predicted latency; None if it cannot be built or is not below the limit."""
+
+    @lru_cache(maxsize=10_000)
+    def cost(items: tuple[tuple[str, Value], ...]) -> float | None:
+        try:
+            spec, _ = plan.space.decode(dict(items), plan.teacher)
+        except ValueError:
+            return None
+        latency_ms = plan.predict(spec)
+        return math.log2(latency_ms) if latency_ms < limit_ms else None
+
+    return lambda point: cost(tuple(point.items()))
+
+
+def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:
+    """By rung, of a twin or of a trial with a record."""
+    if RECORD not in trial.user_attrs:
+        return trial.intermediate_values
+    measured = trial.user_attrs[RECORD]["rungs"]
+    return {target: rung["fidelity"]["cosine"] for target, rung in zip(rungs, measured, strict=False)}
 
 
 def _counts(trial: FrozenTrial) -> bool:

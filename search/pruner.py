@@ -1,55 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trials are stopped at a rung: those that several trials, no slower and clearly ahead, already beat.
+"""Stops a trial when training a new point promises more for the same effort.
 
-Latency is known before training, so at a rung every trial is a point (predicted latency, fidelity so far). A rule
-that looks at fidelity alone (the median rule) stops the fast students and lowers the hypervolume of the front. This
-rule compares a trial only with trials that are no slower, at the same rung:
+At a rung, a model of all learning curves (`search.outlook`) says what the trial can be expected to add to the front if
+it is trained to the end, and what the best new point can. The trial is stopped if the new point's gain for a step is
+`patience` times the trial's for each step that it has left. A new point's gain for a step counts what became of earlier
+ones: it is the gain times the complete trials for each step that was spent on all. So a pruner that stops everything
+soon expects little of new points, and lets trials go on.
 
-  - it is stopped if at least `n_dominators` of them are clearly ahead: their error 1 - fidelity is smaller by the
-    share `margin` or more (learning curves are noisy, and they cross);
-  - it is a tie if as many are ahead, but not clearly. The scalar score breaks it: the trial is stopped unless its
-    score at this rung is among the best 1 / `reduction` of all that have reached it.
-
-The fastest trial so far is never stopped, and none is before `n_startup_trials` others have reached a rung.
+A trial is stopped only if a trial of no more cost is believed to end with a smaller error: the cheapest one never is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-LATENCY = "predicted_latency_ms"
-"""User attribute of a trial that the pruner reads; trials without it are left alone."""
+from search.outlook import Outlook, View
+
+N_RANDOM = 100
+N_NEAR = 100
 
 
-class DominancePruner(optuna.pruners.BasePruner):
-    """Stops dominated trials; for a single-objective study that maximises fidelity, with latencies as attributes."""
+class FrontPruner(optuna.pruners.BasePruner):
+    """Stops trials whose expected gain in hypervolume is not worth their remaining steps."""
 
-    def __init__(
-        self,
-        *,
-        score: Callable[[float, float], float],
-        n_dominators: int = 2,
-        margin: float = 0.1,
-        reduction: float = 2.0,
-        n_startup_trials: int = 10,
-    ) -> None:
-        """`score(fidelity, latency_ms)` breaks ties. Raises ValueError on a value outside its range."""
-        if n_dominators < 1:
-            raise ValueError(f"n_dominators must be at least 1, got {n_dominators}")
-        if not 0.0 <= margin < 1.0:
-            raise ValueError(f"margin must lie in 0 to 1 (1 excluded), got {margin}; 0.1 is a tenth less error")
-        if not reduction > 1.0:
-            raise ValueError(f"reduction must exceed 1, got {reduction}; 2 lets half of the ties go on")
+    def __init__(self, outlook: Outlook, *, patience: float = 4.0, n_startup_trials: int = 2) -> None:
+        """`patience`: how many times more a new point must promise. None is stopped until more than so many startup
+        trials, itself included, have reported.
+
+        Raises ValueError on a value outside its range.
+        """
+        if not patience > 0.0:
+            raise ValueError(f"patience must be positive, got {patience}; 2 stops only trials that promise half")
         if n_startup_trials < 0:
             raise ValueError(f"n_startup_trials must not be negative, got {n_startup_trials}")
-        self._score = score
-        self._n_dominators = n_dominators
-        self._margin = margin
-        self._reduction = reduction
+        self._outlook = outlook
+        self._patience = patience
         self._n_startup_trials = n_startup_trials
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -57,37 +46,45 @@ class DominancePruner(optuna.pruners.BasePruner):
         return bool(self.dominators(study, trial))
 
     def dominators(self, study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]:
-        """The trials for which this one is stopped, most faithful first; empty if it goes on."""
-        step = trial.last_step
-        latency = trial.user_attrs.get(LATENCY)
-        if step is None or latency is None:
+        """The trials for which this one is stopped, least error first; empty if it goes on."""
+        curve = self._outlook.curve(trial)
+        if not curve or not trial.params:
             return []
-        fidelity = trial.intermediate_values[step]
-        if math.isnan(fidelity):
+        step = max(curve)
+        if step >= self._outlook.rungs[-1] or not math.isfinite(curve[step]):
             return []  # not a number is a failure, which someone else records
-        others = [
-            other
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and LATENCY in other.user_attrs and other.intermediate_values
-        ]
-        if len(others) < self._n_startup_trials or all(latency <= other.user_attrs[LATENCY] for other in others):
+        view = self._outlook.view(study, judging=trial.number)
+        if view is None or len(view.trials) <= self._n_startup_trials:
             return []
-        rivals = [other for other in others if not math.isnan(other.intermediate_values.get(step, math.nan))]
-        ahead = [
-            rival
-            for rival in rivals
-            if rival.user_attrs[LATENCY] <= latency and rival.intermediate_values[step] > fidelity
-        ]
-        ahead.sort(key=lambda rival: (-rival.intermediate_values[step], rival.number))
-        if len(ahead) < self._n_dominators:
+        ahead = _ahead(view, trial.number)
+        if not ahead or view.gain(trial.number) / (self._outlook.rungs[-1] - step) >= self._rate(view, trial.number):
             return []
-        clear_error = (1.0 - self._margin) * (1.0 - fidelity)
-        clearly_ahead = [rival for rival in ahead if 1.0 - rival.intermediate_values[step] <= clear_error]
-        if len(clearly_ahead) >= self._n_dominators:
-            return clearly_ahead
-        own_score = self._score(fidelity, latency)
-        n_better = sum(
-            self._score(rival.intermediate_values[step], rival.user_attrs[LATENCY]) > own_score for rival in rivals
-        )
-        n_going_on = max(1.0, (len(rivals) + 1) / self._reduction)
-        return ahead if n_better >= n_going_on else []
+        trials = study.get_trials(deepcopy=False)
+        return [trials[number] for number in ahead]
+
+    def _rate(self, view: View, number: int) -> float:
+        """Gain for a step that a trial must promise."""
+        generator = np.random.default_rng([number, len(view.trials)])
+        candidates = view.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=1)
+        if not len(candidates.gains):
+            return 0.0
+        ended = [trial for trial in view.trials if trial.ended is not None]
+        n_steps = self._outlook.rungs[-1] + sum(max(trial.log_errors) for trial in ended)
+        n_complete = 1 + sum(trial.complete for trial in ended)
+        return float(np.max(candidates.gains)) * n_complete / n_steps / self._patience
+
+
+def _ahead(view: View, number: int) -> list[int]:
+    """Numbers of the trials of no more cost that are believed to end with less error, least error first.
+
+    A trial that failed stops nobody: it may be the one that this trial continues.
+    """
+    i = next((i for i, trial in enumerate(view.trials) if trial.number == number), None)
+    if i is None:
+        return []
+    ahead = [
+        j
+        for j, other in enumerate(view.trials)
+        if j != i and not other.failed and other.cost <= view.trials[i].cost and view.means[j] < view.means[i]
+    ]
+    return [view.trials[j].number for j in sorted(ahead, key=lambda j: (view.means[j], view.trials[j].number))]

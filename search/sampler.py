@@ -1,94 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How points are proposed: a space in Optuna's terms, and the sampler that fills it.
+"""Proposes the point that can be expected to add most to the front, given that its cost is known beforehand.
 
-Multi-objective TPE (Ozaki et al. 2022), multivariate over groups of dimensions that are active together: by default
-it would sample every dimension alone, and a conditional space has no joint distribution. A point depends on the
-seed, its number and the trials before it, not on how often the search was interrupted.
+For single-objective studies whose trials report an error and whose second objective, a cost, is a function of the
+point. After a few random trials, candidates (random points, and children of trials near the front) are judged by a
+model of all learning curves, those of stopped and running trials included (`search.outlook`), and the one with the
+largest expected gain in hypervolume is taken. A point depends on the seed, its number and the trials before it, so an
+interrupted search goes on as it would have.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, assert_never
+import zlib
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
 
-from spaces.domain import Choice, Domain, Integer, Real, Value
-from spaces.recipe import RecipeSpec
-from spaces.space import Space
-from spaces.student import Dense, StudentSpec
+from search.outlook import Outlook, distributions
 
-
-def make_sampler(*, seed: int, number: int, n_startup_trials: int) -> optuna.samplers.TPESampler:
-    """The sampler that proposes the trial of a number; before `n_startup_trials` have ended it proposes at random."""
-    state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group` is Optuna's answer to conditional spaces
-        return optuna.samplers.TPESampler(
-            seed=state, n_startup_trials=n_startup_trials, multivariate=True, group=True, constant_liar=True
-        )
+N_RANDOM = 400
+N_NEAR = 200
+N_ROUNDS = 3
 
 
-def suggest_point(trial: optuna.Trial, space: Space) -> dict[str, Value]:
-    """The trial's value for every active dimension, parents first."""
-    point: dict[str, Value] = {}
-    for name in space.names:
-        if space.active(point, name):
-            point[name] = _suggest(trial, name, space.domains[name])
-    return point
+class FrontSampler(optuna.samplers.BaseSampler):
+    """Expected hypervolume improvement under known costs."""
 
+    def __init__(self, outlook: Outlook, *, seed: int = 0, n_startup_trials: int = 5) -> None:
+        """Before `n_startup_trials` have begun it proposes at random. Raises ValueError if that is negative."""
+        if n_startup_trials < 0:
+            raise ValueError(f"n_startup_trials must not be negative, got {n_startup_trials}")
+        self._outlook = outlook
+        self._seed = seed
+        self._n_startup_trials = n_startup_trials
 
-def initial_point(point: Mapping[str, Value], space: Space, teacher: StudentSpec) -> dict[str, Value]:
-    """A study's initial point with what it leaves out: the teacher's value or the recipe's default.
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All dimensions of earlier trials; none at the start."""
+        return distributions(study) if trial.number >= self._n_startup_trials else {}
 
-    Where that lies outside the domain the dimension stays open, and the sampler fills it.
-    """
-    defaults = {**_teacher_values(teacher), **_recipe_values()}
-    filled: dict[str, Value] = dict(point)
-    for name in space.names:
-        if name not in filled and name in defaults and space.domains[name].contains(defaults[name]):
-            filled[name] = defaults[name]
-    active: dict[str, Value] = {}
-    for name in space.names:
-        if name in filled and space.active(active, name):
-            active[name] = filled[name]
-    return active
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The best candidate's values; nothing as long as no trial has reported."""
+        view = self._outlook.view(study, asking=trial.number) if search_space else None
+        if view is None:
+            return {}
+        generator = np.random.default_rng([self._seed, trial.number])
+        candidates = view.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
+        return candidates.points[int(np.argmax(candidates.gains))] if candidates.points else {}
 
-
-def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
-    match domain:
-        case Real():
-            return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
-        case Integer():
-            return trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
-        case Choice():
-            return trial.suggest_categorical(name, domain.options)
-        case _:
-            assert_never(domain)
-
-
-def _teacher_values(teacher: StudentSpec) -> dict[str, Any]:
-    encoder = teacher.encoder
-    values: dict[str, Any] = {"static_path": teacher.static is not None, "sparsity": 0.0}
-    if encoder is not None:
-        values |= {
-            "n_layers": encoder.n_layers,
-            "width": encoder.width,
-            "n_heads": encoder.n_heads,
-            "head_width": encoder.head_width,
-            "embedding_dim": encoder.embedding_dim,
-            "pooling": str(encoder.pooling),
-        }
-        if isinstance(encoder.feed_forward, Dense):
-            values |= {"feed_forward": "dense", "units": encoder.feed_forward.units}
-    return values
-
-
-def _recipe_values() -> dict[str, Any]:
-    recipe = asdict(RecipeSpec())
-    losses = recipe.pop("losses")
-    return {**losses, **recipe, "precision": str(recipe["precision"])}
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value: at the start, and where a dimension is active that no trial had before."""
+        state = np.random.SeedSequence([self._seed, trial.number, zlib.crc32(param_name.encode())])
+        sampler = optuna.samplers.RandomSampler(seed=int(state.generate_state(1)[0]))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)

@@ -26,7 +26,7 @@ class TrialState(StrEnum):
     COMPLETE = "complete"
     """Distilled over the whole budget and finite: the only state that may reach the front."""
     PRUNED = "pruned"
-    """Stopped at a rung, because others that are no slower are clearly ahead."""
+    """Stopped at a rung: a no slower one is expected to end ahead, and a new one promises more for the tokens."""
     REFUSED = "refused"
     """Not distilled at all: cannot be built, a duplicate, or hopeless for its predicted latency."""
     FAILED = "failed"

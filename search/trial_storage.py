@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optuna's storage of one study: a journal file in the study's folder, the truth about every trial.
 
-    FOLDER/trials.journal     two Optuna studies: NAME (latency, fidelity) and NAME/rungs (fidelity, for the pruner)
+    FOLDER/trials.journal     two Optuna studies: NAME (latency, fidelity) and NAME/rungs (fidelity by rung)
     FOLDER/trials/trial-0007/ checkpoints: of complete trials (graduation starts there) and of interrupted ones
     FOLDER/search.lock        held by the one search that writes
 

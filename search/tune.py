@@ -89,7 +89,7 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         seed=study.search.seed,
         n_trials=study.search.n_trials,
         n_startup_trials=study.search.n_startup_trials,
-        reduction=study.search.reduction,
+        patience=study.search.patience,
         initial_points=study.initial_points,
         identity={
             "space": space_to_json(study.space),

@@ -187,10 +187,10 @@ class SearchSpec:
     """Seconds of the whole run, preparation and graduation included; None: no limit."""
     n_workers: Positive | None = None
     """Trials at a time, one CPU each; None: one on every CPU."""
-    n_startup_trials: Natural = 10
-    """Trials (initial points included) before the sampler learns from the others and pruning starts."""
-    reduction: Annotated[float, Range(above=1, high=100)] = 2.0
-    """About one in so many trials that reach a rung goes on to the next."""
+    n_startup_trials: Natural = 5
+    """Trials (initial points included) before the sampler learns from the others."""
+    patience: Annotated[float, Range(above=0, high=1000)] = 4.0
+    """How many times more a new trial must promise for its tokens before a running one is stopped at a rung."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
 

@@ -7,100 +7,158 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
-from search.front import non_dominated
-from search.objective import score
-from search.pruner import LATENCY, DominancePruner
+from search.outlook import Outlook
+from search.pruner import FrontPruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-
-def pruner(**changes):
-    values = {"n_startup_trials": 0} | changes
-    return DominancePruner(score=lambda fidelity, latency: score(fidelity, 1.0 / latency), **values)
+RUNGS = (1, 4, 16)
+DISTRIBUTIONS = {"cost": FloatDistribution(0.0, 1.0), "x": FloatDistribution(0.0, 1.0)}
 
 
-def study_of(trials, rule):
-    """A study with one trial for each (latency, fidelities by rung 1, 2, ...); the last one is returned too."""
-    study = optuna.create_study(direction="maximize", pruner=rule, sampler=optuna.samplers.RandomSampler(seed=0))
-    for latency, fidelities in trials:
-        trial = study.ask()
-        trial.set_user_attr(LATENCY, latency)
-        for step, fidelity in enumerate(fidelities, start=1):
-            trial.report(fidelity, step)
+def outlook():
+    return Outlook(rungs=RUNGS, cost=lambda point: point["cost"])
+
+
+def study_of(trials, rule=None):
+    """A study with ended trials (cost, x, errors by rung) and a running last one, which is returned too.
+
+    An ended trial with an error at every rung is complete, another one is pruned.
+    """
+    study = optuna.create_study(pruner=rule or FrontPruner(outlook()))
+    for cost, x, errors in trials[:-1]:
+        whole = len(errors) == len(RUNGS)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE if whole else TrialState.PRUNED,
+                value=errors[-1] if whole else None,
+                params={"cost": cost, "x": x},
+                distributions=DISTRIBUTIONS,
+                intermediate_values=dict(zip(RUNGS, errors, strict=False)),
+            )
+        )
+    cost, x, errors = trials[-1]
+    study.enqueue_trial({"cost": cost, "x": x})
+    trial = study.ask(DISTRIBUTIONS)
+    for step, error in zip(RUNGS, errors, strict=False):
+        trial.report(error, step)
     return study, trial
 
 
-def pruned(*trials, **changes):
-    _, trial = study_of(trials, pruner(**changes))
-    return trial.should_prune()
+def curve(final):
+    return [2.0 * final, 1.4 * final, final]
 
 
-def test_two_faster_trials_clearly_ahead_prune():
-    assert pruned((1.0, [0.95]), (1.5, [0.94]), (2.0, [0.90]))
+FRONT = [(i / 10, j / 4, curve(0.5 - 0.04 * i + 0.005 * j)) for i in range(10) for j in range(4)]
 
 
-def test_one_faster_trial_ahead_does_not_prune():
-    assert not pruned((1.0, [0.95]), (3.0, [0.99]), (2.0, [0.90]))
+def test_a_trial_far_above_a_known_front_is_stopped_and_its_dominators_are_named():
+    study, trial = study_of([*FRONT, (0.5, 0.5, [2.0])])
+    assert trial.should_prune()
+    rivals = study.pruner.dominators(study, study.trials[-1])
+    assert rivals
+    assert all(rival.params["cost"] <= 0.5 for rival in rivals)
+    assert all(rival.intermediate_values[1] < 2.0 for rival in rivals)
+    assert rivals[0].value == min(rival.value for rival in rivals)
 
 
-def test_slower_trials_never_prune_however_far_ahead():
-    assert not pruned((1.0, [0.80]), (3.0, [0.99]), (4.0, [0.99]), (2.0, [0.90]))
+def test_a_trial_far_below_a_known_front_goes_on():
+    _, trial = study_of([*FRONT, (0.5, 0.5, [0.1])])
+    assert not trial.should_prune()
 
 
-def test_the_fastest_trial_is_never_pruned():
-    assert not pruned((2.0, [0.95]), (2.0, [0.95]), (2.0, [0.10]))
+ended = st.tuples(
+    st.integers(1, 9).map(lambda n: n / 10),
+    st.integers(0, 9).map(lambda n: n / 9),
+    st.lists(st.integers(1, 99).map(lambda n: n / 100), min_size=1, max_size=3),
+)
 
 
-def test_only_the_same_rung_is_compared():
-    assert not pruned((1.0, [0.5, 0.95]), (1.5, [0.5, 0.95]), (2.0, [0.90]))
-    assert pruned((1.0, [0.5, 0.95]), (1.5, [0.5, 0.95]), (2.0, [0.6, 0.90]))
+@settings(deadline=None, max_examples=40)
+@given(st.lists(ended, min_size=3, max_size=12), st.floats(0.01, 50.0))
+def test_the_cheapest_trial_is_never_stopped(others, error):
+    cheapest = min(cost for cost, _, _ in others)
+    _, trial = study_of([*others, (cheapest - 0.05, 0.5, [error])])
+    assert not trial.should_prune()
 
 
-def test_a_trial_ahead_by_less_than_the_margin_does_not_count_as_clear():
-    # 0.905 leaves 5% less error than 0.90: a tie, and the score of the last trial is among the best half
-    others = ((1.9, [0.905]), (1.9, [0.905]), (3.0, [0.5]), (3.0, [0.5]), (3.0, [0.5]))
-    assert not pruned(*others, (2.0, [0.90]), margin=0.1)
-    assert pruned(*others, (2.0, [0.90]), margin=0.04)
+@settings(deadline=None, max_examples=40)
+@given(st.lists(ended, min_size=3, max_size=12), ended)
+def test_slower_trials_never_stop_a_faster_one(others, last):
+    cost, x, errors = last
+    slower = [(cost + 0.1 * (1.0 - cost), at, curve) for _, at, curve in others]
+    _, trial = study_of([*slower, (cost, x, errors[:1])])
+    assert not trial.should_prune()
 
 
-def test_the_score_breaks_a_tie():
-    better = [(0.5, [0.905]), (0.5, [0.905]), (0.6, [0.905]), (0.7, [0.905])]
-    assert pruned(*better, (2.0, [0.90]), reduction=2.0)
-    assert not pruned(*better, (2.0, [0.90]), reduction=1.01)
+def test_whoever_is_stopped_is_expected_to_end_behind_all_who_stop_it():
+    study, trial = study_of([*FRONT, (0.7, 0.9, [1.5, 1.1])])
+    view = study.pruner._outlook.view(study, judging=trial.number)
+    mean = dict(zip([seen.number for seen in view.trials], view.means, strict=True))
+    rivals = study.pruner.dominators(study, study.trials[-1])
+    assert rivals
+    assert all(mean[rival.number] < mean[trial.number] for rival in rivals)
 
 
-def test_nothing_is_pruned_before_enough_others_have_reported():
-    trials = ((1.0, [0.95]), (1.5, [0.94]), (2.0, [0.90]))
-    assert not pruned(*trials, n_startup_trials=3)
-    assert pruned(*trials, n_startup_trials=2)
+def test_nan_is_left_alone_and_harms_no_one():
+    _, trial = study_of([*FRONT, (0.5, 0.5, [math.nan])])
+    assert not trial.should_prune()
+    _, trial = study_of([*FRONT, (0.4, 0.1, [math.nan]), (0.5, 0.5, [2.0])])
+    assert trial.should_prune()
 
 
-def test_nan_neither_prunes_nor_is_pruned():
-    assert not pruned((1.0, [math.nan]), (1.5, [0.94]), (2.0, [0.90]))
-    assert not pruned((1.0, [0.95]), (1.5, [0.94]), (2.0, [math.nan]))
+def test_a_failed_trial_stops_no_one():
+    for state in (TrialState.FAIL, TrialState.RUNNING):
+        study, trial = study_of([(0.8, 0.1, curve(0.2)), (0.9, 0.1, curve(0.2)), (0.5, 0.5, [2.0])])
+        study.enqueue_trial({"cost": 0.4, "x": 0.5})
+        better = study.ask(DISTRIBUTIONS)
+        for step, error in ((1, 0.1), (4, 0.05)):
+            better.report(error, step)
+        if state is TrialState.FAIL:
+            study.tell(better, state=state)
+        assert trial.should_prune() == (state is TrialState.RUNNING)
 
 
-def test_the_dominators_are_no_slower_and_more_faithful():
-    study, trial = study_of([(1.0, [0.95]), (1.5, [0.97]), (5.0, [0.99]), (2.0, [0.90])], pruner())
-    rivals = pruner().dominators(study, study.trials[trial.number])
-    assert [rival.number for rival in rivals] == [1, 0]
+def test_the_last_rung_stops_no_one():
+    _, trial = study_of([*FRONT, (0.5, 0.5, [2.0, 1.4, 1.0])])
+    assert not trial.should_prune()
 
 
-points = st.tuples(st.integers(1, 9).map(float), st.integers(0, 99).map(lambda n: n / 100))
+def test_none_is_stopped_before_others_were_seen():
+    others = FRONT[:2]
+    _, trial = study_of([*others, (0.9, 0.5, [9.0])], FrontPruner(outlook(), n_startup_trials=3))
+    assert not trial.should_prune()
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(points, min_size=1, max_size=8))
-def test_a_trial_on_the_front_of_its_rung_is_never_pruned(cloud):
-    _, trial = study_of([(latency, [fidelity]) for latency, fidelity in cloud], pruner(reduction=100.0))
-    if len(cloud) - 1 in non_dominated(cloud):
+def test_with_96_in_100_stopped_it_stops_neither_all_nor_none():
+    def final(cost, x):
+        return (0.5 - 0.4 * cost) * math.exp(4.0 * abs(x - 0.5))
+
+    complete = [(cost, 0.5, curve(final(cost, 0.5))) for cost in (0.1, 0.3, 0.5, 0.9)]
+    sides = [(i / 96, 0.5 + (0.2 + 0.3 * (7 * i % 96) / 96) * (-1) ** i) for i in range(96)]
+    stopped = [(cost, x, curve(final(cost, x))[:1]) for cost, x in sides]
+    decisions = []
+    for i in range(10):
+        x = 0.5 + 0.05 * i
+        _, trial = study_of([*complete, *stopped, (0.7, x, curve(final(0.7, x))[:1])])
+        decisions.append(trial.should_prune())
+    assert not decisions[0]
+    assert decisions[-1]
+    assert decisions == sorted(decisions)
+
+
+def test_a_study_without_points_is_left_alone():
+    study = optuna.create_study(pruner=FrontPruner(outlook()))
+    for _ in range(4):
+        trial = study.ask()
+        trial.report(1.0, 1)
         assert not trial.should_prune()
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"n_dominators": 0}, {"margin": 1.0}, {"margin": -0.1}, {"reduction": 1.0}, {"n_startup_trials": -1}]
-)
+@pytest.mark.parametrize("wrong", [{"patience": 0.0}, {"n_startup_trials": -1}])
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        pruner(**wrong)
+        FrontPruner(outlook(), **wrong)

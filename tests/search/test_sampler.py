@@ -1,97 +1,173 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
+import time
+
+import numpy as np
 import optuna
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from optuna.trial import TrialState
 
-from search.sampler import initial_point, make_sampler, suggest_point
-from spaces.domain import Choice, Integer, Real
-from spaces.space import Space
-from tests.search.toy_search import SPACE, TEACHER
+from search.front import hypervolume
+from search.outlook import Outlook
+from search.pruner import FrontPruner
+from search.sampler import FrontSampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-WIDE = Space(
-    domains={
-        "n_layers": Integer(0, 4),
-        "feed_forward": Choice(("dense", "switch")),
-        "units": Choice((16, 32)),
-        "n_experts": Integer(2, 4),
-        "expert_units": Integer(16, 64, step=16),
-        "embedding_dim": Choice((None, 8)),
-        "static_path": Choice((True, False)),
-        "similarity": Real(0.0, 1.0),
-        "temperature": Real(0.01, 1.0, log=True),
-        "warmup_tokens": Integer(1, 1000, log=True),
-    }
-)
+RUNGS = (1, 4, 16)
+KINDS = ("a", "b", None)
 
 
-def points(space, *, seed, n, n_startup_trials=3):
-    """Points of one study; each is told a front-like value."""
-    study = optuna.create_study(directions=["minimize", "maximize"])
-    found = []
-    for number in range(n):
-        study.sampler = make_sampler(seed=seed, number=number, n_startup_trials=n_startup_trials)
+def cost(point):
+    """Known beforehand; a size of 9 must not be tried."""
+    return None if point["size"] == 9 else math.log(point["size"])
+
+
+def final_error(point):
+    """Falls with the size; with the right rate, which kind `a` alone asks for, it is least."""
+    rate = point.get("rate", 3e-2)
+    return 0.1 + 1.0 / point["size"] + 0.2 * abs(math.log10(rate / 1e-2)) + 0.1 * KINDS.index(point["kind"])
+
+
+def error_at(point, step):
+    return final_error(point) * (1.0 + 0.5 * math.log(RUNGS[-1] / step))
+
+
+def suggest(trial):
+    trial.suggest_int("size", 1, 10)
+    if trial.suggest_categorical("kind", KINDS) == "a":
+        trial.suggest_float("rate", 1e-4, 1.0, log=True)
+    return trial.params
+
+
+def active(point):
+    return {name: value for name, value in point.items() if name != "rate" or point["kind"] == "a"}
+
+
+def outlook():
+    return Outlook(rungs=RUNGS, cost=cost, active=active)
+
+
+def search(sampler, *, n, pruner=None, study=None):
+    """A study of n trials, one at a time."""
+    study = study or optuna.create_study(sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
+    for _ in range(n):
         trial = study.ask()
-        found.append(suggest_point(trial, space))
-        depth = found[-1]["n_layers"]
-        study.tell(trial, [1.0 + depth, 0.8 + 0.03 * depth])
-    return found
+        point = suggest(trial)
+        for step in RUNGS:
+            trial.report(error_at(point, step), step)
+            if step < RUNGS[-1] and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, final_error(point))
+    return study
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.integers(0, 2**32 - 1))
-def test_points_hold_exactly_the_active_dimensions_within_their_domains(seed):
-    for point in points(WIDE, seed=seed, n=6):
-        assert all(WIDE.domains[name].contains(value) for name, value in point.items())
-        so_far = {}
-        for name in WIDE.names:
-            assert (name in point) == WIDE.active(so_far, name)
-            if name in point:
-                so_far[name] = point[name]
+def area(study):
+    """Hypervolume of the complete trials."""
+    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
+    points = [(math.log(trial.params["size"]), -trial.value) for trial in complete]
+    return hypervolume(points, (math.log(11.0), -1.2))
 
 
-def test_the_seed_decides_the_points():
-    first, second, other = (points(WIDE, seed=seed, n=12) for seed in (5, 5, 6))
-    assert first == second
-    assert first != other
+def test_it_finds_more_of_a_front_than_random_points_do():
+    seeds = range(3)
+    ours = [area(search(FrontSampler(outlook(), seed=seed), n=25)) for seed in seeds]
+    random = [area(search(optuna.samplers.RandomSampler(seed=seed), n=25)) for seed in seeds]
+    assert min(ours) > max(random)
+
+
+def test_it_finds_more_for_fewer_steps_with_its_pruner():
+    shared = outlook()
+    study = search(FrontSampler(shared, seed=0), n=25, pruner=FrontPruner(shared))
+    n_steps = sum(trial.last_step for trial in study.trials)
+    assert n_steps < 0.8 * 25 * RUNGS[-1]
+    assert area(study) > area(search(optuna.samplers.RandomSampler(seed=0), n=25))
+
+
+def test_points_follow_the_conditions_and_avoid_what_has_no_cost():
+    study = search(FrontSampler(outlook(), seed=1, n_startup_trials=4), n=20)
+    for trial in study.trials:
+        assert ("rate" in trial.params) == (trial.params["kind"] == "a")
+    assert all(trial.params["size"] != 9 for trial in study.trials[4:])
+
+
+def test_equal_seeds_give_equal_studies_and_another_seed_another():
+    one, same, other = (search(FrontSampler(outlook(), seed=seed), n=12) for seed in (3, 3, 4))
+    assert [trial.params for trial in one.trials] == [trial.params for trial in same.trials]
+    assert [trial.params for trial in one.trials] != [trial.params for trial in other.trials]
 
 
 def test_a_point_does_not_depend_on_which_process_drew_those_before_it():
-    whole = points(SPACE, seed=1, n=8)
-    storage = optuna.storages.InMemoryStorage()
-    optuna.create_study(study_name="s", storage=storage, directions=["minimize", "maximize"])
-    resumed = []
-    for number in range(8):
-        study = optuna.load_study(study_name="s", storage=storage)
-        study.sampler = make_sampler(seed=1, number=number, n_startup_trials=3)
+    whole = search(FrontSampler(outlook(), seed=5), n=14)
+    study = optuna.create_study(pruner=optuna.pruners.NopPruner())
+    for _ in range(14):
+        study.sampler = FrontSampler(outlook(), seed=5)
+        search(None, n=1, study=study)
+    assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
+
+
+def test_points_asked_for_side_by_side_differ():
+    study = search(FrontSampler(outlook(), seed=0), n=8)
+    together = [suggest(study.ask()) for _ in range(6)]
+    assert len({tuple(sorted(point.items(), key=str)) for point in together}) == 6
+
+
+def test_a_finite_space_is_not_proposed_from_twice():
+    study = optuna.create_study(sampler=FrontSampler(Outlook(rungs=(1,), cost=lambda point: point["size"]), seed=0))
+    sizes = []
+    for _ in range(12):
         trial = study.ask()
-        resumed.append(suggest_point(trial, SPACE))
-        depth = resumed[-1]["n_layers"]
-        study.tell(trial, [1.0 + depth, 0.8 + 0.03 * depth])
-    assert resumed == whole
+        sizes.append(trial.suggest_int("size", 1, 12))
+        trial.report(1.0 / sizes[-1], 1)
+        study.tell(trial, 1.0 / sizes[-1])
+    assert len(set(sizes[5:])) == 7
+    assert not set(sizes[5:]) & set(sizes[:5])
 
 
-def test_an_initial_point_is_completed_with_the_teachers_values_and_the_recipes_defaults():
-    point = initial_point({"n_layers": 3}, SPACE, TEACHER)
-    assert point == {"n_layers": 3, "n_heads": 4, "units": 64, "static_path": False, "learning_rate": 3e-4}
+def test_values_that_are_not_numbers_are_left_out():
+    study = search(FrontSampler(outlook(), seed=0), n=6)
+    trial = study.ask()
+    suggest(trial)
+    trial.report(math.nan, 1)
+    study.tell(trial, state=TrialState.FAIL)
+    search(None, n=2, study=study)
+    assert len(study.trials) == 9
 
 
-def test_what_the_teacher_has_outside_a_domain_stays_open():
-    space = Space(domains={"n_layers": Integer(0, 3), "units": Choice((16, 32))})
-    assert initial_point({"n_layers": 1}, space, TEACHER) == {"n_layers": 1}
+def test_a_proposal_after_300_trials_takes_less_than_a_second():
+    study = optuna.create_study(sampler=FrontSampler(outlook(), seed=0))
+    generator = np.random.default_rng(0)
+    distributions = search(optuna.samplers.RandomSampler(seed=0), n=3).trials[0].distributions
+    for _ in range(300):
+        point = {"size": int(generator.integers(1, 11)), "kind": "a", "rate": float(10 ** generator.uniform(-4, 0))}
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=final_error(point),
+                params=point,
+                distributions={
+                    **distributions,
+                    "kind": optuna.distributions.CategoricalDistribution(KINDS),
+                    "rate": optuna.distributions.FloatDistribution(1e-4, 1.0, log=True),
+                },
+                intermediate_values={step: error_at(point, step) for step in RUNGS},
+            )
+        )
+    study.ask()  # fits the scales, as it does whenever the trials have grown by half
+    started = time.process_time()
+    study.ask()
+    assert time.process_time() - started < 1.0
 
 
-def test_inactive_dimensions_of_an_initial_point_are_left_out():
-    assert initial_point({"n_layers": 0, "units": 16}, SPACE, TEACHER) == {"n_layers": 0}
+@pytest.mark.parametrize("rungs", [(), (0, 1), (3, 3), (4, 2)])
+def test_rungs_must_be_positive_and_rise(rungs):
+    with pytest.raises(ValueError, match="rungs must be positive and rise"):
+        Outlook(rungs=rungs, cost=cost)
 
 
-@pytest.mark.parametrize("value", [None, True, 8, 0.5, "cls"])
-def test_every_kind_of_option_can_be_proposed(value):
-    study = optuna.create_study()
-    space = Space(domains={"n_layers": Integer(1, 1)})
-    object.__setattr__(space, "domains", {"n_layers": Choice((value,))})
-    assert suggest_point(study.ask(), space) == {"n_layers": value}
+def test_a_negative_number_of_startup_trials_is_refused():
+    with pytest.raises(ValueError, match="n_startup_trials"):
+        FrontSampler(outlook(), n_startup_trials=-1)

@@ -57,7 +57,7 @@ def test_the_text_that_the_mistakes_are_put_into_is_valid() -> None:
         ("n_trials: 3", "n_trials: 3\n  time_budget: -10m", 8, "a positive duration"),
         ("n_trials: 3", "n_trials: 3\n  time_budget: 10", 8, "90s, 10m or 2h"),
         ("n_trials: 3", "n_trials: 3\n  seed: yes", 8, "must be an integer"),
-        ("n_trials: 3", "n_trials: 3\n  reduction: 1", 8, "greater than 1"),
+        ("n_trials: 3", "n_trials: 3\n  patience: 0", 8, "greater than 0"),
         ("n_trials: 3", "n_trials: 3\n  n_workers: 0", 8, "at least 1"),
         ("n_trials: 3\n", "", 7, "a search must end"),
         ("rungs: [100, 200]", "rungs: [200, 100]", 8, "rungs must increase"),

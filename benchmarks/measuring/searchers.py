@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The searchers that are compared: Optuna's samplers with and without front-aware stops, ours, and Syne Tune's.
+
+MO-ASHA (Schmucker et al. 2021) stops a trial at a rung unless it is among the best 1 / 3 of all that reached it,
+sorted by fronts and, within a front, by an epsilon-net (the point that is farthest from those before it comes next).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.trial import TrialState
+
+from benchmarks.measuring.replay import Method
+from benchmarks.measuring.surrogate import RUNGS, Point, Surrogate, cost
+from search.front import non_dominated
+from search.outlook import Outlook
+from search.pruner import FrontPruner
+from search.sampler import FrontSampler
+
+REDUCTION = 3.0
+
+
+class OptunaMethod:
+    """A sampler on a study of two objectives, alone or with the stops of MO-ASHA, which are told as PRUNED."""
+
+    def __init__(self, surrogate: Surrogate, sampler: optuna.samplers.BaseSampler, *, stops: bool) -> None:
+        self._surrogate = surrogate
+        self._study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+        self._stops = stops
+        self._reached: list[list[Point]] = [[] for _ in RUNGS]
+
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = self._study.ask()
+        return trial, self._surrogate.suggest(trial)
+
+    def reached(self, handle: optuna.Trial, rung: int, error: float) -> bool:
+        if not self._stops:
+            return True
+        others = self._reached[rung]
+        others.append((cost(handle.params), error))
+        if len(others) == 1 or _position(others) / len(others) <= 1.0 / REDUCTION:
+            return True
+        self._study.tell(handle, state=TrialState.PRUNED)
+        return False
+
+    def finished(self, handle: optuna.Trial, error: float) -> None:
+        self._study.tell(handle, [cost(handle.params), error])
+
+
+class UnderstudyMethod:
+    """The project's sampler and pruner, on a study of one objective."""
+
+    def __init__(self, surrogate: Surrogate, seed: int) -> None:
+        outlook = Outlook(rungs=RUNGS, cost=cost)
+        self._surrogate = surrogate
+        self._study = optuna.create_study(
+            direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook)
+        )
+
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = self._study.ask()
+        return trial, self._surrogate.suggest(trial)
+
+    def reached(self, handle: optuna.Trial, rung: int, error: float) -> bool:
+        handle.report(error, RUNGS[rung])
+        if not handle.should_prune():
+            return True
+        self._study.tell(handle, state=TrialState.PRUNED)
+        return False
+
+    def finished(self, handle: optuna.Trial, error: float) -> None:
+        handle.report(error, RUNGS[-1])
+        self._study.tell(handle, error)
+
+
+class SyneTuneMethod:
+    """Syne Tune's own MOASHA."""
+
+    def __init__(self, surrogate: Surrogate, seed: int) -> None:
+        """Raises ImportError where Syne Tune is not installed."""
+        from syne_tune.backend.trial_status import Trial
+        from syne_tune.optimizer.scheduler import SchedulerDecision
+        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+
+        self._go_on = SchedulerDecision.CONTINUE
+        self._new_trial = Trial
+        self._scheduler = MOASHA({}, ["cost", "error"], time_attr="epoch", max_t=RUNGS[-1], random_seed=seed)
+        self._study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        self._surrogate = surrogate
+        self._n_trials = 0
+
+    def ask(self) -> tuple[Any, dict[str, Any]]:
+        configuration = self._surrogate.suggest(self._study.ask())
+        trial = self._new_trial(self._n_trials, configuration, None)
+        self._n_trials += 1
+        self._scheduler.on_trial_add(trial)
+        return trial, configuration
+
+    def reached(self, handle: Any, rung: int, error: float) -> bool:
+        result = {"epoch": RUNGS[rung], "cost": cost(handle.config), "error": error}
+        return bool(self._scheduler.on_trial_result(handle, result) == self._go_on)
+
+    def finished(self, handle: Any, error: float) -> None:
+        result = {"epoch": RUNGS[-1], "cost": cost(handle.config), "error": error}
+        self._scheduler.on_trial_complete(handle, result)
+
+
+def methods() -> dict[str, Callable[[Surrogate, int], Method]]:
+    """Makers of every method by name, from a surrogate and a seed."""
+    return {
+        "random": lambda surrogate, seed: OptunaMethod(surrogate, _random(seed), stops=False),
+        "nsga2": lambda surrogate, seed: OptunaMethod(surrogate, _nsga2(seed), stops=False),
+        "tpe": lambda surrogate, seed: OptunaMethod(surrogate, _tpe(seed), stops=False),
+        "mo-asha": lambda surrogate, seed: OptunaMethod(surrogate, _random(seed), stops=True),
+        "tpe+mo-asha": lambda surrogate, seed: OptunaMethod(surrogate, _tpe(seed), stops=True),
+        "understudy": UnderstudyMethod,
+        "syne-tune": SyneTuneMethod,
+    }
+
+
+def _random(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+
+def _position(points: list[Point]) -> int:
+    """How many of the points come before the last one."""
+    remaining = list(range(len(points)))
+    position = 0
+    while True:
+        front = [remaining[i] for i in non_dominated([(points[i][0], -points[i][1]) for i in remaining])]
+        if len(points) - 1 in front:
+            order = _epsilon_net(np.array([points[i] for i in front]))
+            return position + [front[i] for i in order].index(len(points) - 1)
+        position += len(front)
+        remaining = [i for i in remaining if i not in front]
+
+
+def _epsilon_net(points: npt.NDArray[np.float64]) -> list[int]:
+    """The order of points (n x 2) in which the next one is the farthest from all before it; the cheapest is first."""
+    order = [int(np.argmin(points[:, 0]))]
+    nearest = np.full(len(points), np.inf)
+    while len(order) < len(points):
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[order[-1]], axis=1))
+        nearest[order] = -np.inf
+        order.append(int(np.argmax(nearest)))
+    return order

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study's trials let one expect: of those that run, and of points that nobody tried.
+
+An `Outlook` belongs to a problem: costs that are known before training, learning curves of an error. A `View` is what
+it makes of the trials of one moment: the front, a model of the curves, and the gain in hypervolume that a trial or a
+point can be expected to bring. The sampler and the pruner look at the same view, so they agree on what is promising.
+
+Scales of the model are fitted anew whenever the number of ended trials has grown by half, to the trials that had ended
+by then: a view depends on the trials alone, not on who has looked at them before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from search.curve_model import CurveModel, Curves, Scales, fit_scales
+from search.improvement import Staircase
+from search.unit_cube import UnitCube
+
+Array = npt.NDArray[np.float64]
+Indexes = npt.NDArray[np.intp]
+Params = Mapping[str, Any]
+
+FIRST_FIT = 6  # ended trials
+FIT_GROWTH = 1.5
+MOST_OBSERVATIONS = 500  # a model takes n^3 operations: beyond, the oldest trials keep their last `RUNGS_KEPT` rungs
+RUNGS_KEPT = 2
+N_REFERENCE = 256  # random points that a reference is taken from
+REFERENCE_QUANTILE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Points that nobody tried, with what is expected of them."""
+
+    coordinates: Array
+    """Points x dimensions, see `UnitCube`."""
+    points: list[dict[str, Any]]
+    """Every dimension that is active."""
+    gains: Array
+    """Expected gain in hypervolume if trained to the end."""
+
+
+class Outlook:
+    """A problem, and the views of its studies."""
+
+    def __init__(
+        self,
+        *,
+        rungs: Sequence[int],
+        cost: Callable[[Params], float | None],
+        error: Callable[[float], float] = lambda value: value,
+        curve: Callable[[FrozenTrial], Mapping[int, float]] = lambda trial: trial.intermediate_values,
+        active: Callable[[Params], Params] = lambda point: point,
+        reference: tuple[float, float] | None = None,
+    ) -> None:
+        """What is known of a problem before anything is trained.
+
+        `rungs` are the steps at which trials report, the last one ends them. `cost` is a point's, to be minimised (a
+        logarithm of time or size, say), and None if the point must not be tried. `error` turns a reported value into a
+        positive error, to be minimised. `curve` gives the reported values of a trial by step. `active` takes the part
+        of a point that matters, in spaces with conditions. `reference` is (worst cost, worst error) of the hypervolume,
+        None for the largest cost and a bad error of random points, as believed.
+
+        Raises ValueError unless the rungs are positive and rise.
+        """
+        if not rungs or rungs[0] < 1 or any(a >= b for a, b in pairwise(rungs)):
+            raise ValueError(f"rungs must be positive and rise, got {tuple(rungs)}")
+        self.rungs = tuple(rungs)
+        self.cost = cost
+        self.error = error
+        self.curve = curve
+        self.active = active
+        self.reference = reference
+        self._fitted: dict[bytes, Scales] = {}
+        self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
+
+    def view(self, study: optuna.Study, *, asking: int | None = None, judging: int | None = None) -> View | None:
+        """The view of a study's trials; None as long as there is nothing to see.
+
+        The trial that is `asking` for a point is left out. The other running trials count as finished with the error
+        that is expected of them, so that the next points are looked for elsewhere; but not the one that is being
+        judged, which is to be compared with what is new.
+        """
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
+        seen = [one for one in map(self._seen, trials) if one is not None]
+        observed = [trial for trial in seen if trial.log_errors]
+        if not observed:
+            return None
+        cube = UnitCube(distributions(study))
+        scales = self._scales(cube, [trial for trial in observed if trial.ended is not None])
+        model = CurveModel(_curves(cube, observed, self.rungs), scales)
+        running = {trial.number for trial in seen if trial.ended is None} - {judging}
+        if running:
+            waiting = [trial for trial in seen if not trial.log_errors and trial.number in running]
+            means = [*model.of_trials()[0]]
+            if waiting:
+                means += [*model.of_new(cube.columns(np.array([cube.coordinates(each.point) for each in waiting])))[0]]
+            observed = [
+                trial.finished(float(mean), self.rungs[-1]) if trial.number in running else trial
+                for trial, mean in zip((*observed, *waiting), means, strict=True)
+            ]
+            observed.sort(key=lambda trial: trial.number)
+            model = CurveModel(_curves(cube, observed, self.rungs), scales)
+        tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
+        return View(self, cube, observed, model, tried)
+
+    def random_points(self, cube: UnitCube) -> tuple[Array, Array]:
+        """Columns and costs of points that a reference is taken from, the same ones in every view of a space."""
+        if cube.names not in self._drawn:
+            drawn = cube.random(np.random.default_rng(0), N_REFERENCE)
+            points = [dict(self.active(cube.point(row))) for row in drawn]
+            costed = [(cube.coordinates(point), cost) for point in points if (cost := self.cost(point)) is not None]
+            coordinates = np.array([row for row, _ in costed]).reshape(-1, len(cube.names))
+            self._drawn[cube.names] = cube.columns(coordinates), np.array([cost for _, cost in costed])
+        return self._drawn[cube.names]
+
+    def _seen(self, trial: FrozenTrial) -> Seen | None:
+        """What a trial shows; None if that is nothing, or if its point has no cost."""
+        values = {step: self.error(value) for step, value in self.curve(trial).items() if math.isfinite(value)}
+        log_errors = {step: math.log(error) for step, error in sorted(values.items()) if error > 0.0 and step > 0}
+        if not log_errors and trial.state is not TrialState.RUNNING:
+            return None
+        cost = self.cost(trial.params)
+        if cost is None:
+            return None
+        ended = None if trial.datetime_complete is None else (trial.datetime_complete.timestamp(), trial.number)
+        complete = trial.state is TrialState.COMPLETE and self.rungs[-1] in log_errors
+        failed = trial.state is TrialState.FAIL
+        return Seen(trial.number, trial.params, cost, log_errors, ended, complete, failed)
+
+    def _scales(self, cube: UnitCube, ended: list[Seen]) -> Scales:
+        n = FIRST_FIT
+        if len(ended) < n:
+            return Scales.prior(len(cube.names))
+        while int(FIT_GROWTH * n) <= len(ended):
+            n = int(FIT_GROWTH * n)
+        ended = sorted(ended, key=lambda trial: trial.ended or (0.0, 0))[:n]
+        curves = _curves(cube, ended, self.rungs)
+        key = curves.points.tobytes() + curves.log_errors.tobytes()
+        if key not in self._fitted:
+            self._fitted[key] = fit_scales(curves)
+        return self._fitted[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A trial as a view sees it."""
+
+    number: int
+    """Of the trial."""
+    point: Params
+    """Its parameters."""
+    cost: float
+    """Of the point."""
+    log_errors: dict[int, float]
+    """By step."""
+    ended: tuple[float, int] | None
+    """When it ended, and its number; None while it runs."""
+    complete: bool
+    """Whether it was trained to the end."""
+    failed: bool
+    """Whether it failed or was interrupted: what it measured is true, but it will not be on any front."""
+
+    def finished(self, log_error: float, step: int) -> Seen:
+        """The trial as it would be with a final error."""
+        return replace(self, log_errors={**self.log_errors, step: log_error}, complete=True)
+
+
+class View:
+    """What can be expected, at one moment."""
+
+    def __init__(
+        self, outlook: Outlook, cube: UnitCube, trials: list[Seen], model: CurveModel, tried: frozenset[bytes]
+    ) -> None:
+        """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
+        self.cube = cube
+        self._tried = tried
+        self.trials = trials
+        self.means, self.deviations = model.of_trials()
+        """Of the final log errors of `trials`."""
+        self._outlook = outlook
+        self._model = model
+        self._reference = self._agreed_reference()
+        self.complete = [trial for trial in trials if trial.complete]
+        self.staircase = self.staircase_of(self.complete)
+
+    def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
+        """Of trained trials, up to the reference."""
+        last = self._outlook.rungs[-1]
+        return Staircase.of([(trial.cost, math.exp(trial.log_errors[last])) for trial in complete], self._reference)
+
+    def _agreed_reference(self) -> tuple[float, float]:
+        """(worst cost, worst error)."""
+        if self._outlook.reference is not None:
+            return self._outlook.reference
+        columns, costs = self._outlook.random_points(self.cube)
+        means = self._model.of_new(columns)[0] if len(costs) else self.means
+        worst = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
+        return worst + 1e-6 * abs(worst) + 1e-9, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
+
+    def gain(self, number: int) -> float:
+        """Expected gain in hypervolume if the trial of a number is trained to the end."""
+        i = next(i for i, trial in enumerate(self.trials) if trial.number == number)
+        staircase = self.staircase_of([trial for trial in self.complete if trial.number != number])
+        costs = np.array([self.trials[i].cost])
+        return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
+
+    def candidates(self, generator: np.random.Generator, *, n_random: int, n_near: int, n_rounds: int) -> Candidates:
+        """Random points, children of the most promising trials, and children of the best of those."""
+        found = self._judged(self.cube.random(generator, n_random))
+        parents = np.array([self.cube.coordinates(self.trials[i].point) for i in self._promising()])
+        for _ in range(n_rounds):
+            found = _joined(found, self._judged(self.cube.near(generator, parents, n_near)))
+            if len(found.gains):
+                parents = found.coordinates[np.argsort(-found.gains, kind="stable")[:8]]
+        return found
+
+    def _promising(self) -> list[int]:
+        """Trials on the front, or no further above it than a deviation: (n)."""
+        heights = np.array([self.staircase.heights[self.staircase.step(trial.cost)] for trial in self.trials])
+        above = (self.means - np.log(heights)) / np.maximum(self.deviations, 0.05)
+        order = np.argsort(above, kind="stable")
+        n = max(4, int(np.sum(above <= 1.0)))
+        return [int(i) for i in order[: min(n, 24)]]
+
+    def _judged(self, coordinates: Array) -> Candidates:
+        coordinates, points, costs = self._costed(coordinates)
+        if not len(points):
+            return Candidates(coordinates, points, np.empty(0))
+        means, deviations = self._model.of_new(self.cube.columns(coordinates))
+        gains = self.staircase.expected_improvement(costs, means, deviations)
+        return Candidates(coordinates, points, gains)
+
+    def _costed(self, rows: Array) -> tuple[Array, list[dict[str, Any]], Array]:
+        """Those of the rows of coordinates that are new and have a cost: their coordinates, points and costs."""
+        kept, points, costs = [], [], []
+        for row in rows:
+            point = dict(self._outlook.active(self.cube.point(row)))
+            coordinates = self.cube.coordinates(point)
+            cost = None if coordinates.tobytes() in self._tried else self._outlook.cost(point)
+            if cost is not None:
+                kept.append(coordinates)
+                points.append(point)
+                costs.append(cost)
+        return np.array(kept).reshape(-1, len(self.cube.names)), points, np.array(costs)
+
+
+def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
+    """Of all dimensions that any trial of a study ever had, by name; the latest where they changed."""
+    found: dict[str, BaseDistribution] = {}
+    for trial in study.get_trials(deepcopy=False):
+        found.update(trial.distributions)
+    return found
+
+
+def _curves(cube: UnitCube, trials: Sequence[Seen], rungs: Sequence[int]) -> Curves:
+    """What trials measured; no more of it than a model can take."""
+    excess = sum(len(trial.log_errors) for trial in trials) - MOST_OBSERVATIONS
+    rows = []
+    for i, trial in enumerate(trials):
+        measured = list(trial.log_errors.items())
+        if excess > 0:
+            excess -= len(measured[:-RUNGS_KEPT])
+            measured = measured[-RUNGS_KEPT:]
+        rows += [(i, step, log_error) for step, log_error in measured]
+    budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
+    return Curves(
+        points=cube.columns(np.array([cube.coordinates(trial.point) for trial in trials])),
+        groups=cube.groups,
+        trial=np.array([i for i, _, _ in rows]),
+        remaining=np.array([max(0.0, math.log(rungs[-1] / step)) / budget for _, step, _ in rows]),
+        log_errors=np.array([log_error for _, _, log_error in rows]),
+    )
+
+
+def _joined(first: Candidates, second: Candidates) -> Candidates:
+    return Candidates(
+        np.concatenate([first.coordinates, second.coordinates]),
+        [*first.points, *second.points],
+        np.concatenate([first.gains, second.gains]),
+    )

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from search.curve_model import LEVEL_VARIANCE, NOISE_VARIANCE, CurveModel, Curves, Scales, _objective, fit_scales
+
+SCALES = Scales(lengths=np.array([0.4, 0.9]), final=0.8, pending=0.5, own=0.2, wander=0.3)
+GROUPS = np.array([0, 1, 1])  # the second dimension is a choice of two
+
+
+def random_curves(seed, *, n_trials=6):
+    """Trials with one to three rungs, the last of which ends them."""
+    generator = np.random.default_rng(seed)
+    points = np.column_stack([generator.random(n_trials), np.eye(2)[generator.integers(2, size=n_trials)]])
+    observations = [
+        (i, remaining) for i in range(n_trials) for remaining in (1.0, 0.5, 0.0)[: generator.integers(1, 4)]
+    ]
+    trial = np.array([i for i, _ in observations])
+    remaining = np.array([share for _, share in observations])
+    errors = points[trial, 0] ** 2 + 0.5 * remaining + 0.05 * generator.standard_normal(len(trial))
+    return Curves(points, GROUPS, trial, remaining, errors)
+
+
+def covariance(first, second):
+    """Of two observations (point, trial, share that remains), written out."""
+    (x, i, u), (y, j, v) = first, second
+    lengths = SCALES.lengths[GROUPS]
+    r = math.sqrt(sum(((a - b) / length) ** 2 for a, b, length in zip(x, y, lengths, strict=True)))
+    matern = (1 + math.sqrt(5) * r + 5 * r**2 / 3) * math.exp(-math.sqrt(5) * r)
+    walk = min(u, v)
+    own = (SCALES.own**2 + SCALES.wander**2 * walk) if i == j else 0.0
+    return LEVEL_VARIANCE * (1 + walk) + (SCALES.final**2 + SCALES.pending**2 * walk) * matern + own
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_posterior_is_that_of_the_dense_formula(seed):
+    curves = random_curves(seed)
+    seen = [(curves.points[i], i, u) for i, u in zip(curves.trial, curves.remaining, strict=True)]
+    new = (np.array([0.3, 1.0, 0.0]), -1, 0.0)
+    finals = [*((point, i, 0.0) for i, point in enumerate(curves.points)), new]
+    k = np.array([[covariance(a, b) for b in seen] for a in seen]) + NOISE_VARIANCE * np.eye(len(seen))
+    across = np.array([[covariance(a, b) for b in seen] for a in finals])
+    centre, unit = curves.log_errors.mean(), curves.log_errors.std()
+    means = centre + across @ np.linalg.solve(k, curves.log_errors - centre)
+    before = np.array([covariance(a, a) for a in finals])
+    variances = before - np.einsum("ij,ij->i", across, np.linalg.solve(k, across.T).T)
+
+    model = CurveModel(curves, SCALES)
+    found_means, found_deviations = (
+        np.concatenate(pair) for pair in zip(model.of_trials(), model.of_new(new[0][None]), strict=True)
+    )
+    np.testing.assert_allclose(found_means, means, atol=1e-8)
+    np.testing.assert_allclose(found_deviations, unit * np.sqrt(variances), rtol=1e-5)
+
+
+def test_every_rung_of_a_trial_makes_its_end_more_certain_and_the_last_one_makes_it_known():
+    others = random_curves(3)
+    deviations = []
+    for n_rungs in (1, 2, 3):
+        curves = Curves(
+            points=np.vstack([others.points, [0.5, 1.0, 0.0]]),
+            groups=GROUPS,
+            trial=np.append(others.trial, [len(others.points)] * n_rungs),
+            remaining=np.append(others.remaining, [1.0, 0.5, 0.0][:n_rungs]),
+            log_errors=np.append(others.log_errors, [0.8, 0.5, 0.3][:n_rungs]),
+        )
+        deviations.append(CurveModel(curves, SCALES).of_trials()[1][-1] / np.std(curves.log_errors))
+    assert deviations == sorted(deviations, reverse=True)
+    assert deviations[-1] < 0.01
+
+
+def test_the_gradient_of_the_fit_is_that_of_its_objective():
+    curves = random_curves(4)
+    centre = Scales.prior(2).logarithms()
+    start = SCALES.logarithms()
+    error = check_grad(
+        lambda x: _objective(curves, x, centre)[0],
+        lambda x: _objective(curves, x, centre)[1],
+        start,
+    )
+    assert error < 1e-4
+
+
+def test_a_dimension_that_decides_nothing_gets_the_greater_length():
+    generator = np.random.default_rng(0)
+    points = generator.random((40, 2))
+    trial = np.arange(40)
+    curves = Curves(points, np.array([0, 1]), trial, np.zeros(40), np.sin(6.0 * points[:, 0]))
+    lengths = fit_scales(curves).lengths
+    assert lengths[1] > 3.0 * lengths[0]
+
+
+def test_equal_curves_give_equal_scales():
+    first, second = (fit_scales(random_curves(5, n_trials=150)) for _ in range(2))
+    assert first.logarithms().tolist() == second.logarithms().tolist()
