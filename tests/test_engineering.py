@@ -208,7 +208,7 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add((node.module or "").split(".")[0])
-    third_party = imported - {*ROOMS, "benchmarks"} - sys.stdlib_module_names
+    third_party = imported - {*ROOMS, "benchmarks", "tests"} - sys.stdlib_module_names
     assert {name for name in third_party if provided.get(name, name) not in distributions} == set()
 
 
