@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -165,9 +166,7 @@ def main() -> None:
 
 def _available() -> list[str]:
     names = list(methods())
-    try:
-        import syne_tune  # noqa: F401
-    except ImportError:
+    if find_spec("syne_tune") is None:
         say("syne-tune is left out: not installed")
         names.remove("syne-tune")
     return names

@@ -17,19 +17,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from search.objective import LEAST_ERROR
-from search.outlook import Outlook
 from search.pace import Pace
-from search.points import active_point, initial_point, suggest_point
+from search.plan_outlook import GivenPoint, outlook_of
+from search.points import initial_point, suggest_point
 from search.pruner import FrontPruner
 from search.sampler import FrontSampler
 from search.trial import Observer, RungRecord, TrialRecord, TrialState
@@ -109,12 +106,12 @@ class TrialLedger:
         self._observers = tuple(observers)
         self._clock = clock
         self._teacher_latency_ms = plan.predict(plan.teacher)
-        outlook = Outlook(
+        outlook = outlook_of(
+            space=plan.space,
+            teacher=plan.teacher,
             rungs=plan.rungs,
-            cost=_cost_under(plan, self._teacher_latency_ms),
-            error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
-            curve=lambda trial: _fidelities(trial, plan.rungs),
-            active=lambda point: active_point(point, plan.space),
+            predict=plan.predict,
+            limit_ms=self._teacher_latency_ms,
         )
         self._pruner = FrontPruner(outlook, patience=plan.patience)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -260,7 +257,7 @@ class TrialLedger:
         return None
 
     def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        self._twins.sampler = _Given(record.point)
+        self._twins.sampler = GivenPoint(record.point)
         twin = self._twins.ask()
         suggest_point(twin, self.plan.space)
         twin.set_user_attr("number", record.number)
@@ -368,42 +365,6 @@ class TrialLedger:
         for folder in self.plan.folder.glob("trials/trial-*"):
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Given(optuna.samplers.RandomSampler):
-    """Proposes a given point."""
-
-    def __init__(self, point: Mapping[str, Value]) -> None:
-        super().__init__()
-        self._point = point
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._point[param_name]
-
-
-def _cost_under(plan: TrialPlan, limit_ms: float) -> Callable[[Mapping[str, Any]], float | None]:
-    """log2 of a point's predicted latency; None if it cannot be built or is not below the limit."""
-
-    @lru_cache(maxsize=10_000)
-    def cost(items: tuple[tuple[str, Value], ...]) -> float | None:
-        try:
-            spec, _ = plan.space.decode(dict(items), plan.teacher)
-        except ValueError:
-            return None
-        latency_ms = plan.predict(spec)
-        return math.log2(latency_ms) if latency_ms < limit_ms else None
-
-    return lambda point: cost(tuple(point.items()))
-
-
-def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:
-    """By rung, of a twin or of a trial with a record."""
-    if RECORD not in trial.user_attrs:
-        return trial.intermediate_values
-    measured = trial.user_attrs[RECORD]["rungs"]
-    return {target: rung["fidelity"]["cosine"] for target, rung in zip(rungs, measured, strict=False)}
 
 
 def _counts(trial: FrozenTrial) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -84,13 +85,14 @@ class SyneTuneMethod:
 
     def __init__(self, surrogate: Surrogate, seed: int) -> None:
         """Raises ImportError where Syne Tune is not installed."""
-        from syne_tune.backend.trial_status import Trial
-        from syne_tune.optimizer.scheduler import SchedulerDecision
-        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+        # By name, for it is no dependency: what it brings along is larger than this project's own.
+        trial_status = import_module("syne_tune.backend.trial_status")
+        scheduler = import_module("syne_tune.optimizer.scheduler")
+        moasha = import_module("syne_tune.optimizer.schedulers.multiobjective.moasha")
 
-        self._go_on = SchedulerDecision.CONTINUE
-        self._new_trial = Trial
-        self._scheduler = MOASHA({}, ["cost", "error"], time_attr="epoch", max_t=RUNGS[-1], random_seed=seed)
+        self._go_on = scheduler.SchedulerDecision.CONTINUE
+        self._new_trial = trial_status.Trial
+        self._scheduler = moasha.MOASHA({}, ["cost", "error"], time_attr="epoch", max_t=RUNGS[-1], random_seed=seed)
         self._study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         self._surrogate = surrogate
         self._n_trials = 0

@@ -38,7 +38,8 @@ def test_two_workers_search_prune_fail_and_tell_everything(ray_session, tmp_path
         observers=[witness],
     )
     states = [record.state for record in records]
-    assert states[:4] == [TrialState.COMPLETE] * 4
+    assert states[:2] == [TrialState.COMPLETE] * 2
+    assert set(states[2:4]) <= {TrialState.COMPLETE, TrialState.PRUNED}  # no faster than one that is as good
     assert records[4].outcome == "out of memory: no room for the student"
     assert len(records[4].rungs) == 1
     assert "MemoryError" in (tmp_path / "errors" / "trial-0004.txt").read_text()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study's outlook: points to latencies, trials to curves, and the sampler that gives a twin its point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from search.objective import LEAST_ERROR
+from search.outlook import Outlook
+from search.points import active_point
+from search.trial_storage import RECORD
+from spaces.domain import Value
+from spaces.space import Space
+from spaces.student import StudentSpec
+
+
+def outlook_of(
+    *,
+    space: Space,
+    teacher: StudentSpec,
+    rungs: Sequence[int],
+    predict: Callable[[StudentSpec], float],
+    limit_ms: float,
+) -> Outlook:
+    """Cost is log2 of the predicted milliseconds; a point that cannot be built or is not below the limit has none."""
+
+    @lru_cache(maxsize=10_000)
+    def cost(items: tuple[tuple[str, Value], ...]) -> float | None:
+        try:
+            spec, _ = space.decode(dict(items), teacher)
+        except ValueError:
+            return None
+        latency_ms = predict(spec)
+        return math.log2(latency_ms) if latency_ms < limit_ms else None
+
+    return Outlook(
+        rungs=rungs,
+        cost=lambda point: cost(tuple(point.items())),
+        error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
+        curve=lambda trial: _fidelities(trial, rungs),
+        active=lambda point: active_point(point, space),
+    )
+
+
+class GivenPoint(optuna.samplers.RandomSampler):
+    """Proposes a given point."""
+
+    def __init__(self, point: Mapping[str, Value]) -> None:
+        """Of every dimension that will be asked for."""
+        super().__init__()
+        self._point = point
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The point's value."""
+        return self._point[param_name]
+
+
+def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:
+    """By rung, of a twin or of a trial with a record."""
+    if RECORD not in trial.user_attrs:
+        return trial.intermediate_values
+    measured = trial.user_attrs[RECORD]["rungs"]
+    return {target: rung["fidelity"]["cosine"] for target, rung in zip(rungs, measured, strict=False)}
