@@ -174,8 +174,11 @@ class Soak:
     def _check_complete(self, store: Store, study: StudySpec, records: dict[str, TrialRecord]) -> None:
         self.losses.left_running += sum(record.state is TrialState.RUNNING for record in records.values())
         runs = {trial.name: trial.state for trial in load_trials(store, study.name)}
+        continued = {record.continues for record in records.values()}
         for name, record in records.items():
-            self.losses.mlflow_differs += runs.get(name) != record.state.value
+            if record.number not in continued and runs.get(name) != record.state.value:  # or the run is its successor's
+                self.losses.mlflow_differs += 1
+                print(f"{name} is {record.state} in the journal and {runs.get(name)} in MLflow", file=sys.stderr)
         students = load_front(store, study.name).students
         for student in students:
             others = [(other.latency_ms, other.fidelity.cosine) for other in students if other is not student]
