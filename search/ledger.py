@@ -328,11 +328,15 @@ class TrialLedger:
             )
 
     def _end_leftovers(self) -> None:
-        """Trials that a killed search left running: told if they had ended, else failed, to be continued."""
+        """Trials that a killed search left running: told if all was measured, else failed, to be continued."""
         for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
             record = record_of(trial, self.plan.folder)
-            if record is None or record.state is TrialState.RUNNING:
+            if record is None:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
+            elif record.state is TrialState.RUNNING:
+                through = len(record.rungs) == len(self.plan.rungs)
+                state = TrialState.COMPLETE if through else TrialState.INTERRUPTED
+                _tell(self._study, trial.number, replace(record, state=state))
             else:
                 _tell(self._study, trial.number, record)
         records = {record.number: record for record in records_of(self._study, self.plan.folder)}

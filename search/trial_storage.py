@@ -91,7 +91,10 @@ def records_of(study: optuna.Study, folder: Path) -> tuple[TrialRecord, ...]:
 
 
 def record_of(trial: FrozenTrial, folder: Path) -> TrialRecord | None:
-    """A trial's record; None if it was never begun. A trial that Optuna ended while its record runs was interrupted."""
+    """A trial's record; None if it was never begun.
+
+    A trial that Optuna ended while its record runs was interrupted, or, if it has values, killed when all was measured.
+    """
     document = trial.user_attrs.get(RECORD)
     if document is None:
         return None
@@ -99,7 +102,9 @@ def record_of(trial: FrozenTrial, folder: Path) -> TrialRecord | None:
     if record.checkpoint is not None:
         checkpoint = folder / record.checkpoint
         record = replace(record, checkpoint=checkpoint if checkpoint.is_dir() else None)
-    if record.state is TrialState.RUNNING and trial.state.is_finished():
+    if record.state is TrialState.RUNNING and trial.state is OptunaState.COMPLETE:
+        record = replace(record, state=TrialState.COMPLETE, outcome="complete")
+    elif record.state is TrialState.RUNNING and trial.state.is_finished():
         record = replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
     return record
 

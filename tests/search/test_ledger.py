@@ -283,6 +283,25 @@ def test_a_search_killed_between_its_record_and_optuna_tells_the_rest(tmp_path, 
     assert again.exhausted
 
 
+def test_a_trial_whose_search_was_killed_after_its_last_rung_is_complete(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    ledger = TrialLedger(plan(tmp_path, n_trials=2))
+    record = ledger.ask()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ledger, "_end", killed)
+        train(ledger, record)
+    assert len(ledger.records[0].rungs) == len(ledger.plan.rungs)
+    again = TrialLedger(plan(tmp_path, n_trials=2))
+    assert again.records[0].state is TrialState.COMPLETE
+    assert again.records[0].checkpoint.is_dir()
+    assert stored(tmp_path).trials[0].values == [record.predicted_latency_ms, again.records[0].fidelity.cosine]
+    search(again)
+    assert [each.state for each in again.records if each.continues is not None] == []
+    assert read_trials(tmp_path, "toy") == again.records
+
+
 @pytest.mark.parametrize("n_bytes", [1, 20, 200])
 def test_a_journal_that_was_cut_off_is_read_up_to_its_last_whole_line(tmp_path, n_bytes):
     search(TrialLedger(plan(tmp_path)), 2)
