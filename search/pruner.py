@@ -7,7 +7,8 @@ it is trained to the end, and what the best new point can. The trial is stopped 
 ones: it is the gain times the complete trials for each step that was spent on all. So a pruner that stops everything
 soon expects little of new points, and lets trials go on.
 
-A trial is stopped only if a trial of no more cost is believed to end with a smaller error: the cheapest one never is.
+A trial is stopped only if a trial of no more cost that got as far is believed to end with a smaller error: the cheapest
+one never is, and none is for what is merely imagined of a trial that has shown nothing yet.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ N_NEAR = 100
 class FrontPruner(optuna.pruners.BasePruner):
     """Stops trials whose expected gain in hypervolume is not worth their remaining steps."""
 
-    def __init__(self, outlook: Outlook, *, patience: float = 4.0, n_startup_trials: int = 2) -> None:
+    def __init__(self, outlook: Outlook, *, patience: float = 4.0, n_startup_trials: int = 5) -> None:
         """`patience`: how many times more a new point must promise. None is stopped until more than so many startup
         trials, itself included, have reported.
 
@@ -56,11 +57,15 @@ class FrontPruner(optuna.pruners.BasePruner):
         view = self._outlook.view(study, judging=trial.number)
         if view is None or len(view.trials) <= self._n_startup_trials:
             return []
-        ahead = _ahead(view, trial.number)
+        trials = study.get_trials(deepcopy=False)
+        ahead = [trials[number] for number in _ahead(view, trial.number) if self._got_to(trials[number], step)]
         if not ahead or view.gain(trial.number) / (self._outlook.rungs[-1] - step) >= self._rate(view, trial.number):
             return []
-        trials = study.get_trials(deepcopy=False)
-        return [trials[number] for number in ahead]
+        return ahead
+
+    def _got_to(self, trial: FrozenTrial, step: int) -> bool:
+        """Whether a trial has shown what it is worth at a step, so that more than a belief speaks for it."""
+        return max(self._outlook.curve(trial), default=0) >= step
 
     def _rate(self, view: View, number: int) -> float:
         """Gain for a step that a trial must promise."""

@@ -110,9 +110,22 @@ def test_nan_is_left_alone_and_harms_no_one():
     assert trial.should_prune()
 
 
+def test_a_trial_that_has_shown_nothing_stops_no_one():
+    """What is imagined of a running trial, near good ones, is no reason."""
+    for curve_of_rival, is_stopped in (((), False), ((0.1, 0.05), True)):
+        others = [(0.8, 0.1, curve(0.2)), (0.9, 0.1, curve(0.2))]
+        study, trial = study_of([*others, (0.5, 0.5, [2.0])], FrontPruner(outlook(), n_startup_trials=2))
+        study.enqueue_trial({"cost": 0.4, "x": 0.1})
+        rival = study.ask(DISTRIBUTIONS)
+        for step, error in zip((1, 4), curve_of_rival, strict=False):
+            rival.report(error, step)
+        assert trial.should_prune() == is_stopped
+
+
 def test_a_failed_trial_stops_no_one():
     for state in (TrialState.FAIL, TrialState.RUNNING):
-        study, trial = study_of([(0.8, 0.1, curve(0.2)), (0.9, 0.1, curve(0.2)), (0.5, 0.5, [2.0])])
+        others = [(0.8, 0.1, curve(0.2)), (0.9, 0.1, curve(0.2))]
+        study, trial = study_of([*others, (0.5, 0.5, [2.0])], FrontPruner(outlook(), n_startup_trials=2))
         study.enqueue_trial({"cost": 0.4, "x": 0.5})
         better = study.ask(DISTRIBUTIONS)
         for step, error in ((1, 0.1), (4, 0.05)):
