@@ -192,8 +192,8 @@ class TrialLedger:
         self._notify("rung_reached", record)
         if len(record.rungs) == len(self.plan.rungs):
             self._end(number, record, TrialState.COMPLETE, "complete")
-        elif running.twin.should_prune():
-            self._end(number, record, TrialState.PRUNED, self._dominated(running))
+        elif outcome := self._dominated(running):
+            self._end(number, record, TrialState.PRUNED, outcome)
         elif not self._fits(record, n_tokens=self.plan.rungs[len(record.rungs)]):
             self._end(number, record, TrialState.INTERRUPTED, f"time budget: ended after {record.n_tokens:,} tokens")
         return number in self._open
@@ -283,7 +283,7 @@ class TrialLedger:
         self._notify("trial_ended", record)
 
     def _dominated(self, running: _Open) -> str:
-        """Who is expected to end ahead, for the outcome of a pruned trial."""
+        """The outcome of a trial that is to be pruned, with who is expected to end ahead; empty if it goes on."""
         twin = self._twins.get_trials(deepcopy=False)[running.twin.number]
         step = twin.last_step
         assert step is not None
@@ -291,7 +291,7 @@ class TrialLedger:
             f"trial-{rival.user_attrs['number']:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
             for rival in self._pruner.dominators(self._twins, twin)[:2]
         ]
-        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(rivals)}"
+        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(rivals)}" if rivals else ""
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
