@@ -9,7 +9,7 @@ only if it measured exactly these students and references.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -64,7 +64,8 @@ def measure_all(
             students=tuple(Entry.from_record(entry) for entry in known["students"]),
         )
     reporter.step(f"measuring the latency of {len(graduates)} students and {len(references)} references")
-    latencies = _latencies(references, graduates, profile, seconds=seconds)
+    runnables = {graduate.record.name: _runnable(graduate.folder, profile) for graduate in graduates}
+    latencies = _latencies(references, runnables, profile, seconds=seconds)
     teacher_ms = latencies[TEACHER].median_ms
     students = []
     for graduate in graduates:
@@ -77,7 +78,7 @@ def measure_all(
                 latency_ms=latency.median_ms,
                 latency_interval_ms=latency.interval_ms,
                 teacher_latency_ms=teacher_ms,
-                fidelity=_fidelity(graduate, prepared, profile.runtime),
+                fidelity=_fidelity(graduate, runnables[graduate.record.name], prepared),
             )
         )
         _write_down(graduate.folder, students[-1], profile)
@@ -103,21 +104,16 @@ def measure_all(
 
 
 def _latencies(
-    references: Sequence[Reference], graduates: Sequence[Graduate], profile: LatencyProfile, *, seconds: float
+    references: Sequence[Reference], runnables: Mapping[str, Measurable], profile: LatencyProfile, *, seconds: float
 ) -> dict[str, Latency]:
     subjects: dict[str, Measurable] = {reference.name: reference.spec for reference in references}
     if profile.runtime is Runtime.ENGINE:
         subjects[TEACHER] = random_student(references[0].spec, Runtime.TORCH)
-    for graduate in graduates:
-        subjects[graduate.record.name] = _runnable(graduate.folder, profile)
-    return measure_latencies(subjects, profile, min_seconds=seconds)
+    return measure_latencies({**subjects, **runnables}, profile, min_seconds=seconds)
 
 
-def _fidelity(graduate: Graduate, prepared: Prepared, runtime: Runtime) -> Fidelity:
-    if runtime is not Runtime.ENGINE:
-        return graduate.fidelity
-    student = read_folder(graduate.folder)
-    return fidelity_on_engine(Engine(student.spec, student.weights, are_checked=True), prepared.data)
+def _fidelity(graduate: Graduate, runnable: Measurable, prepared: Prepared) -> Fidelity:
+    return fidelity_on_engine(runnable, prepared.data) if isinstance(runnable, Engine) else graduate.fidelity
 
 
 def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:

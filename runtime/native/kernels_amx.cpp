@@ -3,7 +3,7 @@
 //
 // A tile of weights is the left operand, a tile of activations the right one. For a sparse matrix the sixteen groups
 // that a weight tile names are copied into a right tile, which costs about what its product does. Tiles multiply beside
-// the core's other units, so the sums of one product are scaled and activated while the next is under way.
+// the core's other units, so the sums of one product are scaled while the next is under way (see Finisher).
 #include "vector.h"
 
 namespace understudy {
