@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study may lose when something it depends on dies: nothing of this list, whatever the victim."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from search.entry import Entry, FrontDocument
+from search.graduate import graduates_of
+from search.registry import load_front, load_trials, registered_entries
+from search.selection import choose_graduates
+from search.store import Store
+from search.study_state import StudyState
+from search.trial import TrialRecord, TrialState
+from search.trial_storage import exclusive, read_trials
+from spaces.study import StudySpec
+
+Records = Mapping[str, TrialRecord]
+"""By name."""
+
+KINDS = {
+    "rungs_lost": "reported, and not in the journal afterwards",
+    "finished_changed": "trials whose record changed after they had ended",
+    "rungs_repeated": "measured again although they were in the journal",
+    "more_than_a_rung_lost": "trials that were continued from before their last rung",
+    "left_running": "trials that are RUNNING in a complete study",
+    "miscounted": "trials more or fewer than the study asks for, or continued twice, or not at all",
+    "mlflow_differs": "trials whose run has another state, other tokens, or that have none, or two",
+    "front_differs": "students on the front that the measurements do not put there, or the other way round",
+    "locks_left": "locks that nobody holds and that would keep the next command out",
+    "processes_left": "of a killed command, still there long after it",
+    "commands_failed": "that ended with an error that the kill does not explain",
+    "unclear_ends": "commands that had to end, and did so without saying why in one line",
+}
+
+_RUNG = re.compile(r"^(trial-\d{4}) rung (\d+) of", re.MULTILINE)
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_BEGUN = (*_ENDED, TrialState.FAILED)
+
+
+@dataclass
+class Losses:
+    """Counts by kind; all should be 0."""
+
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+
+    def add(self, kind: str, what: str) -> None:
+        """One more, which is shown."""
+        assert kind in KINDS
+        self.counts[kind] += 1
+        print(f"{kind}: {what}", file=sys.stderr, flush=True)
+
+    def compare(self, log: str, known: Records, records: Records) -> None:
+        """One command's reports with the journal before and after it."""
+        for name, n in _RUNG.findall(log):
+            if name not in records or len(records[name].rungs) < int(n):
+                self.add("rungs_lost", f"rung {n} of {name}")
+            if name in known and len(known[name].rungs) >= int(n):
+                self.add("rungs_repeated", f"rung {n} of {name}")
+        for name, record in known.items():
+            if record.state in _ENDED and (name not in records or records[name].rungs != record.rungs):
+                self.add("finished_changed", name)
+        by_number = {record.number: record for record in records.values()}
+        for name, record in records.items():
+            if record.continues is not None:
+                earlier = by_number[record.continues].rungs
+                if record.rungs[: len(earlier)] != earlier:
+                    self.add("more_than_a_rung_lost", f"{name}, which continues trial-{record.continues:04d}")
+
+    def check_complete(self, store: Store, study: StudySpec, records: Records) -> None:
+        """A study whose last command has ended well."""
+        self._check_trials(study, records)
+        self._check_locks(store.study_folder(study.name))
+        self._check_mlflow(store, study, records)
+        self._check_front(store, study, records)
+
+    def _check_trials(self, study: StudySpec, records: Records) -> None:
+        for name, record in records.items():
+            if record.state is TrialState.RUNNING:
+                self.add("left_running", name)
+        continued = Counter(record.continues for record in records.values() if record.continues is not None)
+        for number, n in continued.items():
+            if n > 1:
+                self.add("miscounted", f"trial-{number:04d} is continued {n} times")
+        for name, record in records.items():
+            if record.state is TrialState.INTERRUPTED and record.number not in continued:
+                self.add("miscounted", f"{name} is continued by none: {record.outcome}")
+        n_begun = sum(record.state in _BEGUN for record in records.values())
+        if n_begun != study.search.n_trials:
+            self.add("miscounted", f"{n_begun} trials were begun, {study.search.n_trials} are asked for")
+
+    def _check_locks(self, folder: Path) -> None:
+        for lock in folder.glob("*.journal.lock*"):
+            self.add("locks_left", str(lock))
+        for name in ("run.lock", "search.lock"):
+            try:
+                with exclusive(folder, lock=name):
+                    pass
+            except ValueError as error:
+                self.add("locks_left", str(error))
+
+    def _check_mlflow(self, store: Store, study: StudySpec, records: Records) -> None:
+        trials = load_trials(store, study.name)
+        for name, n in Counter(trial.name for trial in trials).items():
+            if n > 1 or name not in records:
+                self.add("mlflow_differs", f"{name} has {n} runs" if n > 1 else f"{name} is not in the journal")
+        runs = {trial.name: trial for trial in trials}
+        continued = {record.continues for record in records.values()}
+        for name, record in records.items():
+            if record.number in continued:  # its run is its successor's
+                continue
+            run = runs.get(name)
+            if run is None or run.state != record.state.value:
+                state = "not" if run is None else run.state
+                self.add("mlflow_differs", f"{name} is {record.state} in the journal and {state} in MLflow")
+            elif run.n_tokens < record.n_tokens:
+                self.add("mlflow_differs", f"{name} saw {record.n_tokens} tokens, {run.n_tokens} in MLflow")
+
+    def _check_front(self, store: Store, study: StudySpec, records: Records) -> None:
+        """The front once more from what was measured: the trials that graduate, their students, the best of them."""
+        front = load_front(store, study.name)
+        folder = store.study_folder(study.name)
+        chosen = choose_graduates(list(records.values()), max_students=study.graduation.max_students)
+        graduates = {one.record.name for one in graduates_of(list(records.values()), folder / "graduation")}
+        wanted = {record.name for record in chosen}
+        if graduates != wanted:
+            self.add("front_differs", f"graduated are {sorted(graduates)}, chosen were {sorted(wanted)}")
+        again = FrontDocument.of(
+            study.name,
+            teacher=front.teacher,
+            profile=front.profile,
+            references=front.references,
+            students=[entry for entry in _measured(folder) if entry.name in graduates],
+        )
+        points = {(entry.name, entry.point) for entry in front.students}
+        if points != {(entry.name, entry.point) for entry in again.students}:
+            self.add("front_differs", f"{sorted(points)} in the registry, {again.students} as measured")
+        names = Counter(entry.name for entry in registered_entries(store.client(), study.name) if entry.on_front)
+        for name, n in names.items():
+            if n > 1:
+                self.add("front_differs", f"{name} stands on the front {n} times")
+
+
+def read_records(store: Store, study: StudySpec) -> dict[str, TrialRecord]:
+    """The journal's trials by name."""
+    return {record.name: record for record in read_trials(store.study_folder(study.name), study.name)}
+
+
+def _measured(folder: Path) -> list[Entry]:
+    document = StudyState(folder).read("measurement")
+    assert document is not None, "a complete study was measured"
+    return [Entry.from_record(entry) for entry in document["students"]]

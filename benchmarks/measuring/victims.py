@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a soak kills: each victim says what its command needs, how it is struck, and what may follow.
+
+A victim is a value of its own. The soak (`benchmarks.survival`) knows none of them by name: it makes the victim's
+scene, gives the command, lets the victim strike at random moments, and gives the command again where the victim says
+that it had to end.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.measuring.losses import Losses
+from benchmarks.measuring.processes import descendants, is_alive, name_of
+from search.store import Store
+
+ANY_STEP = ("measuring", "training", "searching", "searching", "searching", "graduating", "registering")
+"""Steps of a command, as it calls them; one is drawn for each strike."""
+LEFT_BEHIND_S = 30.0  # a killed driver's processes have so long to notice
+_WORKERS = ("ray::TrialActor", "ray::_Inner")  # as Ray calls the processes of trials, and those that train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Where one study's commands run."""
+
+    store: Store
+    """Where they leave what they measure."""
+    options: tuple[str, ...] = ()
+    """More of `understudy search`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command that was given."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    """What it printed."""
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
+
+
+class Victim(Protocol):
+    """What dies; one value serves all studies of a soak, one after another."""
+
+    steps: tuple[str, ...]
+    """At which it is struck."""
+
+    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+        """All that commands need in a new folder, within the block."""
+
+    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+        """Kills it now, and sees to it that the study can go on; whether there was something to kill."""
+
+    def explains(self, command: Command, losses: Losses) -> bool:
+        """Whether a command that was struck had to end with its exit status; then it is given again."""
+
+
+class Driver:
+    """The process of the command itself."""
+
+    steps = ANY_STEP
+
+    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+        """A store."""
+        return _store_alone(folder)
+
+    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+        """All that it started must end with it."""
+        family = descendants(command.process.pid)
+        command.process.kill()
+        command.process.wait()
+        deadline = time.monotonic() + LEFT_BEHIND_S
+        while any(is_alive(pid) for pid in family) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for pid in filter(is_alive, family):
+            losses.add("processes_left", name_of(pid))
+            os.kill(pid, signal.SIGKILL)
+        return True
+
+    def explains(self, command: Command, losses: Losses) -> bool:
+        """It was killed."""
+        return command.process.returncode == -signal.SIGKILL
+
+
+class Worker:
+    """A process that trains: of a trial, or of graduation."""
+
+    steps = ("searching",)
+
+    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+        """A store."""
+        return _store_alone(folder)
+
+    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+        """One of those that there are."""
+        workers = [pid for pid in descendants(command.process.pid) if name_of(pid).startswith(_WORKERS)]
+        if workers:
+            os.kill(generator.choice(workers), signal.SIGKILL)
+        return bool(workers)
+
+    def explains(self, command: Command, losses: Losses) -> bool:
+        """The command goes on."""
+        return False
+
+
+@contextmanager
+def _store_alone(folder: Path) -> Iterator[Scene]:
+    yield Scene(store=Store(folder / "store"))
