@@ -32,9 +32,13 @@ def serve_ui(
 ) -> int:
     """Serve the store's MLflow UI until Ctrl-C (KeyboardInterrupt passes on) or until the server ends; its exit status.
 
-    Raises ValueError if there is no store or the port is taken.
+    A store that tracks on a server has its UI there: that is said, and nothing is served. Raises ValueError if there
+    is no store or the port is taken.
     """
     store.require_exists()
+    if store.on_server:
+        say(f"the MLflow UI of {store.root} is the server's own: {store.tracking_uri}")
+        return 0
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C ends it)")
     environment = {**os.environ, **_ENVIRONMENT}
