@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from search.objective import LEAST_ERROR
 from search.outlook import Outlook
 from search.points import active_point
+from search.trial import TrialState
 from search.trial_storage import RECORD
 from spaces.domain import Value
 from spaces.space import Space
@@ -46,6 +47,7 @@ def outlook_of(
         error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
         curve=lambda trial: _fidelities(trial, rungs),
         active=lambda point: active_point(point, space),
+        failed=_failed,
     )
 
 
@@ -62,6 +64,12 @@ class GivenPoint(optuna.samplers.RandomSampler):
     ) -> Any:
         """The point's value."""
         return self._point[param_name]
+
+
+def _failed(trial: FrozenTrial) -> bool:
+    """Whether a trial failed, and was not merely interrupted or put off; Optuna has one state for all of these."""
+    record = trial.user_attrs.get(RECORD)
+    return record is not None and record["state"] == TrialState.FAILED
 
 
 def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:

@@ -30,18 +30,18 @@ from search.register import register_front
 from search.registry import load_front
 from search.selection import choose_graduates
 from search.store import Store
-from search.study_state import StudyState
+from search.study_lock import COMMAND, exclusive
+from search.study_state import NotedSteps, StudyState
 from search.time_plan import Clock, TimePlan
 from search.tracking import reason_of, tracking_errors
 from search.trial import TrialRecord, TrialState
 from search.trial_log import Facts, TrialLog
-from search.trial_storage import DRIVER_ENDED, exclusive, read_trials
+from search.trial_storage import DRIVER_ENDED, read_trials
 from search.trial_writer import TrialWriter
 from search.tune import search_trials
 from spaces.study_spec import StudySpec
 from trainers.freed_memory import return_freed_memory
 
-_LOCK = "run.lock"
 _RETRY_S = 1.0
 _SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
 _PATIENCE_S = 60.0  # that the end of a study waits for MLflow to be back
@@ -58,16 +58,16 @@ def run_search(
     its budget, its trials or its graduation are raised. Raises ValueError if the study cannot be run or nothing was
     completed in its time, KeyboardInterrupt after a Ctrl-C, when Ray has ended and everything measured is stored.
     """
-    reporter = ConsoleReporter() if progress is None else progress
     folder = store.study_folder(study.name)
     state = StudyState(folder)
+    reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state)
     store.require_writable()
     store.require_tracking()
-    elsewhere = os.environ.get(_MLFLOW_VARIABLE)
-    if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
-        reporter.say(f"tracking at {store.tracking_uri}; {_MLFLOW_VARIABLE} is set, and not obeyed: see --tracking-uri")
-    with exclusive(folder, lock=_LOCK):
+    with exclusive(folder, lock=COMMAND):
         state.claim(study)
+        elsewhere = os.environ.get(_MLFLOW_VARIABLE)
+        if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
+            reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is not obeyed, --tracking-uri is")
         clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)

@@ -15,8 +15,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search.ledger import TrialPlan
+import numpy as np
+
 from search.trial import RungRecord, TrialRecord
+from search.trial_plan import TrialPlan
 from spaces.domain import Choice, Integer, Real
 from spaces.recipe import RecipeSpec
 from spaces.space import Space
@@ -98,10 +100,13 @@ class ToyWork:
 
     seconds_per_rung: float = 0.0
     accident: str = ""
-    """What happens to a student of 2 layers at its second rung: an exception's name, `nan` or `kill`."""
+    """What happens to a student of 2 layers at its second rung: an exception's name, `memory`, `hang` or `kill`."""
     n_tokens: int = 0
     spec: StudentSpec | None = None
     recipe: RecipeSpec | None = None
+
+    def drop(self) -> None:
+        self.spec = self.recipe = None
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         self.spec, self.recipe, self.n_tokens = spec, recipe, 0
@@ -127,6 +132,10 @@ class ToyWork:
                 raise MemoryError("no room for the student")
             case "ZeroDivisionError":
                 raise ZeroDivisionError("division by zero")
+            case "memory":
+                np.ones(3 << 27)  # 3 GiB
+            case "hang":
+                os.kill(os.getpid(), signal.SIGSTOP)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
 
