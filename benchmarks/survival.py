@@ -27,12 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run a
 
 from benchmarks.measuring.losses import Losses, read_records
 from benchmarks.measuring.machine import describe_machine
+from benchmarks.measuring.victim_tracking import TrackingServer
 from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
 from search.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
-VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker}
+VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker, "tracking-server": TrackingServer}
 N_TRIALS = 16
 LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
 STUDY_S = 600.0

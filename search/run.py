@@ -115,8 +115,14 @@ class _Run:
 
     def through(self) -> FrontDocument:
         """All steps, from what is there."""
+        remembered = self.store.remembers
         self.store.create()
-        claim_experiment(self.store, self.study)
+        try:
+            claim_experiment(self.store, self.study)
+        except ValueError:
+            if not remembered:
+                self.store.forget()
+            raise
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
         references = measure_references(prepared, state=self.state, reporter=self.reporter)
         self.stop_clock()

@@ -51,6 +51,7 @@ _MLFLOW_ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
@@ -120,6 +121,15 @@ class Store:
         """The folder of study `name`, not created. Raises ValueError if the name could leave the store."""
         return self.root / "studies" / require_name("study", name)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the folder remembers an address of MLflow."""
+        return bool(self._remembered())
+
+    def forget(self) -> None:
+        """Remember no address, for the one that was told just now was of no use."""
+        self._tracking_file.unlink(missing_ok=True)
+
     def exists(self) -> bool:
         """Whether a search has created this store, or a server is named that may hold one."""
         return self.on_server or self.database.is_file()
@@ -136,7 +146,7 @@ class Store:
             self._require_sqlite()
         for folder in (self.artifacts, self.cache, self.root / "studies"):
             folder.mkdir(exist_ok=True)
-        if self.tracking is not None and not self._remembered() and self.tracking_uri != self._own_uri:
+        if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
             write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
         with self.reached() as client:
             client.search_experiments(max_results=1)

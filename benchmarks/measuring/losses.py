@@ -15,9 +15,10 @@ from search.graduate import graduates_of
 from search.registry import load_front, load_trials, registered_entries
 from search.selection import choose_graduates
 from search.store import Store
+from search.study_lock import COMMAND, TRIALS, exclusive
 from search.study_state import StudyState
 from search.trial import TrialRecord, TrialState
-from search.trial_storage import exclusive, read_trials
+from search.trial_storage import read_trials
 from spaces.study import StudySpec
 
 Records = Mapping[str, TrialRecord]
@@ -77,6 +78,7 @@ class Losses:
         self._check_trials(study, records)
         self._check_locks(store.study_folder(study.name))
         self._check_mlflow(store, study, records)
+        self._check_ends(store, study)
         self._check_front(store, study, records)
 
     def _check_trials(self, study: StudySpec, records: Records) -> None:
@@ -97,7 +99,7 @@ class Losses:
     def _check_locks(self, folder: Path) -> None:
         for lock in folder.glob("*.journal.lock*"):
             self.add("locks_left", str(lock))
-        for name in ("run.lock", "search.lock"):
+        for name in (COMMAND, TRIALS):
             try:
                 with exclusive(folder, lock=name):
                     pass
@@ -120,6 +122,14 @@ class Losses:
                 self.add("mlflow_differs", f"{name} is {record.state} in the journal and {state} in MLflow")
             elif run.n_tokens < record.n_tokens:
                 self.add("mlflow_differs", f"{name} saw {record.n_tokens} tokens, {run.n_tokens} in MLflow")
+
+    def _check_ends(self, store: Store, study: StudySpec) -> None:
+        """What MLflow itself says of the study's runs."""
+        client = store.client()
+        experiment = client.get_experiment_by_name(study.name).experiment_id
+        for run in client.search_runs([experiment], max_results=1000):
+            if run.info.status not in ("FINISHED", "KILLED", "FAILED"):
+                self.add("mlflow_differs", f"the run {run.info.run_name} is {run.info.status}")
 
     def _check_front(self, store: Store, study: StudySpec, records: Records) -> None:
         """The front once more from what was measured: the trials that graduate, their students, the best of them."""
