@@ -42,6 +42,7 @@ class TrialWriter:
         self._waiting: dict[str, TrialRecord] = {}
         self._refused: dict[str, TrialRecord] = {}
         self._failure: tuple[int, str] = (0, "")  # how many times MLflow was found to be away, and why it was last
+        self._told_refusal = False
         self._missed = False  # it was said to be away, and not that it is back
         self._news: list[str] = []
         self._broken: BaseException | None = None
@@ -177,7 +178,8 @@ class TrialWriter:
             n_failures, _ = self._failure
             if is_refusal(error):  # the others may be welcome, and this one when more is known of it
                 reason = f"{record.name} is refused: {reason_of(error)}"
-                if not self._refused:
+                if not self._told_refusal:
+                    self._told_refusal = True
                     self._news.append(
                         f"tracking at {self._address}: {reason}; trials go on, and it is tried again later"
                     )

@@ -35,14 +35,12 @@ from search.registry import (
 )
 from search.report import write_report
 from search.store import Store
-from search.trial import RungRecord, TrialRecord, TrialState
+from search.trial import TrialState
 from search.trial_log import TrialLog
 from spaces.profile import LatencyProfile
-from spaces.recipe import RecipeSpec
-from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec
-from trainers.fidelity import Fidelity
+from spaces.student import StudentSpec
+from tests.search.tiny_records import WORDS, fidelity, record, spec_of
 
-WORDS = ["[UNK]", "the", "cat", "dog", "sleeps", "runs"]
 SENTENCES = ["the cat sleeps", "the dog runs", "dog"]
 TEACHER_MS = 8.0
 
@@ -51,33 +49,6 @@ TEACHER_MS = 8.0
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One database for the file: creating it takes seconds. Its path is an address only if it is quoted."""
     return Store(tmp_path_factory.mktemp("stores") / "st ore #1 é").create()
-
-
-def fidelity(cosine: float) -> Fidelity:
-    return Fidelity(
-        cosine=cosine,
-        cosine_p5=cosine - 0.1,
-        cosine_centred=cosine - 0.03,
-        spearman=cosine + 0.001,
-        overlap_at_1=cosine - 0.2,
-        overlap_at_10=cosine - 0.15,
-        constant_baseline=0.292,
-    )
-
-
-def spec_of(n_layers: int) -> StudentSpec:
-    if n_layers == 0:
-        return StudentSpec(vocabulary_size=len(WORDS), output_dim=6, static=StaticSpec())
-    encoder = EncoderSpec(
-        n_layers=n_layers,
-        width=8,
-        n_heads=2,
-        head_width=4,
-        feed_forward=Dense(units=12),
-        max_tokens=10,
-        projection=Projection.LINEAR,
-    )
-    return StudentSpec(vocabulary_size=len(WORDS), output_dim=6, encoder=encoder)
 
 
 def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> Entry:
@@ -122,32 +93,6 @@ def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     paths = folders(tmp_path_factory.mktemp("students"))
     register_front(store, front("shared"), folders=paths, facts={"corpus": "tiny"})
     return "shared", paths
-
-
-def record(
-    number: int,
-    *,
-    state: TrialState = TrialState.RUNNING,
-    rungs: Sequence[float] = (),
-    outcome: str = "",
-    continues: int | None = None,
-) -> TrialRecord:
-    made = tuple(
-        RungRecord(n_tokens=1000 * (i + 1), fidelity=fidelity(cosine), loss=0.3, seconds=1.5, tokens_per_s=700.0)
-        for i, cosine in enumerate(rungs)
-    )
-    return TrialRecord(
-        number=number,
-        point={"n_layers": 2, "units": 12},
-        spec=spec_of(2),
-        recipe=RecipeSpec(),
-        seed=5,
-        predicted_latency_ms=4.0,
-        state=state,
-        rungs=made,
-        outcome=outcome,
-        continues=continues,
-    )
 
 
 # The front.
