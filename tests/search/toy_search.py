@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.trial import RungRecord, TrialRecord
+from search.trial import RungRecord, TrialRecord, TrialState
 from search.trial_plan import TrialPlan
 from spaces.domain import Choice, Integer, Real
 from spaces.recipe import RecipeSpec
@@ -77,6 +77,21 @@ def rung(n_tokens: int, cosine: float, *, seconds: float = 1.0) -> RungRecord:
     """A rung with a given fidelity."""
     return RungRecord(
         n_tokens=n_tokens, fidelity=fidelity_of(cosine), loss=1 - cosine, seconds=seconds, tokens_per_s=100.0
+    )
+
+
+def trial_record(number, latency_ms, *cosines, state=TrialState.COMPLETE, continues=None):
+    """A trial with a rung every 100 tokens, each of which took 10 seconds."""
+    return TrialRecord(
+        number=number,
+        point={},
+        spec=TEACHER,
+        recipe=None,
+        seed=0,
+        predicted_latency_ms=latency_ms,
+        state=state,
+        rungs=tuple(rung(100 * (i + 1), cosine, seconds=10.0) for i, cosine in enumerate(cosines)),
+        continues=continues,
     )
 
 
