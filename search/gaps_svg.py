@@ -159,5 +159,5 @@ def _legend(gaps: bool, promises: bool, others: bool) -> Sequence[str]:
     for shape, words in rows:
         parts.append(f'<g transform="translate({at:.0f} 16)">{shape}</g>')
         parts.append(text(at + 13, 20, words, style="label"))
-        at += len(words) * 5.9 + 38
+        at += len(words) * 6.3 + 36
     return parts

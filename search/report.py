@@ -140,6 +140,8 @@ def _subtitle(document: FrontDocument, trials: Sequence[TrialPoint]) -> str:
     n_pruned = sum(trial.state == "pruned" for trial in trials)
     students = "1 student" if len(document.students) == 1 else f"{len(document.students)} students"
     words = f"{students} of {document.teacher} that nothing beats in both latency and fidelity"
+    if not document.students:
+        words = f"No student of {document.teacher} has been measured at the end yet"
     if trials:
         words += f", out of {len(trials)} trials ({n_pruned} pruned)"
     return escape(f"{words}. Latency: {describe_profile(document.profile)}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from search.front_gaps import front_of, gaps_of
 from search.gap_contents import GapContents, look_into
-from search.importance import INTERVAL, Array, Booleans, Design, Importance, evaluate, importances
+from search.importance import Array, Booleans, Design, Importance, evaluate, importances
 from search.outlook import View
 from search.points import active_point
 from search.recorded_search import RecordedSearch
@@ -31,11 +31,9 @@ FEWEST_COMPLETE = 8
 """Complete trials: with fewer, shares of a variance are noise."""
 LEAST_EXPLAINED = 0.3
 """Share of the complete trials' variance that the model must foretell before it is asked what decides."""
-N_MODELS, N_EACH = 12, 6  # models that are fitted to parts of the trials, and draws of each
+N_MODELS, N_EACH = 8, 8  # models that are fitted to parts of the trials, and draws of each
 MOST_ROWS = 1300  # of a joint draw, which takes n^3 operations
-N_LATENCY = 2048
-
-__all__ = ["INTERVAL", "SearchReview", "review_search"]
+N_LATENCY = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,49 +101,50 @@ class SearchReview:
 
 def review_search(search: RecordedSearch) -> SearchReview:
     """The review; takes seconds, most of them for the model of a long search."""
-    view = search.view()
     records = search.records
     nothing = Shares(dimensions=(), reason="No trial has reached a rung yet.")
-    base = {
-        "records": trials_once(records),
-        "rungs": count_rungs(records, search.rungs),
-        "unmeasured": unmeasured(records),
-        "pruned": pruned_trials(records, search.rungs),
-        "teacher_ms": search.teacher_latency_ms,
-    }
-    if view is None:
-        return SearchReview(
-            **base,
-            history=None,
-            ideal=None,
-            fidelity=nothing,
-            latency=_latency_shares(search, None),
-            places=(),
-            gaps=(),
-            n_candidates=0,
-            students={},
-        )
+    review = SearchReview(
+        records=trials_once(records),
+        history=None,
+        ideal=None,
+        rungs=count_rungs(records, search.rungs),
+        unmeasured=unmeasured(records),
+        pruned=pruned_trials(records, search.rungs),
+        fidelity=nothing,
+        latency=nothing,
+        places=(),
+        gaps=(),
+        n_candidates=0,
+        teacher_ms=search.teacher_latency_ms,
+        students={},
+    )
+    view = search.view()
+    return review if view is None else _with_view(review, search, view)
+
+
+def _with_view(review: SearchReview, search: RecordedSearch, view: View) -> SearchReview:
+    """The review with what the searcher's model has to say."""
     reference = (view.staircase.cost_limit, view.staircase.error_limit)
     candidates = view.candidates(np.random.default_rng(0), n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
     fastest_cost = min([*candidates.costs.tolist(), *(trial.cost for trial in view.trials)])
-    places = _places(view, {record.number: record for record in records})
+    places = _places(view, {record.number: record for record in search.records})
     complete = [place for place in places if place.record.state is TrialState.COMPLETE]
-    slowest_ms = search.teacher_latency_ms
     gaps = gaps_of(
         [(place.cost, place.error) for place in complete],
         fastest_cost=fastest_cost,
-        slowest_cost=reference[0] if slowest_ms is None else math.log2(slowest_ms),
+        slowest_cost=reference[0] if review.teacher_ms is None else math.log2(review.teacher_ms),
         worst_error=reference[1],
     )
     front = [place.record.number for place in complete if place.on_front]
-    return SearchReview(
-        **base,
+    contents = look_into(gaps, view, candidates, front=front)
+    return replace(
+        review,
         history=history_of(search.trials, reference=reference),
         ideal=(fastest_cost, 0.0),
         fidelity=_fidelity_shares(search, view),
         latency=_latency_shares(search, view),
         places=places,
-        gaps=(contents := look_into(gaps, view, candidates, front=front)),
+        gaps=contents,
         n_candidates=len(candidates.costs),
         students=_students(search, contents),
     )
@@ -193,10 +192,8 @@ def _fidelity_shares(search: RecordedSearch, view: View) -> Shares:
     return Shares(dimensions=found, explained=explained)
 
 
-def _latency_shares(search: RecordedSearch, view: View | None) -> Shares:
+def _latency_shares(search: RecordedSearch, view: View) -> Shares:
     predictor, teacher = search.predictor, search.teacher
-    if view is None:
-        return Shares(dimensions=(), reason="No trial has reached a rung yet.")
     if predictor is None or teacher is None:
         return Shares(dimensions=(), reason="The calibration of this search is gone, so its latencies are unknown.")
     predict = lru_cache(maxsize=None)(predictor.predict)

@@ -12,9 +12,9 @@ from search.gap_contents import GapContents
 from search.gaps_svg import gaps_chart, promise_facts, shown_gaps
 from search.importance import Importance
 from search.rung_counts import Pruned, Rival
-from search.search_history import SearchHistory
+from search.search_history import Corner, SearchHistory
 from search.search_review import SearchReview
-from search.search_svg import ALMOST, history_charts, importance_chart, rungs_chart, share_of_ideal
+from search.search_svg import ALMOST, LEAST_GAIN, history_charts, importance_chart, rungs_chart, share_of_ideal
 from search.trial import TrialRecord, TrialState, describe
 
 Link = Callable[[str], str | None]
@@ -76,23 +76,26 @@ def _history_panels(review: SearchReview) -> list[str]:
         for step in history.steps
     ]
     table = _table(
-        ["trial|", "student|", "complete after", "tokens of all", "hypervolume", "gained"], rows, summary="As a table"
+        ["trial|", "student|", "complete after", "tokens of all", "hypervolume", "gained"],
+        rows,
+        summary="Both as a table",
     )
     return [
         _panel("Hypervolume over training", f"<p>{explained}</p>{_scroll(over_tokens)}{table}"),
-        _panel("Hypervolume over time", f"<p>{time}{_last_gain(history)}</p>{_scroll(over_time)}"),
+        _panel("Hypervolume over time", f"<p>{time}{_last_gain(history, ideal)}</p>{_scroll(over_time)}"),
     ]
 
 
-def _last_gain(history: SearchHistory) -> str:
+def _last_gain(history: SearchHistory, ideal: Corner) -> str:
     """When the search last gained anything."""
-    gains = [step for step in history.steps if step.gained > 1e-9]
+    percent = share_of_ideal(history, ideal)
+    gains = [step for step in history.steps if percent(step.gained) >= LEAST_GAIN]
     if len(gains) < 2:
         return ""
     last = gains[-1]
     return (
-        f" The last gain, by {escape(last.record.name)}, came after {duration(last.seconds)} of "
-        f"{duration(history.seconds)}."
+        f' The last gain, by <span class="name">{escape(last.record.name)}</span>, came after {duration(last.seconds)} '
+        f"of {duration(history.seconds)}."
     )
 
 
@@ -133,8 +136,8 @@ def _saved_tokens(review: SearchReview) -> float | None:
 def _importance_panel(review: SearchReview) -> str:
     words = (
         "Share of the variance over the whole space that a dimension decides: dark alone, light together with others; "
-        "whiskers hold 90% of what the trials allow, and where they allow nearly anything no bar is drawn. Of the logarithms "
-        "of error and latency."
+        "whiskers hold 90% of what the trials allow, and where they allow nearly anything no bar is drawn. Of the "
+        "logarithms of error and latency."
     )
     if review.fidelity.dimensions and review.fidelity.explained is not None:
         words += (
@@ -204,7 +207,9 @@ def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
     if record is None:
         return escape(count(len(each.tried), "trial"))
     verb = "reached" if closest.measured else "is expected to reach"
-    short = f", {closest.excess:.4f} short of its faster neighbour" if closest.excess > 0 else ""
+    short = ", as faithful as its faster neighbour" if abs(closest.excess) < 5e-5 else ""
+    if closest.excess >= 5e-5:
+        short = f", {closest.excess:.4f} short of its faster neighbour"
     return (
         f"{count(len(each.tried), 'trial')}; closest is {_linked(record.name, link)} "
         f"({escape(describe(record.spec))}), which {verb} {1.0 - closest.error:.4f}{short}"
@@ -214,7 +219,7 @@ def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
 def _believed(review: SearchReview, number: int) -> str:
     facts = promise_facts(review, number)
     if not facts:
-        return "no untried student of the space was found that is that fast"
+        return "no untried student with such a latency was found"
     return escape("; ".join(facts))
 
 

@@ -20,7 +20,10 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 18, 14, 46
 HEIGHT = 290
 
 ALMOST = 0.8
-"""Of the hypervolume at the end: what came before is left out of the drawing, or nothing could be told of what followed."""
+"""Of the hypervolume at the end: what came before is not drawn, or nothing could be told of what followed."""
+
+LEAST_GAIN = 0.005
+"""Percent of the ideal: what a reader of two decimals takes for nothing."""
 
 UNCLEAR = 0.6
 """Of an interval's width: beyond, a share is not drawn, for it could be nearly anything."""
@@ -89,7 +92,7 @@ def _history_chart(
     stairs = f"M{corners[0][0]:.1f} {bottom}" + "".join(f"H{cx:.1f}V{cy:.1f}" for cx, cy in corners) + f"H{x(end):.1f}"
     parts.append(f'<path class="below" d="{stairs}V{bottom}Z"/><path class="front" d="{stairs}"/>')
     for (step, _), (cx, cy) in sorted(zip(shown, corners, strict=True), key=lambda pair: pair[0][0].gained):
-        gained = percent(step.gained) >= 0.005
+        gained = percent(step.gained) >= LEAST_GAIN
         facts = (
             f"{step.record.name}: {describe(step.record.spec)}",
             f"{f'{percent(step.gained):+.2f}, to' if gained else 'no gain:'} {percent(step.hypervolume):.2f}%",
@@ -166,8 +169,8 @@ def importance_chart(fidelity: Shares, latency: Shares) -> str:
         for each in shares.dimensions:
             by_name.setdefault(each.name, [None, None])[k] = each
     names = sorted(by_name, key=lambda name: -max(each.total for each in by_name[name] if each is not None))
-    left, bar_px, row, top = 132, 138, 30, 44
-    columns = (left, left + 258)
+    left, bar_px, row, top = 144, 112, 30, 44
+    columns = (left, left + 250)
     bottom = top + max(2, len(names)) * row
     parts = []
     for title, start, shares in (("fidelity", columns[0], fidelity), ("latency", columns[1], latency)):
@@ -183,9 +186,9 @@ def importance_chart(fidelity: Shares, latency: Shares) -> str:
     for i, name in enumerate(names):
         y = top + i * row
         parts.append(text(left - 12, y + 15, name.replace("_", " "), style="label", anchor="end"))
-        for start, each in zip(columns, by_name[name], strict=True):
-            if each is not None:
-                parts += _importance_bar(each, start, y, bar_px)
+        for start, share in zip(columns, by_name[name], strict=True):
+            if share is not None:
+                parts += _importance_bar(share, start, y, bar_px)
     return drawing(
         "importance",
         parts,
