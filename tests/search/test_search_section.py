@@ -71,9 +71,8 @@ def test_every_drawing_says_what_it_shows_and_stays_within_its_frame(review):
 def test_the_names_of_dimensions_do_not_reach_into_the_bars(review):
     dimension = replace(review.fidelity.dimensions[0], name="static_embedding_dim")  # the longest
     long = replace(review, fidelity=Shares(dimensions=(dimension,), explained=0.9))
-    root = next(
-        root for root in drawings(search_section(long, lambda name: None)) if "decides" in root.attrib["aria-label"]
-    )
+    found = drawings(search_section(long, lambda name: None))
+    root = next(root for root in found if "decides" in root.attrib["aria-label"])
     label = next(text for text in root.iter(f"{SVG}text") if text.text == "static embedding dim")
     assert float(label.attrib["x"]) - 6.4 * len(label.text) > 0.0
 
@@ -110,9 +109,8 @@ def test_the_page_with_its_search_loads_nothing(review):
 
 def test_no_outcome_of_a_trial_becomes_markup(review):
     hostile = replace(review.pruned[0], rivals=(), record=replace(review.pruned[0].record, outcome=HOSTILE))
-    changed = replace(
-        review, pruned=(hostile,), unmeasured={HOSTILE: 1}, students=dict.fromkeys(review.students, HOSTILE)
-    )
+    students = dict.fromkeys(review.students, HOSTILE)
+    changed = replace(review, pruned=(hostile,), unmeasured={HOSTILE: 1}, students=students)
     plain = replace(
         review,
         pruned=(replace(hostile, record=replace(hostile.record, outcome="x")),),
@@ -136,13 +134,10 @@ def test_what_cannot_be_told_is_said_in_words(review):
         latency=Shares(dimensions=(), reason="The calibration is gone."),
     )
     text = search_section(nothing, lambda name: None)
-    for words in (
-        "No trial is complete yet.",
-        "No trial was pruned.",
-        "Too few trials to tell.",
-        "calibration is gone.",
-    ):
-        assert words in text
+    assert "No trial is complete yet." in text
+    assert "No trial was pruned." in text
+    assert "Too few trials to tell." in text
+    assert "calibration is gone." in text
     drawings(text)
     empty = replace(nothing, records=(), rungs=())
     assert "No trial has begun yet." in search_section(empty, lambda name: None)
