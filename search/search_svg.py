@@ -186,9 +186,9 @@ def importance_chart(fidelity: Shares, latency: Shares) -> str:
     for i, name in enumerate(names):
         y = top + i * row
         parts.append(text(left - 12, y + 15, name.replace("_", " "), style="label", anchor="end"))
-        for start, share in zip(columns, by_name[name], strict=True):
-            if share is not None:
-                parts += _importance_bar(share, start, y, bar_px)
+        for start, one in zip(columns, by_name[name], strict=True):
+            if one is not None:
+                parts += _importance_bar(one, start, y, bar_px)
     return drawing(
         "importance",
         parts,
