@@ -68,10 +68,10 @@ def gaps_of(
 ) -> tuple[Gap, ...]:
     """The gaps of the front of corners, by rising cost; indexes are those of `corners`.
 
-    `fastest_cost` is the space's fastest student's, `slowest_cost` the teacher's, `worst_error` the reference's. Gaps
-    that are narrower than a latency can be told are left out.
+    `fastest_cost` is the space's fastest student's, `slowest_cost` the teacher's, `worst_error` the reference's. What
+    lies beyond the reference does not count. Gaps that are narrower than a latency can be told are left out.
     """
-    front = [i for i in front_of(corners) if corners[i][1] < worst_error]
+    front = front_of(corners)
     if not front:
         return ()
     edges: list[tuple[int | None, int | None]] = [(None, front[0])]
@@ -81,6 +81,7 @@ def gaps_of(
     for faster, more_faithful in edges:
         low_cost, high_error = corners[faster] if faster is not None else (fastest_cost, worst_error)
         high_cost, low_error = corners[more_faithful] if more_faithful is not None else (slowest_cost, 0.0)
+        high_error = min(high_error, worst_error)
         if high_cost - low_cost > _LEAST_WIDTH and high_error > low_error:
             found.append((low_cost, high_cost, low_error, high_error, faster, more_faithful))
     inner = [

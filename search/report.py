@@ -18,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from search.drawing import count
 from search.entry import Entry, FrontDocument
 from search.front_svg import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.front_table import describe_profile, format_ms
@@ -51,6 +52,8 @@ _COLUMNS = (
     ("notes", "text"),
 )
 
+_NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has been measured at the end yet.</td></tr>'
+
 
 def write_report(store: Store, name: str | None, out: Path) -> Path:
     """Write the page of study `name` (None: the latest) to the file `out`, replacing an older page; returns the path.
@@ -60,7 +63,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     document = _document(store, name)
-    page = report_html(document, load_trials(store, document.study), _review(store, document))
+    page = report_html(document, load_trials(store, document.study), review_of(store, document))
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -90,7 +93,7 @@ def _document(store: Store, name: str | None) -> FrontDocument:
         )
 
 
-def _review(store: Store, document: FrontDocument) -> SearchReview | None:
+def review_of(store: Store, document: FrontDocument) -> SearchReview | None:
     """The study's search in review; None if its journal is gone."""
     teacher = StudentSpec.from_json(dict(document.references[0].spec)) if document.references else None
     search = read_search(store, document.study, teacher=teacher)
@@ -110,7 +113,7 @@ def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = (), revi
         "chart": chart,
         "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
         "head": "".join(_head(*column) for column in _COLUMNS),
-        "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries),
+        "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
         "baseline": _baseline(entries),
         "data": _script_json(_data(document, entries, trials)),
         "script": (_PAGE / "page.js").read_text("utf-8"),
@@ -143,7 +146,7 @@ def _subtitle(document: FrontDocument, trials: Sequence[TrialPoint]) -> str:
     if not document.students:
         words = f"No student of {document.teacher} has been measured at the end yet"
     if trials:
-        words += f", out of {len(trials)} trials ({n_pruned} pruned)"
+        words += f", out of {count(len(trials), 'trial')} ({n_pruned} pruned)"
     return escape(f"{words}. Latency: {describe_profile(document.profile)}.")
 
 

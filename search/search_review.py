@@ -195,7 +195,7 @@ def _fidelity_shares(search: RecordedSearch, view: View) -> Shares:
 def _latency_shares(search: RecordedSearch, view: View) -> Shares:
     predictor, teacher = search.predictor, search.teacher
     if predictor is None or teacher is None:
-        return Shares(dimensions=(), reason="The calibration of this search is gone, so its latencies are unknown.")
+        return Shares(dimensions=(), reason="No calibration is left that foretells the latencies of this search.")
     predict = lru_cache(maxsize=None)(predictor.predict)
 
     def log_latency(row: Array) -> float | None:

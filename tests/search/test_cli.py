@@ -452,6 +452,13 @@ def test_report_shows_the_search_if_its_journal_is_there(bench: Bench, capsys: p
     assert main(["report", "page.html", "--store", "moved"]) == 0
     page = Path("page.html").read_text("utf-8")
     says(page, "The search", "3 trials began", "Too few trials to tell", "trial-0002")
+    capsys.readouterr()
+    assert main(["front", "--search", "--store", "moved"]) == 0
+    says(capsys.readouterr().err, "trial-0002", "3 complete", "Too few trials to tell")
+    assert main(["front", "--search", "--json", "--store", str(bench.store.root)]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["study"] == "toy"
+    says(printed.err, "no journal")
 
 
 def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,4 +72,8 @@ def test_one_student_has_the_ends_alone_and_none_has_nothing():
         (1.0, 6.0, 0.0, 0.5),
     ]
     assert gaps_of([], **ENDS) == ()
-    assert gaps_of([(1.0, 2.0)], **ENDS) == ()  # beyond the reference
+
+
+def test_what_lies_beyond_the_reference_does_not_count():
+    (gap,) = gaps_of([(1.0, 2.0)], **ENDS)
+    assert (gap.low_cost, gap.high_cost, gap.low_error, gap.high_error) == (1.0, 7.0, 0.0, 1.5)

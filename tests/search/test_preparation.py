@@ -130,6 +130,7 @@ def test_two_teachers_are_averaged_by_weight(study: StudySpec, store: Store, tmp
     assert prepared.teacher_name == "teacher + second"
 
 
+@pytest.mark.slow
 def test_the_calibration_outlives_the_cache(prepared: Prepared, study: StudySpec, store: Store) -> None:
     document = StudyState.of(store, study.name).read(CALIBRATION)
     assert document is not None

@@ -10,12 +10,15 @@ from dataclasses import replace
 import pytest
 
 from search.drawing import duration, ticks
+from search.gaps_svg import shown_gaps
 from search.recorded_search import read_search
 from search.registry import TrialPoint
 from search.report import report_html
 from search.search_history import history_of
 from search.search_review import Shares, review_search
 from search.search_section import search_section
+from search.search_svg import share_of_ideal
+from search.search_table import search_lines
 from search.store import Store
 from search.trial import TrialState, describe
 from tests.search.test_report import HOSTILE, Page, front
@@ -173,3 +176,13 @@ def test_ticks_are_round_within_and_neither_few_nor_many(low, high):
     assert all(low <= tick <= high + 1e-9 for tick in found)
     steps = {round(b - a, 9) for a, b in itertools.pairwise(found)}
     assert len(steps) == 1
+
+
+def test_the_terminal_says_the_same_in_a_few_lines(review):
+    lines = search_lines(review).splitlines()
+    assert lines[0].startswith("trials       ") and "complete" in lines[0]
+    last = share_of_ideal(review.history, review.ideal)(review.history.steps[-1].hypervolume)
+    assert f"{last:.2f}% after 100%" in lines[1]
+    assert sum(line.startswith("rung ") for line in lines) == len(review.rungs)
+    assert sum(line.startswith("wide gap ") for line in lines) == len(shown_gaps(review))
+    assert "n_layers" in next(line for line in lines if line.startswith("latency "))
