@@ -136,8 +136,8 @@ def _saved_tokens(review: SearchReview) -> float | None:
 def _importance_panel(review: SearchReview) -> str:
     words = (
         "Share of the variance over the whole space that a dimension decides: dark alone, light together with others; "
-        "whiskers hold 90% of what models of two thirds of the trials allow, and where that is nearly anything no bar is "
-        "drawn. Of the logarithms of error and latency."
+        "whiskers hold 90% of what models of two thirds of the trials allow, and where that is nearly anything no bar "
+        "is drawn. Of the logarithms of error and latency."
     )
     if review.fidelity.dimensions and review.fidelity.explained is not None:
         words += (
