@@ -267,8 +267,10 @@ class View:
         """Share of the variance of complete trials' log errors that the model foretells, each from all other trials.
 
         At most 1, and below 0 if it foretells them worse than their mean does; None for fewer than 3, or equal ones.
+        Trials that continue another do not count: the other one foretells them.
         """
-        complete = np.array([trial.complete for trial in self.trials])
+        points = [self.cube.coordinates(trial.point).tobytes() for trial in self.trials]
+        complete = np.array([one.complete and points.count(p) == 1 for one, p in zip(self.trials, points, strict=True)])
         measured = np.array([trial.log_errors[max(trial.log_errors)] for trial in self.trials])[complete]
         n = len(measured)
         if n < 3 or np.ptp(measured) < 1e-9:
