@@ -18,7 +18,7 @@ from search.architectures import sample_architectures
 from search.preflight import require_one_dimension
 from search.progress import Reporter
 from search.store import Store
-from search.study_state import StudyState
+from search.study_state import CALIBRATION, StudyState
 from search.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
 from search.time_plan import AGAIN, TimePlan
 from spaces.study_spec import StudySpec
@@ -108,6 +108,7 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
+    state.write(CALIBRATION, calibration.to_json())
     predictor = LatencyPredictor.fit(calibration)
     error = _predictor_error(predictor)
     errs = "is untested: the space holds too few architectures"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from threadpoolctl import threadpool_limits
 
 from search.cluster import cluster, n_cpus_available
 from search.environment import environment
@@ -143,6 +144,7 @@ def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
         tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch,
         _interrupts(stopper.interrupted),
         _quiet(),
+        threadpool_limits(limits=1, user_api="blas"),  # proposals are small products, and the cores are the trials'
     ):
         tune.run(
             tune.with_parameters(TrialActor, work=work),

@@ -50,4 +50,4 @@ def test_one_unlucky_trial_among_many_good_ones_closes_no_region():
     unlucky = np.arange(40) == 7
     probability = FailureModel(columns, unlucky).probability(columns)
     assert 0.1 < probability[7] < 0.6
-    assert probability[~unlucky].max() < 0.1
+    assert probability[~unlucky].mean() < 0.03
