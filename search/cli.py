@@ -38,7 +38,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 _SEARCH_MODULES = ("datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch")
 _EXTRAS = {
-    "search": {*_SEARCH_MODULES, "huggingface_hub", "transformers"},
+    "search": {*_SEARCH_MODULES, "huggingface_hub", "requests", "transformers"},
     "serve": {"prometheus_client", "starlette", "threadpoolctl", "uvicorn"},
     "export": {"onnx", "onnxruntime", "onnxscript", "sentence_transformers"},
 }
