@@ -201,8 +201,8 @@ def main() -> None:
     )
     print(
         f"{found['trials']} in {found['wall_s']} s, ideal {found['ideal_s']} s: {found['overhead']:.1%} over it; "
-        f"MLflow {found['mlflow_share']:.2%} of the trials' time, its thread {found['mlflow_thread_share']:.1%} beside it; "
-        f"driver's memory, MB by trial: {found['memory_mb']}",
+        f"MLflow {found['mlflow_share']:.2%} of the trials' time, its thread {found['mlflow_thread_share']:.1%} beside "
+        f"it; driver's memory, MB by trial: {found['memory_mb']}",
         file=sys.stderr,
     )
     if arguments.json:
