@@ -47,8 +47,8 @@ class TrialWriter:
         self._news: list[str] = []
         self._broken: BaseException | None = None
         self._ended = False
-        self.seconds = 0.0
-        """Time spent writing, in the thread."""
+        self.processor_s = 0.0
+        """Processor time that the thread has taken."""
 
     def __enter__(self) -> Self:
         """Begins to write."""
@@ -149,7 +149,7 @@ class TrialWriter:
                 if not self._waiting or (self._ended and self._missed):
                     return
                 record = next(iter(self._waiting.values()))
-            began = time.monotonic()
+            began = time.thread_time()
             try:
                 self._log.write(record)
             except tracking_errors() as error:
@@ -162,7 +162,7 @@ class TrialWriter:
             else:
                 self._written(record)
             finally:
-                self.seconds += time.monotonic() - began
+                self.processor_s += time.thread_time() - began
 
     def _written(self, record: TrialRecord) -> None:
         with self._changed:
