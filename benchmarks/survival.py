@@ -27,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run a
 
 from benchmarks.measuring.losses import Losses, read_records
 from benchmarks.measuring.machine import describe_machine
+from benchmarks.measuring.victim_disk import Disk
+from benchmarks.measuring.victim_raylet import Raylet
 from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
 from search.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
-VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker}
+VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker, "raylet": Raylet, "disk": Disk}
 N_TRIALS = 16
 LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
 STUDY_S = 600.0

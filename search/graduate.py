@@ -28,6 +28,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from search.cluster import n_cpus_available
 from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.graduation_worker import graduate_students
+from search.room import is_no_room
 from search.selection import choose_graduates
 from search.study_state import read_json
 from search.time_plan import balance, time_weights
@@ -82,7 +83,7 @@ def graduate(
     behind by then still gets a few steps. `document` goes into every student.json. `progress` is told
     (seconds, seconds until the deadline), or without one (students ended, students in all). Raises
     KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray Train fails before any
-    student is through.
+    student is through, or because a disk is full.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
     seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -105,8 +106,10 @@ def graduate(
         )
         error = _run(job, data, scratch=folder / "ray", progress=progress)
         states = [GraduationState.read(task.folder) for task in tasks]
-        if error is not None and not any(state is not None and state.status == DONE for state in states):
-            raise RuntimeError(f"graduation ended before any student was through: {error}") from error
+        none_is_through = not any(state is not None and state.status == DONE for state in states)
+        if error is not None and (none_is_through or is_no_room(error)):
+            which = "any student was" if none_is_through else "its students were"
+            raise RuntimeError(f"graduation ended before {which} through: {error}") from error
     return graduates_of(records, folder)
 
 

@@ -25,6 +25,7 @@ from search.progress import ConsoleReporter, Reporter
 from search.references import measure_references
 from search.register import register_front
 from search.registry import load_front
+from search.room import room_explained
 from search.selection import choose_graduates
 from search.store import Store
 from search.study_state import StudyState
@@ -53,7 +54,7 @@ def run_search(
     folder = store.study_folder(study.name)
     state = StudyState(folder)
     store.require_writable()
-    with exclusive(folder, lock=_LOCK):
+    with room_explained(store.root), exclusive(folder, lock=_LOCK):
         state.claim(study)
         clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
         with Interrupts() as interrupts:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from search.mapped_array import MappedArray
+from search.room import NO_ROOM, is_no_room
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
@@ -97,8 +98,10 @@ class DistillationWork:
 
 
 def failure_of(error: BaseException) -> str:
-    """The outcome of a trial that an exception ended: not finite, out of memory, or its type and message."""
+    """The outcome of a trial that an exception ended: not finite, out of memory, no room, or its type and message."""
     message = " ".join(str(error).split())
+    if is_no_room(error):
+        return f"{NO_ROOM}: {message}"
     if isinstance(error, NotFiniteError):
         return f"not finite: {message}"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
