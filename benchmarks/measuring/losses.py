@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.entry import Entry, FrontDocument
 from search.graduate import graduates_of
@@ -17,8 +18,12 @@ from search.selection import choose_graduates
 from search.store import Store
 from search.study_state import StudyState
 from search.trial import TrialRecord, TrialState
+from search.trial_log import COSINE, TRIAL, runs_of_kind, study_experiment
 from search.trial_storage import exclusive, read_trials
 from spaces.study import StudySpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 Records = Mapping[str, TrialRecord]
 """By name."""
@@ -110,6 +115,9 @@ class Losses:
             if n > 1 or name not in records:
                 self.add("mlflow_differs", f"{name} has {n} runs" if n > 1 else f"{name} is not in the journal")
         runs = {trial.name: trial for trial in trials}
+        client = store.client()
+        experiment = study_experiment(store, study.name)
+        run_ids = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
         continued = {record.continues for record in records.values()}
         for name, record in records.items():
             if record.number in continued:  # its run is its successor's
@@ -120,6 +128,17 @@ class Losses:
                 self.add("mlflow_differs", f"{name} is {record.state} in the journal and {state} in MLflow")
             elif run.n_tokens < record.n_tokens:
                 self.add("mlflow_differs", f"{name} saw {record.n_tokens} tokens, {run.n_tokens} in MLflow")
+
+            elif record.spec is not None:
+                self._check_run(client, run_ids[name], record)
+
+    def _check_run(self, client: MlflowClient, run_id: str, record: TrialRecord) -> None:
+        """The run's curve and its parameters."""
+        steps = sorted(metric.step for metric in client.get_metric_history(run_id, COSINE))
+        if not set(steps) >= {rung.n_tokens for rung in record.rungs} or len(steps) > len(set(steps)):
+            self.add("mlflow_differs", f"{record.name} has rungs at {steps} in MLflow, {record.rungs} in the journal")
+        if not set(client.get_run(run_id).data.params) >= {*record.point, "seed"}:
+            self.add("mlflow_differs", f"the run of {record.name} lacks parameters")
 
     def _check_front(self, store: Store, study: StudySpec, records: Records) -> None:
         """The front once more from what was measured: the trials that graduate, their students, the best of them."""

@@ -68,7 +68,7 @@ class Disk:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
         mounted = subprocess.run(mount, capture_output=True, text=True)
         if mounted.returncode != 0:
-            raise SystemExit(f"the victim disk needs a file system of its own, so run as root: {mounted.stderr.strip()}")
+            raise SystemExit(f"the victim disk needs a tmpfs, which only root may mount: {mounted.stderr.strip()}")
         self._ballast = disk / "ballast"
         try:
             yield Scene(store=Store(disk / "store"))
