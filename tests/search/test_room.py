@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims about a full disk. /dev/full is one; with a limit on files' sizes half of a line is written, as on a real one."""
+"""Claims about a full disk. /dev/full is one; a limit on files' sizes cuts a line in two, as a real one does."""
 
 from __future__ import annotations
 
