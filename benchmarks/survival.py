@@ -35,7 +35,6 @@ from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
 VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker, "raylet": Raylet, "disk": Disk}
-N_TRIALS = 16
 LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
 STUDY_S = 600.0
 MOST_COMMANDS = 60  # for one study: more, and it does not go on
@@ -51,6 +50,7 @@ class Soak:
     n_kills: int = 0
     n_studies: int = 0
     n_commands: int = 0
+    n_continued: int = 0
     steps: Counter[str] = field(default_factory=Counter)
     losses: Losses = field(default_factory=Losses)
 
@@ -64,7 +64,7 @@ class Soak:
             print(f"{self.n_kills} kills in {self.n_studies} studies: {counts}", file=sys.stderr, flush=True)
 
     def _study(self, folder: Path) -> None:
-        study = with_overrides(tiny_study(folder), trials=N_TRIALS, time_budget=STUDY_S)
+        study = with_overrides(tiny_study(folder), trials=self.victim.n_trials, time_budget=STUDY_S)
         path = folder / "study.yaml"
         path.write_text(json.dumps(study.to_json()))
         with self.victim.scene(folder) as scene:
@@ -84,6 +84,7 @@ class Soak:
         self.losses.compare(command.text(), before, records)
         status = command.process.returncode
         if status == 0:
+            self.n_continued += sum(record.continues is not None for record in records.values())
             self.losses.check_complete(scene.store, study, records)
             return False
         if was_struck and self.victim.explains(command, self.losses):
@@ -137,6 +138,7 @@ def main() -> None:
         "studies": soak.n_studies,
         "commands": soak.n_commands,
         "steps": dict(soak.steps),
+        "trials_continued": soak.n_continued,
         "losses": dict(soak.losses.counts),
         "machine": describe_machine(),
     }

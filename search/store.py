@@ -16,7 +16,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,8 +102,18 @@ class Store:
             self._require_sqlite()
         for folder in (self.artifacts, self.cache, self.root / "studies"):
             folder.mkdir(exist_ok=True)
+        if not self.exists():
+            self._make_database()
         self.client().search_experiments(max_results=1)
         return self
+
+    def _make_database(self) -> None:
+        """Elsewhere, and then put in its place: tables that a killed command half made could not be made again."""
+        with tempfile.TemporaryDirectory(prefix=".database-", dir=self.root) as folder:
+            new = Store(Path(folder))
+            new.client().search_experiments(max_results=1)
+            with suppress(FileExistsError):  # another command was faster
+                os.link(new.database, self.database)
 
     def require_writable(self) -> None:
         """Raises ValueError unless files can be created in the root, which is created if missing."""

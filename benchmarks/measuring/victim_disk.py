@@ -28,6 +28,7 @@ class Disk:
     """Full from a random moment until the command has ended."""
 
     steps = ANY_STEP
+    n_trials = 16
 
     def __init__(self) -> None:
         self._ballast = Path()

@@ -24,6 +24,7 @@ class Raylet:
     """One CPU each for the head, which the driver is connected to, and for the node that dies."""
 
     steps = ("searching",)
+    n_trials = 64
 
     def __init__(self) -> None:
         self._cluster: Any = None

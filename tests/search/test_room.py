@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +16,8 @@ from search.room import NoRoomError, is_no_room, require_room, room_explained
 from search.trial_storage import open_storage
 from search.trial_work import failure_of
 from spaces.cost import cost
+from tests.search.full_disk import largest_file
 from tests.search.toy_search import TEACHER
-
-
-@contextmanager
-def largest_file(n_bytes: int) -> Iterator[None]:
-    """Within the block no file grows beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write_text() -> None:

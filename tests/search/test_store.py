@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.store import Store
+from tests.search.full_disk import largest_file
 
 
 def test_the_default_is_the_variable_then_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +93,14 @@ def test_activating_a_store_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.
     assert "MLFLOW_REGISTRY_URI" not in os.environ
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_bytes", [0, 100_000])
+def test_a_store_whose_creation_failed_halfway_can_be_created(tmp_path: Path, n_bytes: int) -> None:
+    store = Store(tmp_path / "store")
+    with largest_file(n_bytes), pytest.raises((OSError, SQLAlchemyError)):
+        store.create()
+    assert not store.exists()
+    assert store.create().client().search_experiments(max_results=1)
+    assert sorted(path.name for path in store.root.iterdir()) == ["artifacts", "cache", "mlflow.db", "studies"]
