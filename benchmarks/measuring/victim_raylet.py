@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.victims import Command, Scene
+from benchmarks.measuring.processes import descendants, name_of
+from benchmarks.measuring.victims import WORKERS, Command, Scene
 from search.store import Store
 
 LONGEST_ABSENCE_S = 8.0  # until another node takes its place
@@ -35,8 +36,10 @@ class Raylet:
         return self._with_cluster(Store(folder / "store"))
 
     def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
-        """Kills the second node's raylet; another node comes after a while, and has its number of CPUs."""
+        """Kills the second node's raylet while a trial runs there; after a while another node takes its place."""
         [raylet] = self._node.all_processes["raylet"]
+        if not any(name_of(pid).startswith(WORKERS) for pid in descendants(raylet.process.pid)):
+            return False
         os.kill(raylet.process.pid, signal.SIGKILL)
         self._cluster.remove_node(self._node, allow_graceful=False)  # what is left of it
         time.sleep(generator.uniform(0.0, LONGEST_ABSENCE_S))

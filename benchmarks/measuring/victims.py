@@ -28,7 +28,7 @@ ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduatin
 LEFT_BEHIND_S = 30.0  # a killed driver's processes have so long to notice
 AGENTS_LEFT_BEHIND_S = 75.0  # Ray's agents try for 60 s to report their raylet's death to a server that died with it
 _AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent")
-_WORKERS = ("ray::TrialActor", "ray::_Inner")  # as Ray calls the processes of trials, and those that train
+WORKERS = ("ray::TrialActor", "ray::_Inner")  # as Ray calls the processes of trials, and those that train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Worker:
 
     def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """One of those that there are."""
-        workers = [pid for pid in descendants(command.process.pid) if name_of(pid).startswith(_WORKERS)]
+        workers = [pid for pid in descendants(command.process.pid) if name_of(pid).startswith(WORKERS)]
         if workers:
             os.kill(generator.choice(workers), signal.SIGKILL)
         return bool(workers)
