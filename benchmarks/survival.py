@@ -78,7 +78,10 @@ class Soak:
         line = [sys.executable, "-m", "search", "search", str(path), "--store", str(scene.store.root), *scene.options]
         with log.open("w") as file:
             command = Command(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True), log)
-            was_struck = self._strike_until_it_ends(command)
+            try:
+                was_struck = self._strike_until_it_ends(command)
+            finally:  # a Ctrl-C must not leave it behind
+                command.process.kill()
         self.n_commands += 1
         records = read_records(scene.store, study)
         self.losses.compare(command.text(), before, records)

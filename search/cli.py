@@ -7,8 +7,8 @@
     report    search.report.write_report        ui        search.ui.serve_ui
     serve     runtime.server.serve              doctor    runtime.doctor.diagnose
 
-What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input, with one
-message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
+What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input or a full disk, with
+one message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
 command that needs it, so that help and mistakes are answered at once.
 """
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.store import Store
@@ -104,3 +105,13 @@ def test_a_store_whose_creation_failed_halfway_can_be_created(tmp_path: Path, n_
     assert not store.exists()
     assert store.create().client().search_experiments(max_results=1)
     assert sorted(path.name for path in store.root.iterdir()) == ["artifacts", "cache", "mlflow.db", "studies"]
+
+
+@pytest.mark.slow
+def test_a_database_that_cannot_be_written_raises_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = Store(tmp_path / "store").create().client()
+    with largest_file(0), pytest.raises(MlflowException):
+        client.create_experiment("a")
+    assert capfd.readouterr() == ("", "")
