@@ -109,9 +109,9 @@ def test_a_store_whose_creation_failed_halfway_can_be_created(tmp_path: Path, n_
 
 @pytest.mark.slow
 def test_a_database_that_cannot_be_written_raises_and_prints_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = Store(tmp_path / "store").create().client()
     with largest_file(0), pytest.raises(MlflowException):
         client.create_experiment("a")
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
