@@ -106,6 +106,7 @@ class Graduation:
     def _begin(self) -> None:
         task = self._task
         spec, folder = task.spec, task.folder
+        self._state = replace(self._state, outcome="")
         self._distillation = Distillation(
             build(spec, seed=task.seed),
             task.recipe,

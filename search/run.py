@@ -16,7 +16,7 @@ from typing import Any
 from search.checkpoints import CheckpointKeeper, with_checkpoints
 from search.cluster import connect, disconnect
 from search.entry import FrontDocument
-from search.graduate import Graduate, failures_of, graduate
+from search.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.interrupts import Interrupts
 from search.live_table import LiveTable
 from search.measurement import measure_all
@@ -142,7 +142,9 @@ class _Run:
             folders={one.record.name: one.folder for one in graduates},
             facts=self._facts(prepared),
         )
-        self.state.write("complete", _wishes(self.study))
+        chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
+        if not unfinished_of(chosen, self.state.folder / "graduation"):
+            self.state.write("complete", _wishes(self.study))
         self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
         return document
 

@@ -106,7 +106,7 @@ class Driver:
 class Worker:
     """A process that trains: of a trial, or of graduation."""
 
-    steps = ("searching",)
+    steps = (*("searching",) * 5, "graduating")
     n_trials = 64
 
     def scene(self, folder: Path) -> AbstractContextManager[Scene]:
