@@ -18,6 +18,7 @@ from benchmarks.measuring.processes import descendants, name_of
 from benchmarks.measuring.victims import WORKERS, Command, Scene
 from search.store import Store
 
+LONGEST_WORK_S = 10.0  # of a worker before its node dies
 LONGEST_ABSENCE_S = 8.0  # until another node takes its place
 
 
@@ -40,6 +41,7 @@ class Raylet:
         [raylet] = self._node.all_processes["raylet"]
         if not any(name_of(pid).startswith(WORKERS) for pid in descendants(raylet.process.pid)):
             return False
+        time.sleep(generator.uniform(0.0, LONGEST_WORK_S))  # a worker that was found may only be starting
         os.kill(raylet.process.pid, signal.SIGKILL)
         self._cluster.remove_node(self._node, allow_graceful=False)  # what is left of it
         time.sleep(generator.uniform(0.0, LONGEST_ABSENCE_S))

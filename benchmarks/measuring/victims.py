@@ -28,7 +28,7 @@ ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduatin
 LEFT_BEHIND_S = 30.0  # a killed driver's processes have so long to notice
 AGENTS_LEFT_BEHIND_S = 75.0  # Ray's agents try for 60 s to report their raylet's death to a server that died with it
 _AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent")
-WORKERS = ("ray::TrialActor", "ray::_Inner")  # as Ray calls the processes of trials, and those that train
+WORKERS = ("ray::TrialActor", "ray::_Inner", "ray::RayTrainWorker")  # of trials (as Tune wraps them), of graduation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
