@@ -139,7 +139,8 @@ class Store:
     def _require_sqlite(self) -> None:
         """MLflow would try such a database ten times, for minutes, before it said so."""
         try:
-            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as connection:
+            # To write, if the file may be written: what a killed writer left half done is undone by the next who opens.
+            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("select count(*) from sqlite_master")
         except sqlite3.DatabaseError as error:
             raise ValueError(

@@ -2,6 +2,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -78,6 +82,26 @@ def test_a_database_that_is_none_is_told_at_once(tmp_path: Path) -> None:
     for check in (Store(tmp_path).require_exists, Store(tmp_path).create):
         with pytest.raises(ValueError, match="must be an sqlite file"):
             check()
+
+
+WRITER = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("create table a (b)")
+connection.execute("pragma cache_size = 1")
+connection.execute("begin")
+connection.executemany("insert into a values (?)", [("c" * 1000,)] * 1000)
+os._exit(9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_is_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert subprocess.run([sys.executable, "-c", WRITER, str(store.database)]).returncode == 9
+    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0
+    store.require_exists()
+    with closing(sqlite3.connect(store.database)) as connection:
+        assert connection.execute("select count(*) from a").fetchone() == (0,)
 
 
 def test_activating_a_store_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
