@@ -67,7 +67,7 @@ def measure(
         for name in names:
             for seed in range(n_seeds):
                 file = None if keep is None else keep / f"{name}-{task_name}-{seed}-{n_workers}-{budget}.json"
-                found[name, seed] = _replay(name, surrogate, task, seed, n_workers=n_workers, budget=budget, file=file)
+                found[name, seed] = _replay(name, task, seed, n_workers=n_workers, budget=budget, file=file)
         everything = [each.point for finished in found.values() for each in finished]
         best = task.hypervolume([*task.random_points, *everything])
         for (name, seed), finished in found.items():
@@ -87,14 +87,14 @@ def measure(
 
 
 def _replay(
-    name: str, surrogate: Surrogate, task: Task, seed: int, *, n_workers: int, budget: int, file: Path | None
+    name: str, task: Task, seed: int, *, n_workers: int, budget: int, file: Path | None
 ) -> list[Finish]:
     if file is not None and file.exists():
         return [Finish(epochs, (cost, error)) for epochs, cost, error in json.loads(file.read_text())["finished"]]
-    finished, ended = replay(methods()[name](surrogate, seed), task, n_workers=n_workers, budget=budget)
+    finished, ended = replay(methods()[name](task, seed), task, n_workers=n_workers, budget=budget)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        rows = [[each.epochs, *each.point] for each in finished]
+        rows = [[each.steps, *each.point] for each in finished]
         file.write_text(json.dumps({"finished": rows, "ended_at_rungs": ended}))
     return finished
 

@@ -6,6 +6,7 @@
     export    search.export.export_model        embed     search.embedding.embed_file
     report    search.report.write_report        ui        search.ui.serve_ui
     serve     runtime.server.serve              doctor    runtime.doctor.diagnose
+    watch     search.watch.watch
 
 What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input or a full disk, with
 one message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
@@ -90,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--seed", type=_seed, metavar="N", help="instead of the study's")
     search.add_argument("--name", type=_named("study"), metavar="NAME", help="search under another name")
 
+    watch = _command(commands, "watch", _watch, "look on while another process searches a study")
+    _add_name(watch)
+
     front = _command(commands, "front", _front, "show a study's front, references beside it")
     _add_name(front)
     front.add_argument("--json", action="store_true", help="print the front as one JSON document")
@@ -154,6 +158,12 @@ def _search(options: argparse.Namespace) -> None:
     from search.run import run_search
 
     print_front(run_search(study, store=store, address=options.address), file=sys.stderr)
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from search.watch import watch
+
+    watch(_store(options), options.name, say=say)
 
 
 def _front(options: argparse.Namespace) -> None:

@@ -15,14 +15,14 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState as OptunaState
 
+from search.hang_watch import rung_limit_s
 from search.lost_trials import MOST_TRIES, n_losses
 from search.pace import Pace
 from search.plan_outlook import GivenPoint, outlook_of
@@ -31,6 +31,7 @@ from search.pruner import FrontPruner
 from search.sampler import FrontSampler
 from search.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trial_files import delete_checkpoints, delete_halves, delete_orphans, write_error
+from search.trial_plan import TrialPlan
 from search.trial_storage import (
     CONTINUES,
     INITIAL,
@@ -43,43 +44,10 @@ from search.trial_storage import (
     tell,
     tell_twin,
 )
-from spaces.domain import Value
-from spaces.space import Space
-from spaces.student import StudentSpec
 
 LATENCY = "predicted_latency_ms"  # user attribute of a twin
 MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
 MOST_POSTPONED = 10  # in a row: what is left of the time is too short for what the sampler likes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialPlan:
-    """What decides which trials a search makes."""
-
-    name: str
-    """Of the study."""
-    folder: Path
-    """The study's folder: journal and checkpoints."""
-    space: Space
-    """What is searched."""
-    teacher: StudentSpec
-    """What points leave out, and the latency to beat."""
-    rungs: tuple[int, ...]
-    """Training tokens at which a trial is evaluated; the last ends it."""
-    predict: Callable[[StudentSpec], float]
-    """Predicted latency in milliseconds under the study's profile."""
-    seed: int = 0
-    """Of the sampler and, for a fair comparison, of every student."""
-    n_trials: int | None = None
-    """Most trials that are trained, earlier runs included; None: as many as the time allows."""
-    n_startup_trials: int = 5
-    """Trials before the sampler learns."""
-    patience: float = 4.0
-    """See `FrontPruner`."""
-    initial_points: Sequence[Mapping[str, Value]] = ()
-    """Tried first."""
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values that must be the same whenever this study is continued, or its trials could not be compared."""
 
 
 @dataclass(slots=True)
@@ -235,6 +203,16 @@ class TrialLedger:
         self._end(number, record, TrialState.INTERRUPTED, outcome)
         self._study.enqueue_trial(record.point, user_attrs={CONTINUES: number})
         self._drained = False
+
+    def rung_limit_s(self, number: int) -> float | None:
+        """Seconds within which a running trial must reach its next rung; None if it does not run any more."""
+        if number not in self._open:
+            return None
+        record = self._open[number].record
+        assert record.predicted_latency_ms is not None
+        n_tokens = self.plan.rungs[len(record.rungs)] - record.n_tokens
+        expected_s = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens)
+        return rung_limit_s(self.plan.rung_time_limit_s, expected_s=expected_s)
 
     def close(self, outcome: str) -> None:
         """Ends every running trial as interrupted; the next search of this study continues it."""

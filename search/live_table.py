@@ -96,6 +96,10 @@ class LiveTable:
             line = f"{record.state.value}: {record.outcome}"
         self._take(record, line)
 
+    def say(self, line: str) -> None:
+        """A line above the table."""
+        self._console.print(Text(line), soft_wrap=True)
+
     def _take(self, record: TrialRecord, line: str) -> None:
         self._records[record.number] = record
         if self._live is None:

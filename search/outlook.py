@@ -24,6 +24,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.curve_model import CurveModel, Curves, Scales, fit_scales
+from search.failures import FailureModel
 from search.improvement import Staircase
 from search.unit_cube import UnitCube
 
@@ -48,7 +49,7 @@ class Candidates:
     points: list[dict[str, Any]]
     """Every dimension that is active."""
     gains: Array
-    """Expected gain in hypervolume if trained to the end."""
+    """Expected gain in hypervolume if trained to the end, times the probability of getting there."""
 
 
 class Outlook:
@@ -62,6 +63,7 @@ class Outlook:
         error: Callable[[float], float] = lambda value: value,
         curve: Callable[[FrozenTrial], Mapping[int, float]] = lambda trial: trial.intermediate_values,
         active: Callable[[Params], Params] = lambda point: point,
+        failed: Callable[[FrozenTrial], bool] = lambda trial: trial.state is TrialState.FAIL,
         reference: tuple[float, float] | None = None,
     ) -> None:
         """What is known of a problem before anything is trained.
@@ -69,8 +71,9 @@ class Outlook:
         `rungs` are the steps at which trials report, the last one ends them. `cost` is a point's, to be minimised (a
         logarithm of time or size, say), and None if the point must not be tried. `error` turns a reported value into a
         positive error, to be minimised. `curve` gives the reported values of a trial by step. `active` takes the part
-        of a point that matters, in spaces with conditions. `reference` is (worst cost, worst error) of the hypervolume,
-        None for the largest cost and a bad error of random points, as believed.
+        of a point that matters, in spaces with conditions. `failed` says whether a trial failed for what its point is.
+        `reference` is (worst cost, worst error) of the hypervolume, None for the largest cost and a bad error of random
+        points, as believed.
 
         Raises ValueError unless the rungs are positive and rise.
         """
@@ -81,6 +84,7 @@ class Outlook:
         self.error = error
         self.curve = curve
         self.active = active
+        self.failed = failed
         self.reference = reference
         self._fitted: dict[bytes, Scales] = {}
         self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
@@ -113,7 +117,7 @@ class Outlook:
             observed.sort(key=lambda trial: trial.number)
             model = CurveModel(_curves(cube, observed, self.rungs), scales)
         tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
-        return View(self, cube, observed, model, tried)
+        return View(self, cube, observed, model, self._failures(cube, trials), tried)
 
     def random_points(self, cube: UnitCube) -> tuple[Array, Array]:
         """Columns and costs of points that a reference is taken from, the same ones in every view of a space."""
@@ -124,6 +128,12 @@ class Outlook:
             coordinates = np.array([row for row, _ in costed]).reshape(-1, len(cube.names))
             self._drawn[cube.names] = cube.columns(coordinates), np.array([cost for _, cost in costed])
         return self._drawn[cube.names]
+
+    def _failures(self, cube: UnitCube, trials: Sequence[FrozenTrial]) -> FailureModel:
+        """Of the trials that failed, and of those that came to something."""
+        judged = [trial for trial in trials if self.failed(trial) or self.curve(trial)]
+        columns = cube.columns(np.array([cube.coordinates(trial.params) for trial in judged]))
+        return FailureModel(columns, np.array([self.failed(trial) for trial in judged]))
 
     def _seen(self, trial: FrozenTrial) -> Seen | None:
         """What a trial shows; None if that is nothing, or if its point has no cost."""
@@ -181,7 +191,13 @@ class View:
     """What can be expected, at one moment."""
 
     def __init__(
-        self, outlook: Outlook, cube: UnitCube, trials: list[Seen], model: CurveModel, tried: frozenset[bytes]
+        self,
+        outlook: Outlook,
+        cube: UnitCube,
+        trials: list[Seen],
+        model: CurveModel,
+        failures: FailureModel,
+        tried: frozenset[bytes],
     ) -> None:
         """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
         self.cube = cube
@@ -191,6 +207,7 @@ class View:
         """Of the final log errors of `trials`."""
         self._outlook = outlook
         self._model = model
+        self._failures = failures
         self._reference = self._agreed_reference()
         self.complete = [trial for trial in trials if trial.complete]
         self.staircase = self.staircase_of(self.complete)
@@ -238,9 +255,10 @@ class View:
         coordinates, points, costs = self._costed(coordinates)
         if not len(points):
             return Candidates(coordinates, points, np.empty(0))
-        means, deviations = self._model.of_new(self.cube.columns(coordinates))
+        columns = self.cube.columns(coordinates)
+        means, deviations = self._model.of_new(columns)
         gains = self.staircase.expected_improvement(costs, means, deviations)
-        return Candidates(coordinates, points, gains)
+        return Candidates(coordinates, points, gains * (1.0 - self._failures.probability(columns)))
 
     def _costed(self, rows: Array) -> tuple[Array, list[dict[str, Any]], Array]:
         """Those of the rows of coordinates that are new and have a cost: their coordinates, points and costs."""

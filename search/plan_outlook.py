@@ -15,8 +15,10 @@ from optuna.trial import FrozenTrial
 from search.objective import LEAST_ERROR
 from search.outlook import Outlook
 from search.points import active_point
+from search.trial import TrialState
 from search.trial_storage import RECORD
-from spaces.domain import Value
+from spaces.dimensions import DIMENSIONS
+from spaces.domain import Real, Value
 from spaces.space import Space
 from spaces.student import StudentSpec
 
@@ -40,12 +42,19 @@ def outlook_of(
         latency_ms = predict(spec)
         return math.log2(latency_ms) if latency_ms < limit_ms else None
 
+    doses = {name: domain.high for name, domain in space.domains.items() if isinstance(domain, Real) and _is_dose(name)}
+
+    def deciding(point: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+        """The point as its cost sees it, so that few are decoded: of a dose it matters only whether there is any."""
+        return tuple((name, doses[name] if name in doses and value else value) for name, value in point.items())
+
     return Outlook(
         rungs=rungs,
-        cost=lambda point: cost(tuple(point.items())),
+        cost=lambda point: cost(deciding(point)),
         error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
         curve=lambda trial: _fidelities(trial, rungs),
         active=lambda point: active_point(point, space),
+        failed=_failed,
     )
 
 
@@ -62,6 +71,17 @@ class GivenPoint(optuna.samplers.RandomSampler):
     ) -> Any:
         """The point's value."""
         return self._point[param_name]
+
+
+def _is_dose(name: str) -> bool:
+    """Whether a dimension is a number of the recipe, such as a rate or a loss's weight."""
+    return not DIMENSIONS[name].structural
+
+
+def _failed(trial: FrozenTrial) -> bool:
+    """Whether a trial failed, and was not merely interrupted or put off; Optuna has one state for all of these."""
+    record = trial.user_attrs.get(RECORD)
+    return record is not None and record["state"] == TrialState.FAILED
 
 
 def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.memory_limit import require_memory_limits
 from spaces.profile import Runtime
 from spaces.study import SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
 
@@ -46,6 +47,8 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
     from trainers.corpus import check_text
 
     check_runtime(study.profile.runtime)
+    if study.search.trial_memory_gib is not None:
+        require_memory_limits()
     check_text(study.corpus)
     loaded = [_load(spec, download=download) for spec in study.teachers]
     teachers = [teacher for teacher in loaded if teacher is not None]

@@ -28,16 +28,15 @@ from search.registry import load_front
 from search.room import room_explained
 from search.selection import choose_graduates
 from search.store import Store
-from search.study_state import StudyState
+from search.study_lock import COMMAND, exclusive
+from search.study_state import NotedSteps, StudyState
 from search.time_plan import Clock, TimePlan
 from search.trial import TrialRecord, TrialState
 from search.trial_log import TrialLog
-from search.trial_storage import exclusive, read_trials
+from search.trial_storage import read_trials
 from search.tune import search_trials
 from spaces.study_spec import StudySpec
 from trainers.freed_memory import return_freed_memory
-
-_LOCK = "run.lock"
 
 
 def run_search(
@@ -50,11 +49,11 @@ def run_search(
     its budget, its trials or its graduation are raised. Raises ValueError if the study cannot be run or nothing was
     completed in its time, KeyboardInterrupt after a Ctrl-C, when Ray has ended and everything measured is stored.
     """
-    reporter = ConsoleReporter() if progress is None else progress
     folder = store.study_folder(study.name)
     state = StudyState(folder)
+    reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state)
     store.require_writable()
-    with room_explained(store.root), exclusive(folder, lock=_LOCK):
+    with room_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
         with Interrupts() as interrupts:

@@ -9,6 +9,7 @@ scheduler first and to the searcher only if the trial goes on, so everything is 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
+from search.hang_watch import HangWatch
 from search.ledger import TrialLedger
 from search.lost_trials import outcome_of_death
 from search.room import NO_ROOM
@@ -65,6 +67,7 @@ class LedgerSearcher(Searcher):
             n_done=n_done,
             folder=plan.folder / "trials" / record.name,
             restore=record.checkpoint,
+            memory_gib=plan.trial_memory_gib,
         )
 
 
@@ -80,6 +83,7 @@ class LedgerScheduler(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """STOP once the ledger has ended the trial."""
+        self._stopper.heard(trial)
         goes_on = self._stopper.guard(lambda: self._take(_task_of(trial), result[MEASURED]))
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
@@ -126,13 +130,15 @@ class LedgerScheduler(TrialScheduler):
 
 
 class SearchStopper(Stopper):
-    """Ends all between two steps of Tune's loop: on an error of ours, a Ctrl-C, or well past the deadline."""
+    """Looks around between two steps of Tune's loop: ends trials that hang, and all on an error, Ctrl-C or deadline."""
 
-    def __init__(self, past_deadline: Callable[[], bool]) -> None:
+    def __init__(self, ledger: TrialLedger, past_deadline: Callable[[], bool]) -> None:
         self.interrupted = threading.Event()
+        self._ledger = ledger
         self._past_deadline = past_deadline
         self._error: Exception | None = None
         self._trials: list[Trial] = []
+        self._hang_watch = HangWatch()
 
     def __reduce__(self) -> Any:
         """Tune writes its state, which nobody reads; there this is a stopper that never stops."""
@@ -154,21 +160,39 @@ class SearchStopper(Stopper):
         """A trial whose actor may have to be killed."""
         self._trials.append(trial)
 
+    def heard(self, trial: Trial) -> None:
+        """A watched trial has reported."""
+        self._hang_watch.heard(_task_of(trial).number)
+
     def stop_all(self) -> bool:
         """Whether to end now. Raises what `guard` caught."""
         if self._error is not None:
             raise self._error
+        self._trials = [trial for trial in self._trials if not trial.is_finished()]
         if self.interrupted.is_set() or self._past_deadline():
-            self._kill_actors()
+            for trial in self._trials:
+                _kill_actor(trial)
             return True
+        for trial in self._trials:
+            if trial.status == Trial.RUNNING:
+                self.guard(functools.partial(self._end_if_hung, trial))
         return False
 
-    def _kill_actors(self) -> None:
-        """A rung in progress cannot be asked to end; what it measured before is stored."""
-        for trial in self._trials:
-            actor = trial.temporary_state.ray_actor
-            if trial.status == Trial.RUNNING and actor is not None:
-                ray.kill(actor)
+    def _end_if_hung(self, trial: Trial) -> None:
+        number = _task_of(trial).number
+        limit_s = self._ledger.rung_limit_s(number)
+        if limit_s is None:  # the ledger has ended it, Tune will
+            self._hang_watch.forget(number)
+        elif self._hang_watch.silence_s(number) > limit_s:
+            self._ledger.failed(number, f"hung: no report within {limit_s:.0f} s (search.rung_time_limit)")
+            _kill_actor(trial)
+
+
+def _kill_actor(trial: Trial) -> None:
+    """A rung in progress cannot be asked to end; what it measured before is stored."""
+    actor = trial.temporary_state.ray_actor
+    if trial.status == Trial.RUNNING and actor is not None:
+        ray.kill(actor)
 
 
 def _task_of(trial: Trial) -> TrialTask:

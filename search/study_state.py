@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from search.progress import Bar, Reporter
 from search.store import Store
 from spaces.study_spec import StudySpec
 
@@ -55,6 +56,37 @@ class StudyState:
                     "do not compare; search under another name (--name) or in another store (--store)"
                 )
         self.write("study", now)
+
+
+class NotedSteps:
+    """A reporter that also writes down which step the study is at, for those who look on (`search.watch`)."""
+
+    def __init__(self, reporter: Reporter, state: StudyState) -> None:
+        self._reporter = reporter
+        self._state = state
+
+    def step(self, what: str) -> Bar:
+        """A step begins."""
+        self._note(what)
+        return self._reporter.step(what)
+
+    def say(self, line: str) -> None:
+        """A sentence."""
+        self._note(line)
+        self._reporter.say(line)
+
+    def _note(self, step: str) -> None:
+        self._state.write("step", {"step": step})
+
+
+def latest_study(store: Store) -> str:
+    """The study that a command was given for last. Raises ValueError if there is none."""
+    found = list((store.root / "studies").glob("*/study.json"))
+    if not found:
+        raise ValueError(
+            f"there is no study in {store.root}; run `understudy search` first, or name the store with --store"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent.name
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import ray
 import torch
 from ray.tune import Trainable
 
+from search.memory_limit import GIB, limit_memory
 from search.trial import RungRecord
 from search.trial_work import TrialWork, failure_of
 from spaces.recipe import RecipeSpec
@@ -47,6 +48,8 @@ class TrialTask:
     """Where its checkpoints go, one folder each."""
     restore: Path | None
     """The checkpoint to go on from; None to start from the teacher."""
+    memory_gib: float | None
+    """What the trial may take; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class TrialActor(Trainable):
         task = self._task
         try:
             if not self._started:
+                self._work.drop()
+                limit_memory(None if task.memory_gib is None else int(task.memory_gib * GIB))
                 self._work.start(task.spec, task.recipe, seed=task.seed)
                 if task.restore is not None:
                     self._work.restore(task.restore)
@@ -99,7 +104,9 @@ class TrialActor(Trainable):
             checkpoint = task.folder / f"rung-{task.n_done + self._n_steps}"
             self._work.save(checkpoint)
         except Exception as error:
-            return {MEASURED: Failed(failure_of(error), traceback.format_exc())}
+            details = traceback.format_exc()
+            limit_memory(None)
+            return {MEASURED: Failed(failure_of(error, memory_gib=task.memory_gib), details)}
         return {MEASURED: Measured(rung, checkpoint)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:

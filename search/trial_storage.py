@@ -3,7 +3,6 @@
 
     FOLDER/trials.journal     two Optuna studies: NAME (latency, fidelity) and NAME/rungs (fidelity by rung)
     FOLDER/trials/trial-0007/ checkpoints: of complete trials (graduation starts there) and of interrupted ones
-    FOLDER/search.lock        held by the one search that writes
 
 A search may be killed at any moment: a half-written last line is cut off when the next search opens the journal,
 and what a trial was doing is read from its record and from Optuna's state together (`record_of`).
@@ -11,13 +10,9 @@ and what a trial was doing is read from its record and from Optuna's state toget
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,32 +34,10 @@ INITIAL = "initial"
 DRIVER_ENDED = "interrupted: the driver ended"
 
 _JOURNAL = "trials.journal"
-_LOCK = "search.lock"
-
-
-@contextmanager
-def exclusive(folder: Path, *, lock: str = _LOCK) -> Iterator[None]:
-    """Within the block no other search writes this study. Raises ValueError if one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / lock).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "another one"
-            raise ValueError(
-                f"one search at a time writes a study: {holder} is running in {folder}; wait, stop it, watch it with "
-                "`understudy ui`, or give this one another --name"
-            ) from None
-        file.truncate(0)
-        begun = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, begun {begun},")
-        file.flush()
-        yield  # the lock ends with the process, however it ends
 
 
 def open_storage(folder: Path) -> JournalStorage:
-    """The study folder's storage, for the one search that writes (`exclusive`)."""
+    """The study folder's storage, for the one search that writes (`search.study_lock`)."""
     journal = folder / _JOURNAL
     _cut_broken_line(journal)
     for stale in folder.glob(f"{_JOURNAL}.lock*"):  # of a killed search: ours is the only one
@@ -89,16 +62,28 @@ class WholeLines(JournalFileBackend):
             raise
 
 
+class TrialReader:
+    """Reads a study's trials again and again, while nothing or another process writes: only what is new is read."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Of study `name`, which need not have begun."""
+        self._folder, self._name = folder, name
+        self._study: optuna.Study | None = None
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        """All trials by number; empty before any search."""
+        journal = self._folder / _JOURNAL
+        if self._study is None and journal.exists():
+            with suppress(KeyError):
+                self._study = optuna.load_study(
+                    study_name=self._name, storage=JournalStorage(JournalFileBackend(str(journal)))
+                )
+        return () if self._study is None else records_of(self._study, self._folder)
+
+
 def read_trials(folder: Path, name: str) -> tuple[TrialRecord, ...]:
-    """All trials of study `name` by number, while nothing or another process writes; empty before any search."""
-    journal = folder / _JOURNAL
-    if not journal.exists():
-        return ()
-    try:
-        study = optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(journal))))
-    except KeyError:
-        return ()
-    return records_of(study, folder)
+    """All trials of study `name` by number, as they are now (`TrialReader`)."""
+    return TrialReader(folder, name).records()
 
 
 def records_of(study: optuna.Study, folder: Path) -> tuple[TrialRecord, ...]:

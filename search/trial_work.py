@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from search.mapped_array import MappedArray
+from search.memory_limit import is_out_of_memory
 from search.room import NO_ROOM, is_no_room
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
@@ -26,7 +27,10 @@ from trainers.loop import Distillation, DistillationData, NotFiniteError
 
 
 class TrialWork(Protocol):
-    """Works on one student at a time; `start` drops the one before."""
+    """Works on one student at a time."""
+
+    def drop(self) -> None:
+        """Frees the student in work, if there is one; its successor must not need room beside it."""
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         """Makes the student that the other methods work on."""
@@ -54,10 +58,14 @@ class DistillationWork:
         """What travels is the data, not the student in work."""
         return (DistillationWork, (self._inheritance, self._data))
 
+    def drop(self) -> None:
+        """Frees model, optimiser and averages."""
+        self._distillation = None
+        return_freed_memory()
+
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         """Inherits the student from its teacher."""
         self._since = time.perf_counter()
-        self._distillation = None  # the one before is freed first: two at a time need not fit
         student = inherit(self._inheritance, spec, seed=seed)
         return_freed_memory()
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
@@ -97,14 +105,19 @@ class DistillationWork:
         return self._distillation
 
 
-def failure_of(error: BaseException) -> str:
-    """The outcome of a trial that an exception ended: not finite, out of memory, no room, or its type and message."""
+def failure_of(error: BaseException, *, memory_gib: float | None = None) -> str:
+    """The outcome of a trial that an exception ended: not finite, out of memory, no room, or its type.
+
+    `memory_gib` is what the trial was allowed to take, None for no limit.
+    """
     message = " ".join(str(error).split())
     if is_no_room(error):
         return f"{NO_ROOM}: {message}"
     if isinstance(error, NotFiniteError):
         return f"not finite: {message}"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
+    if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
+        if memory_gib is not None:
+            return f"out of memory: it takes more than {memory_gib:g} GiB (search.trial_memory_gib)"
         return f"out of memory: {message or type(error).__name__}"
     return f"{type(error).__name__}: {message}"
 

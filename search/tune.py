@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from threadpoolctl import threadpool_limits
 
 from search.cluster import cluster, n_cpus_available
-from search.ledger import TrialLedger, TrialPlan
+from search.ledger import TrialLedger
 from search.searcher import LedgerScheduler, LedgerSearcher, SearchStopper
+from search.study_lock import exclusive
 from search.trainable import TrialActor
 from search.trial import Observer, TrialRecord
-from search.trial_storage import exclusive
+from search.trial_plan import TrialPlan
 from search.trial_work import DistillationWork, TrialWork
 from spaces.study_spec import StudySpec, space_to_json
 
@@ -90,6 +92,8 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         n_trials=study.search.n_trials,
         n_startup_trials=study.search.n_startup_trials,
         patience=study.search.patience,
+        rung_time_limit_s=study.search.rung_time_limit_s,
+        trial_memory_gib=study.search.trial_memory_gib,
         initial_points=study.initial_points,
         identity={
             "space": space_to_json(study.space),
@@ -135,11 +139,12 @@ def run_trials(
 def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
     """Tune's loop, until the ledger begins no more trials and all have ended."""
     deadline = ledger.deadline
-    stopper = SearchStopper(lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
+    stopper = SearchStopper(ledger, lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
     with (
         tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch,
         _interrupts(stopper.interrupted),
         _quiet(),
+        threadpool_limits(limits=1, user_api="blas"),  # proposals are small products, and the cores are the trials'
     ):
         tune.run(
             tune.with_parameters(TrialActor, work=work),

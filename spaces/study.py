@@ -118,6 +118,13 @@ def describe(study: StudySpec) -> str:
     trials = "trials until the time is up" if search.n_trials is None else f"at most {search.n_trials} trials"
     rungs = ", ".join(f"{rung:,}" for rung in search.rungs)
     lines.append(f"  budget      {time} in all; {trials}; rungs at {rungs} tokens; seed {search.seed}")
+    limits = []
+    if search.trial_memory_gib is not None:
+        limits.append(f"{search.trial_memory_gib:g} GiB a trial")
+    if search.rung_time_limit_s is not None:
+        limits.append(f"{format_duration(search.rung_time_limit_s)} from rung to rung")
+    if limits:
+        lines.append(f"  limits      {', '.join(limits)}")
     longest = "bounded by time" if graduation.n_tokens is None else f"up to {graduation.n_tokens:,} tokens each"
     lines.append(
         f"  graduation  {graduation.share:.0%} of the time, at most {graduation.max_students} students, {longest}; "

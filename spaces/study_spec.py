@@ -36,6 +36,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_MOST_GIB = 1_000_000  # more is a slip
 _REMOTE_REMEDY = "write for example package:NAME or hub:ORGANISATION/NAME"
 
 
@@ -191,6 +192,10 @@ class SearchSpec:
     """Trials (initial points included) before the sampler learns from the others."""
     patience: Annotated[float, Range(above=0, high=1000)] = 4.0
     """How many times more a new trial must promise for its tokens before a running one is stopped at a rung."""
+    rung_time_limit_s: Seconds | None = None
+    """Seconds after which a trial that has not reached its next rung hangs; None: ten times what is expected."""
+    trial_memory_gib: Annotated[float, Range(above=0, high=_MOST_GIB)] | None = None
+    """GiB that a trial may take beyond what its worker holds already; None: what the machine has."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
 

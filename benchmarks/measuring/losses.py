@@ -16,10 +16,11 @@ from search.graduate import graduates_of
 from search.registry import load_front, load_trials, registered_entries
 from search.selection import choose_graduates
 from search.store import Store
+from search.study_lock import COMMAND, TRIALS, exclusive
 from search.study_state import StudyState
 from search.trial import TrialRecord, TrialState
 from search.trial_log import COSINE, TRIAL, runs_of_kind, study_experiment
-from search.trial_storage import exclusive, read_trials
+from search.trial_storage import read_trials
 from spaces.study import StudySpec
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Losses:
     def _check_locks(self, folder: Path) -> None:
         for lock in folder.glob("*.journal.lock*"):
             self.add("locks_left", str(lock))
-        for name in ("run.lock", "search.lock"):
+        for name in (COMMAND, TRIALS):
             try:
                 with exclusive(folder, lock=name):
                     pass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search replayed on simulated time: the time of a trial is its epochs, and workers report asynchronously.
+"""A search replayed on simulated time: the time of a trial is its steps, and workers report asynchronously.
 
 A worker asks for a trial, reports at every rung and asks again; who is told what, and when, is what a search on a
 cluster of so many equal machines would see. Events of the same moment happen in the order in which they were caused.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from benchmarks.measuring.surrogate import RUNGS, Point, Task, cost
+from benchmarks.measuring.problem import Point, Problem
 
 
 @dataclass(slots=True)
@@ -32,8 +32,8 @@ class Running:
 class Method(Protocol):
     """A searcher with its rule for stopping."""
 
-    def ask(self) -> tuple[Any, dict[str, Any]]:
-        """A new trial: a handle and its configuration."""
+    def ask(self) -> tuple[Any, dict[str, Any]] | None:
+        """A new trial: a handle and its configuration; None if there is none."""
 
     def reached(self, handle: Any, rung: int, error: float) -> bool:
         """Takes the error at a rung (its index) that is not the last. Returns whether the trial goes on."""
@@ -46,23 +46,26 @@ class Method(Protocol):
 class Finish:
     """A fully trained point."""
 
-    epochs: float
+    steps: float
     """Of the budget that was used when it was finished, by all workers."""
     point: Point
     """Its cost and error."""
 
 
-def replay(method: Method, task: Task, *, n_workers: int, budget: int) -> tuple[list[Finish], list[int]]:
-    """What one search finishes within a budget of epochs, and how many trials ended at each rung (the last: full)."""
+def replay(method: Method, problem: Problem, *, n_workers: int, budget: int) -> tuple[list[Finish], list[int]]:
+    """What one search finishes within a budget of steps, and how many trials ended at each rung (the last: full)."""
+    rungs = problem.rungs
     end = budget / n_workers
     events: list[tuple[float, int, Running]] = []
     finished: list[Finish] = []
-    ended = [0] * len(RUNGS)
+    ended = [0] * len(rungs)
     n_events = 0
 
     def begin(now: float) -> None:
-        handle, configuration = method.ask()
-        push(now + RUNGS[0], Running(handle, configuration, task.curve(configuration)))
+        asked = method.ask()
+        if asked is not None:
+            handle, configuration = asked
+            push(now + rungs[0], Running(handle, configuration, problem.curve(configuration)))
 
     def push(when: float, running: Running) -> None:
         nonlocal n_events
@@ -77,21 +80,23 @@ def replay(method: Method, task: Task, *, n_workers: int, budget: int) -> tuple[
         rung = running.n_reached
         running.n_reached += 1
         error = running.curve[rung]
-        if rung == len(RUNGS) - 1:
+        if rung == len(rungs) - 1:
             method.finished(running.handle, error)
-            finished.append(Finish(now * n_workers, (cost(running.configuration), error)))
+            cost = problem.cost(running.configuration)
+            assert cost is not None
+            finished.append(Finish(now * n_workers, (cost, error)))
         elif method.reached(running.handle, rung, error):
-            push(now + RUNGS[rung + 1] - RUNGS[rung], running)
+            push(now + rungs[rung + 1] - rungs[rung], running)
             continue
         ended[rung] += 1
-        if now + RUNGS[0] <= end:
+        if now + rungs[0] <= end:
             begin(now)
     return finished, ended
 
 
-def fractions(task: Task, finished: Sequence[Finish], *, budget: int, best: float) -> dict[str, float]:
+def fractions(problem: Problem, finished: Sequence[Finish], *, budget: int, best: float) -> dict[str, float]:
     """Shares of the hypervolume `best` that were reached at a quarter, half and all of the budget."""
     return {
-        str(share): task.hypervolume([each.point for each in finished if each.epochs <= share * budget + 1e-6]) / best
+        str(share): problem.hypervolume([each.point for each in finished if each.steps <= share * budget + 1e-6]) / best
         for share in (0.25, 0.5, 1.0)
     }

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import optuna
 from optuna.trial import TrialState
 
+from benchmarks.measuring.problem import Point, Problem
 from benchmarks.measuring.replay import Method
-from benchmarks.measuring.surrogate import RUNGS, Point, Surrogate, cost
 from search.front import non_dominated
 from search.outlook import Outlook
 from search.pruner import FrontPruner
@@ -30,60 +30,58 @@ REDUCTION = 3.0
 class OptunaMethod:
     """A sampler on a study of two objectives, alone or with the stops of MO-ASHA, which are told as PRUNED."""
 
-    def __init__(self, surrogate: Surrogate, sampler: optuna.samplers.BaseSampler, *, stops: bool) -> None:
-        self._surrogate = surrogate
+    def __init__(self, problem: Problem, sampler: optuna.samplers.BaseSampler, *, stops: bool) -> None:
+        self._problem = problem
         self._study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         self._stops = stops
-        self._reached: list[list[Point]] = [[] for _ in RUNGS]
+        self._reached: list[list[Point]] = [[] for _ in problem.rungs]
 
-    def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
-        trial = self._study.ask()
-        return trial, self._surrogate.suggest(trial)
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        return self._problem.ask(self._study)
 
     def reached(self, handle: optuna.Trial, rung: int, error: float) -> bool:
         if not self._stops:
             return True
         others = self._reached[rung]
-        others.append((cost(handle.params), error))
+        others.append((_cost(self._problem, handle.params), error))
         if len(others) == 1 or _position(others) / len(others) <= 1.0 / REDUCTION:
             return True
         self._study.tell(handle, state=TrialState.PRUNED)
         return False
 
     def finished(self, handle: optuna.Trial, error: float) -> None:
-        self._study.tell(handle, [cost(handle.params), error])
+        self._study.tell(handle, [_cost(self._problem, handle.params), error])
 
 
 class UnderstudyMethod:
     """The project's sampler and pruner, on a study of one objective."""
 
-    def __init__(self, surrogate: Surrogate, seed: int) -> None:
-        outlook = Outlook(rungs=RUNGS, cost=cost)
-        self._surrogate = surrogate
+    def __init__(self, problem: Problem, seed: int) -> None:
+        outlook = Outlook(rungs=problem.rungs, cost=problem.cost, active=problem.active, failed=lambda trial: False)
+        self._problem = problem
         self._study = optuna.create_study(
             direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook)
         )
 
-    def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
-        trial = self._study.ask()
-        return trial, self._surrogate.suggest(trial)
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        return self._problem.ask(self._study)
 
     def reached(self, handle: optuna.Trial, rung: int, error: float) -> bool:
-        handle.report(error, RUNGS[rung])
+        handle.report(error, self._problem.rungs[rung])
         if not handle.should_prune():
             return True
         self._study.tell(handle, state=TrialState.PRUNED)
         return False
 
     def finished(self, handle: optuna.Trial, error: float) -> None:
-        handle.report(error, RUNGS[-1])
+        handle.report(error, self._problem.rungs[-1])
         self._study.tell(handle, error)
 
 
 class SyneTuneMethod:
     """Syne Tune's own MOASHA."""
 
-    def __init__(self, surrogate: Surrogate, seed: int) -> None:
+    def __init__(self, problem: Problem, seed: int) -> None:
         """Raises ImportError where Syne Tune is not installed."""
         # By name, for it is no dependency: what it brings along is larger than this project's own.
         trial_status = import_module("syne_tune.backend.trial_status")
@@ -92,38 +90,49 @@ class SyneTuneMethod:
 
         self._go_on = scheduler.SchedulerDecision.CONTINUE
         self._new_trial = trial_status.Trial
-        self._scheduler = moasha.MOASHA({}, ["cost", "error"], time_attr="epoch", max_t=RUNGS[-1], random_seed=seed)
+        self._scheduler = moasha.MOASHA(
+            {}, ["cost", "error"], time_attr="epoch", max_t=problem.rungs[-1], random_seed=seed
+        )
         self._study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-        self._surrogate = surrogate
+        self._problem = problem
         self._n_trials = 0
 
-    def ask(self) -> tuple[Any, dict[str, Any]]:
-        configuration = self._surrogate.suggest(self._study.ask())
+    def ask(self) -> tuple[Any, dict[str, Any]] | None:
+        asked = self._problem.ask(self._study)
+        if asked is None:
+            return None
+        _, configuration = asked
         trial = self._new_trial(self._n_trials, configuration, None)
         self._n_trials += 1
         self._scheduler.on_trial_add(trial)
         return trial, configuration
 
     def reached(self, handle: Any, rung: int, error: float) -> bool:
-        result = {"epoch": RUNGS[rung], "cost": cost(handle.config), "error": error}
+        result = {"epoch": self._problem.rungs[rung], "cost": _cost(self._problem, handle.config), "error": error}
         return bool(self._scheduler.on_trial_result(handle, result) == self._go_on)
 
     def finished(self, handle: Any, error: float) -> None:
-        result = {"epoch": RUNGS[-1], "cost": cost(handle.config), "error": error}
+        result = {"epoch": self._problem.rungs[-1], "cost": _cost(self._problem, handle.config), "error": error}
         self._scheduler.on_trial_complete(handle, result)
 
 
-def methods() -> dict[str, Callable[[Surrogate, int], Method]]:
-    """Makers of every method by name, from a surrogate and a seed."""
+def methods() -> dict[str, Callable[[Problem, int], Method]]:
+    """Makers of every method by name, from a problem and a seed."""
     return {
-        "random": lambda surrogate, seed: OptunaMethod(surrogate, _random(seed), stops=False),
-        "nsga2": lambda surrogate, seed: OptunaMethod(surrogate, _nsga2(seed), stops=False),
-        "tpe": lambda surrogate, seed: OptunaMethod(surrogate, _tpe(seed), stops=False),
-        "mo-asha": lambda surrogate, seed: OptunaMethod(surrogate, _random(seed), stops=True),
-        "tpe+mo-asha": lambda surrogate, seed: OptunaMethod(surrogate, _tpe(seed), stops=True),
+        "random": lambda problem, seed: OptunaMethod(problem, _random(seed), stops=False),
+        "nsga2": lambda problem, seed: OptunaMethod(problem, _nsga2(seed), stops=False),
+        "tpe": lambda problem, seed: OptunaMethod(problem, _tpe(seed), stops=False),
+        "mo-asha": lambda problem, seed: OptunaMethod(problem, _random(seed), stops=True),
+        "tpe+mo-asha": lambda problem, seed: OptunaMethod(problem, _tpe(seed), stops=True),
         "understudy": UnderstudyMethod,
         "syne-tune": SyneTuneMethod,
     }
+
+
+def _cost(problem: Problem, configuration: dict[str, Any]) -> float:
+    cost = problem.cost(configuration)
+    assert cost is not None, "what is tried has a cost"
+    return cost
 
 
 def _random(seed: int) -> optuna.samplers.BaseSampler:

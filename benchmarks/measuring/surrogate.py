@@ -20,12 +20,11 @@ import onnxruntime
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from benchmarks.measuring.problem import Point
 from search.front import hypervolume
 
 RUNGS = (1, 3, 9, 27, 52)
 """Epochs at which a trial is evaluated; the last ends it."""
-Point = tuple[float, float]
-"""(cost, error), both minimised: log10 of weights and validation error in per cent."""
 Distribution = IntDistribution | FloatDistribution
 
 _INPUTS = (
@@ -81,7 +80,9 @@ class Surrogate:
 
 
 class Task:
-    """One task: its curves, its reference point and the random points that its normaliser starts from."""
+    """One task, a `Problem`: cost is log10 of weights, error the validation error in per cent."""
+
+    rungs = RUNGS
 
     def __init__(self, surrogate: Surrogate, name: str) -> None:
         """Draws 3,000 random points, the same ones in every run."""
@@ -93,6 +94,19 @@ class Task:
         costs = np.array([cost(configuration) for configuration in drawn])
         self.reference: Point = (float(costs.max()) + 0.01, float(np.quantile(errors, 0.9)))
         self.random_points: list[Point] = list(zip(costs.tolist(), errors.tolist(), strict=True))
+
+    def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
+        """There is always a new one."""
+        trial = study.ask()
+        return trial, self.surrogate.suggest(trial)
+
+    def cost(self, configuration: Mapping[str, Any]) -> float:
+        """See `cost`."""
+        return cost(configuration)
+
+    def active(self, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+        """All of it."""
+        return configuration
 
     def curve(self, configuration: Mapping[str, Any]) -> list[float]:
         """Validation errors at the rungs."""

@@ -13,8 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.front import non_dominated
 from search.ledger import MOST_POSTPONED, TrialLedger
+from search.study_lock import exclusive
 from search.trial import TrialState
-from search.trial_storage import exclusive, read_trials
+from search.trial_storage import read_trials
 from spaces.domain import Choice, Integer
 from spaces.space import Space
 from tests.search.toy_search import SPACE, TEACHER, ToyWork, Witness, fidelity_of, plan, predict, rung, train

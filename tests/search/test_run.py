@@ -22,9 +22,10 @@ from search.progress import Silent
 from search.registry import load_trials, resolve_model
 from search.run import run_search
 from search.store import Store
+from search.study_lock import exclusive
 from search.study_state import StudyState
 from search.trial import TrialState
-from search.trial_storage import exclusive, read_trials
+from search.trial_storage import read_trials
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import longer, tiny_study
 

@@ -171,3 +171,24 @@ def test_rungs_must_be_positive_and_rise(rungs):
 def test_a_negative_number_of_startup_trials_is_refused():
     with pytest.raises(ValueError, match="n_startup_trials"):
         FrontSampler(outlook(), n_startup_trials=-1)
+
+
+def test_it_learns_where_trials_fail_and_looks_elsewhere():
+    def n_failures(sampler):
+        """Of 40 trials where the best of the front, all large sizes of kind `a` with a high rate, never ends."""
+        study = optuna.create_study(sampler=sampler)
+        for _ in range(40):
+            trial = study.ask()
+            point = suggest(trial)
+            if point.get("rate", 0.0) > 5e-2:
+                study.tell(trial, state=TrialState.FAIL)
+                continue
+            for step in RUNGS:
+                trial.report(error_at(point, step), step)
+            study.tell(trial, final_error(point))
+        return sum(trial.state is TrialState.FAIL for trial in study.trials)
+
+    ours = [n_failures(FrontSampler(outlook(), seed=seed)) for seed in range(3)]
+    blind = Outlook(rungs=RUNGS, cost=cost, active=active, failed=lambda trial: False)
+    others = [n_failures(FrontSampler(blind, seed=seed)) for seed in range(3)]
+    assert sum(ours) < 0.6 * sum(others)

@@ -74,13 +74,21 @@ INITIAL = [{"n_layers": 2}, {"n_layers": 1}, {"n_layers": 3}]
 
 
 @pytest.mark.slow
-def test_an_exception_fails_its_trial_and_not_the_search(ray_session, tmp_path):
-    plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL, n_trials=3)
-    two, one, three = run_trials(plan_, ToyWork(accident="ZeroDivisionError"), n_workers=1)
+@pytest.mark.parametrize(
+    ("accident", "limits", "outcome"),
+    [
+        ("ZeroDivisionError", {}, "ZeroDivisionError: division by zero"),
+        ("memory", {"trial_memory_gib": 0.5}, "out of memory: it takes more than 0.5 GiB (search.trial_memory_gib)"),
+        ("hang", {"rung_time_limit_s": 4.0}, "hung: no report within 4 s (search.rung_time_limit)"),
+    ],
+)
+def test_an_accident_fails_its_trial_and_not_the_search(ray_session, tmp_path, accident, limits, outcome):
+    plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL, n_trials=3, **limits)
+    two, one, three = run_trials(plan_, ToyWork(accident=accident), n_workers=1)
     assert two.state is TrialState.FAILED
-    assert two.outcome == "ZeroDivisionError: division by zero"
+    assert two.outcome.startswith(outcome)
     assert len(two.rungs) == 1
-    assert (tmp_path / "errors" / "trial-0000.txt").read_text()
+    assert accident == "hang" or (tmp_path / "errors" / "trial-0000.txt").read_text()
     assert one.state is three.state is TrialState.COMPLETE
 
 

@@ -16,8 +16,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search.ledger import TrialLedger, TrialPlan
+import numpy as np
+
+from search.ledger import TrialLedger
 from search.trial import RungRecord, TrialRecord
+from search.trial_plan import TrialPlan
 from spaces.domain import Choice, Integer, Real
 from spaces.recipe import RecipeSpec
 from spaces.space import Space
@@ -99,11 +102,14 @@ class ToyWork:
 
     seconds_per_rung: float = 0.0
     accident: str = ""
-    """Of a student of 2 layers at its second rung: an exception's name, `ENOSPC`, `kill` or `kill once`."""
+    """Of a student of 2 layers at its second rung: an error, `ENOSPC`, `memory`, `hang`, `kill`, `kill once`."""
     n_tokens: int = 0
     was_restored: bool = False
     spec: StudentSpec | None = None
     recipe: RecipeSpec | None = None
+
+    def drop(self) -> None:
+        self.spec = self.recipe = None
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         self.spec, self.recipe, self.n_tokens, self.was_restored = spec, recipe, 0, False
@@ -131,6 +137,10 @@ class ToyWork:
                 raise ZeroDivisionError("division by zero")
             case "ENOSPC":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            case "memory":
+                np.ones(3 << 27)  # 3 GiB
+            case "hang":
+                os.kill(os.getpid(), signal.SIGSTOP)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "kill once" if not self.was_restored:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notices a trial that hangs: that runs, and has not reported for longer than it can possibly need.
+
+What a rung should take is learnt from the rungs of other trials. Unless the user names a limit the watch is generous: a
+slow node or a long evaluation must not look like a hang.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+TIMES_EXPECTED = 10.0
+LEAST_S = 600.0  # a worker may wait so long for its imports and its data
+UNKNOWN_S = 86_400.0  # as long as no rung was reached by any trial
+
+
+def rung_limit_s(wanted_s: float | None, *, expected_s: float | None) -> float:
+    """Seconds within which a trial must report: what the user wants, else a multiple of what is expected."""
+    if wanted_s is not None:
+        return wanted_s
+    return UNKNOWN_S if expected_s is None else max(LEAST_S, TIMES_EXPECTED * expected_s)
+
+
+class HangWatch:
+    """Remembers when each running trial, known by its number, was last heard of."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._heard: dict[int, float] = {}
+
+    def heard(self, number: int) -> None:
+        """The trial has reported."""
+        self._heard[number] = self._clock()
+
+    def silence_s(self, number: int) -> float:
+        """Seconds since the trial was heard of; the first question counts as hearing of it."""
+        return self._clock() - self._heard.setdefault(number, self._clock())
+
+    def forget(self, number: int) -> None:
+        """The trial has ended."""
+        self._heard.pop(number, None)
