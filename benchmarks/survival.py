@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +35,13 @@ from search.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
-VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker, "raylet": Raylet, "disk": Disk}
+VICTIMS: dict[str, Callable[[], Victim]] = {
+    "driver": Driver,
+    "worker": lambda: Worker("searching", n_trials=64),
+    "graduation": lambda: Worker("graduating", n_trials=8),
+    "raylet": Raylet,
+    "disk": Disk,
+}
 LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
 STUDY_S = 600.0
 MOST_COMMANDS = 60  # for one study: more, and it does not go on

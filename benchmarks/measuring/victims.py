@@ -25,9 +25,8 @@ from search.store import Store
 
 ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduating", "registering")
 """Steps of a command, as it calls them; one is drawn for each strike."""
-LEFT_BEHIND_S = 30.0  # a killed driver's processes have so long to notice
-AGENTS_LEFT_BEHIND_S = 75.0  # Ray's agents try for 60 s to report their raylet's death to a server that died with it
-_AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent")
+LEFT_BEHIND_S = 30.0  # processes that work for a killed driver have so long to notice
+RAY_LEFT_BEHIND_S = 75.0  # its agents try for 60 s to report their raylet's death to a server that died with it
 WORKERS = ("ray::TrialActor", "ray::_Inner", "ray::RayTrainWorker")  # of trials (as Tune wraps them), of graduation
 
 
@@ -79,23 +78,23 @@ class Driver:
     n_trials = 16
 
     def __init__(self) -> None:
-        self._agents: dict[int, float] = {}
+        self._rays: dict[int, float] = {}
 
     def scene(self, folder: Path) -> AbstractContextManager[Scene]:
         """A store."""
         return _store_alone(folder)
 
     def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
-        """Kills it, and waits for the others; for Ray's agents only before the next strike that finds them."""
+        """Kills it, and waits for its workers; for Ray's own processes only before the next strike that finds them."""
         family = {pid: name_of(pid) for pid in descendants(command.process.pid)}
         command.process.kill()
         command.process.wait()
         now = time.monotonic()
-        agents = {pid for pid, name in family.items() if name.startswith(_AGENTS)}
-        _require_gone(set(family) - agents, deadline=now + LEFT_BEHIND_S, losses=losses)
-        _require_gone({pid for pid, deadline in self._agents.items() if deadline < now}, deadline=now, losses=losses)
-        self._agents = {pid: end for pid, end in self._agents.items() if end >= now}
-        self._agents |= dict.fromkeys(agents, now + AGENTS_LEFT_BEHIND_S)
+        workers = {pid for pid, name in family.items() if name.startswith(WORKERS)}
+        _require_gone(workers, deadline=now + LEFT_BEHIND_S, losses=losses)
+        _require_gone({pid for pid, deadline in self._rays.items() if deadline < now}, deadline=now, losses=losses)
+        self._rays = {pid: end for pid, end in self._rays.items() if end >= now}
+        self._rays |= dict.fromkeys(set(family) - workers, now + RAY_LEFT_BEHIND_S)
         return True
 
     def explains(self, command: Command, losses: Losses) -> bool:
@@ -104,10 +103,11 @@ class Driver:
 
 
 class Worker:
-    """A process that trains: of a trial, or of graduation."""
+    """A process that trains."""
 
-    steps = (*("searching",) * 5, "graduating")
-    n_trials = 64
+    def __init__(self, step: str, *, n_trials: int) -> None:
+        self.steps = (step,)
+        self.n_trials = n_trials
 
     def scene(self, folder: Path) -> AbstractContextManager[Scene]:
         """A store."""
