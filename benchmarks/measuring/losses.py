@@ -35,7 +35,7 @@ KINDS = {
     "rungs_repeated": "measured again although they were in the journal",
     "more_than_a_rung_lost": "trials that were continued from before their last rung",
     "left_running": "trials that are RUNNING in a complete study",
-    "miscounted": "trials more or fewer than the study asks for, or continued twice, or not at all",
+    "miscounted": "trials more than the study asks for, or fewer with time left, or continued twice, or not at all",
     "mlflow_differs": "trials whose run has another state, other tokens, or that have none, or two",
     "front_differs": "students on the front that the measurements do not put there, or the other way round",
     "locks_left": "locks that nobody holds and that would keep the next command out",
@@ -80,12 +80,12 @@ class Losses:
 
     def check_complete(self, store: Store, study: StudySpec, records: Records) -> None:
         """A study whose last command has ended well."""
-        self._check_trials(study, records)
+        self._check_trials(store, study, records)
         self._check_locks(store.study_folder(study.name))
         self._check_mlflow(store, study, records)
         self._check_front(store, study, records)
 
-    def _check_trials(self, study: StudySpec, records: Records) -> None:
+    def _check_trials(self, store: Store, study: StudySpec, records: Records) -> None:
         for name, record in records.items():
             if record.state is TrialState.RUNNING:
                 self.add("left_running", name)
@@ -94,11 +94,14 @@ class Losses:
             if n > 1:
                 self.add("miscounted", f"trial-{number:04d} is continued {n} times")
         for name, record in records.items():
-            if record.state is TrialState.INTERRUPTED and record.number not in continued:
+            timed_out = record.outcome_kind == "time budget"
+            if record.state is TrialState.INTERRUPTED and record.number not in continued and not timed_out:
                 self.add("miscounted", f"{name} is continued by none: {record.outcome}")
-        n_begun = sum(record.state in _BEGUN for record in records.values())
-        if n_begun != study.search.n_trials:
-            self.add("miscounted", f"{n_begun} trials were begun, {study.search.n_trials} are asked for")
+        n_begun, n_asked = sum(record.state in _BEGUN for record in records.values()), study.search.n_trials
+        assert n_asked is not None and study.search.time_budget_s is not None
+        spent_s = (StudyState.of(store, study.name).read("clock") or {}).get("spent_s", 0.0)
+        if n_begun > n_asked or (n_begun < n_asked and spent_s < study.search.time_budget_s / 2):
+            self.add("miscounted", f"{n_begun} trials were begun in {spent_s:.0f} s, {n_asked} are asked for")
 
     def _check_locks(self, folder: Path) -> None:
         for lock in folder.glob("*.journal.lock*"):
