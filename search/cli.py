@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     front = _command(commands, "front", _front, "show a study's front, references beside it")
     _add_name(front)
     front.add_argument("--json", action="store_true", help="print the front as one JSON document")
+    front.add_argument("--search", action="store_true", help="show how it was found, too")
 
     select = _command(commands, "select", _select, "choose one student of a front")
     _add_name(select)
@@ -170,11 +171,18 @@ def _front(options: argparse.Namespace) -> None:
     from search.front_table import print_front
     from search.registry import load_front
 
-    document = load_front(_store(options), options.name)
+    store = _store(options)
+    document = load_front(store, options.name)
     if options.json:
         _print_json(document.to_json())
     else:
         print_front(document, file=sys.stderr)
+    if options.search:
+        from search.report import review_of
+        from search.search_table import search_lines
+
+        review = review_of(store, document)
+        say(f"there is no journal of the search of {document.study}" if review is None else search_lines(review))
 
 
 def _select(options: argparse.Namespace) -> None:

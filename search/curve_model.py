@@ -111,6 +111,33 @@ class CurveModel:
         shared[np.arange(len(curves.trial)), curves.trial] += scales.own**2
         return self._posterior(shared)
 
+    def draws(self, points: Array, generator: np.random.Generator, n: int) -> Array:
+        """Draws (n x points) of what points (points x columns) decide of a final log error, all points at once.
+
+        So one draw is one function that the curves allow; what the points do not explain is left out.
+        """
+        curves, scales = self._curves, self._scales
+        across, _ = _matern(_distances(curves.points, points, curves.groups, scales.lengths))
+        within, _ = _matern(_distances(points, points, curves.groups, scales.lengths))
+        shared = LEVEL_VARIANCE + scales.final**2 * across[curves.trial]
+        explained = solve_triangular(self._factor, shared, lower=True, check_finite=False)
+        covariance = LEVEL_VARIANCE + scales.final**2 * within - explained.T @ explained
+        covariance[np.diag_indices_from(covariance)] += 1e-6
+        normal = generator.standard_normal((n, len(points)))
+        values = shared.T @ self._weights + normal @ np.linalg.cholesky(covariance).T
+        return np.asarray(self._centre + self._unit * values)
+
+    def last_without_own(self) -> Array:
+        """For every trial, the log error that its last measurement would be foretold if it had reported nothing."""
+        inverse = cho_solve((self._factor, True), np.eye(len(self._weights)), check_finite=False)
+        foretold = np.empty(len(self._curves.points))
+        for i in range(len(foretold)):
+            own = np.flatnonzero(self._curves.trial == i)
+            last = own[np.argmin(self._curves.remaining[own])]
+            residual = np.linalg.solve(inverse[np.ix_(own, own)], self._weights[own])
+            foretold[i] = self._curves.log_errors[last] - self._unit * residual[own == last][0]
+        return foretold
+
     def _posterior(self, shared: Array) -> tuple[Array, Array]:
         """From covariances of the observations with final log errors (observations x n)."""
         mean = shared.T @ self._weights

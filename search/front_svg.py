@@ -26,7 +26,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 BREAK = 26  # pixels between the upper edge, where a cosine of 1 is drawn, and the highest finite step
 
 _CHARACTER_PX = 6.4  # mean width of a character of a 12 px label; only used to keep labels apart
-_COSINE_TICKS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
+COSINE_TICKS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 _TRIAL_STATES = ("complete", "pruned", "failed", "interrupted", "running", "refused")
 
 CHART_CSS = Path(__file__).with_name("report_page") / "chart.css"
@@ -42,17 +42,21 @@ def front_svg(document: FrontDocument, trials: Sequence[TrialPoint] = ()) -> str
 def front_chart(
     document: FrontDocument, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = ""
 ) -> str:
-    """The chart as an `<svg>` element; each mark has `data-key`, by which the report's script finds it."""
+    """The chart as an `<svg>` element; each mark has `data-key`, by which the report's script finds it.
+
+    Links find it by its id, `mark-` and the key.
+    """
     marks = [_Mark("student", f"s{i}", entry) for i, entry in enumerate(document.students)]
     marks += [_Mark("dominated", f"d{i}", entry) for i, entry in enumerate(document.dominated)]
     marks += [_Mark("reference", f"r{i}", entry) for i, entry in enumerate(document.references)]
     marks = [mark for mark in marks if is_finite(mark.entry.point)]
-    if not marks:
+    dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_place(trial)) is not None]
+    if not marks and not dots:
         return f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} 80">{style}' + (
             '<text class="label" x="20" y="44">No student and no reference has been measured yet.</text></svg>'
         )
-    dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_place(trial)) is not None]
-    axes = _Axes.around([mark.entry.point for mark in marks], [point for *_, point in _pairs(dots)])
+    pairs = [point for *_, point in _pairs(dots)]
+    axes = _Axes.around([mark.entry.point for mark in marks] or pairs, pairs)
     above = 0 if heading else HEADING
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="group" '
@@ -93,7 +97,7 @@ class _Axes:
     def around(cls, points: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float]]) -> _Axes:
         """Axes that hold all points; dots (trials) may widen the latencies, not the fidelities."""
         latencies = [latency_ms for latency_ms, _ in (*points, *dots)]
-        steps = [_step(cosine) for _, cosine in points if _step(cosine) < _BEYOND] or [1.0]
+        steps = [halvings(cosine) for _, cosine in points if halvings(cosine) < BEYOND] or [1.0]
         margin = max(0.35, 0.07 * (max(steps) - min(steps)))
         ratio = max(1.35, (max(latencies) / min(latencies)) ** 0.05)
         return cls(min(latencies) / ratio, max(latencies) * ratio, max(0.0, min(steps) - margin), max(steps) + margin)
@@ -103,17 +107,17 @@ class _Axes:
         return LEFT + share * (WIDTH - RIGHT - LEFT)
 
     def y(self, cosine: float) -> float:
-        step = _step(cosine)
+        step = halvings(cosine)
         if step > self.high_step:
             return float(TOP)
         share = (step - self.low_step) / (self.high_step - self.low_step)
         return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP - BREAK)
 
 
-_BEYOND = 13.0  # a cosine of 0.9999: rounding, not fidelity
+BEYOND = 13.0  # a cosine of 0.9999: rounding, not fidelity
 
 
-def _step(cosine: float) -> float:
+def halvings(cosine: float) -> float:
     """How often the error 1 - cosine was halved; 0 for a cosine of 0 or less."""
     return -math.log2(min(max(1.0 - cosine, 2.0**-20), 1.0))
 
@@ -133,14 +137,14 @@ def _pairs(dots: Iterable[tuple[int, TrialPoint, float, float]]) -> list[tuple[i
 def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<text class="heading" x="{LEFT}" y="26">{escape(heading)}</text>'] if heading else []
-    for latency_ms in _latency_ticks(axes.low_ms, axes.high_ms):
+    for latency_ms in latency_ticks(axes.low_ms, axes.high_ms):
         x = axes.x(latency_ms)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{latency_ms:g}</text>')
     shown: list[float] = []
-    for cosine in _COSINE_TICKS:
+    for cosine in COSINE_TICKS:
         y = axes.y(cosine)
-        if axes.low_step <= _step(cosine) <= axes.high_step and all(abs(y - other) >= 22 for other in shown):
+        if axes.low_step <= halvings(cosine) <= axes.high_step and all(abs(y - other) >= 22 for other in shown):
             shown.append(y)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick" x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{cosine:g}</text>')
@@ -161,7 +165,8 @@ def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
     return parts
 
 
-def _latency_ticks(low_ms: float, high_ms: float) -> list[float]:
+def latency_ticks(low_ms: float, high_ms: float) -> list[float]:
+    """Round latencies of a logarithmic axis, at most 11."""
     decades = range(math.floor(math.log10(low_ms)), math.ceil(math.log10(high_ms)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         ticks = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -172,10 +177,13 @@ def _latency_ticks(low_ms: float, high_ms: float) -> list[float]:
 
 
 def _speedups(axes: _Axes, document: FrontDocument) -> list[tuple[float, float]]:
-    """(speed-up, x) of the upper axis."""
-    entry = (*document.students, *document.dominated, *document.references)[0]
+    """(speed-up, x) of the upper axis; none as long as nothing is measured beside the teacher."""
+    entries = (*document.students, *document.dominated, *document.references)
+    if not entries:
+        return []
+    entry = entries[0]
     teacher_ms = entry.latency_ms * entry.speedup
-    ticks = _latency_ticks(teacher_ms / axes.high_ms, teacher_ms / axes.low_ms)
+    ticks = latency_ticks(teacher_ms / axes.high_ms, teacher_ms / axes.low_ms)
     return [(tick, axes.x(teacher_ms / tick)) for tick in ticks]
 
 
@@ -194,13 +202,14 @@ def _front_line(axes: _Axes, students: Sequence[Entry]) -> list[str]:
 
 
 def _dot(axes: _Axes, i: int, trial: TrialPoint, latency_ms: float, cosine: float) -> str:
-    if _step(cosine) < axes.low_step:
+    if halvings(cosine) < axes.low_step:
         return ""
     state = trial.state if trial.state in _TRIAL_STATES else "running"
     radius = 3.2 if state == "complete" else 2.6
+    words = escape(f"{trial.name}: {trial.student}, {trial.state}")
     return (
-        f'<circle class="trial {state}" data-key="t{i}" cx="{axes.x(latency_ms):.1f}" cy="{axes.y(cosine):.1f}" '
-        f'r="{radius}"><title>{escape(f"{trial.name}: {trial.student}, {trial.state}")}</title></circle>'
+        f'<circle class="trial {state}" id="mark-t{i}" data-key="t{i}" cx="{axes.x(latency_ms):.1f}" '
+        f'cy="{axes.y(cosine):.1f}" r="{radius}"><title>{words}</title></circle>'
     )
 
 
@@ -224,7 +233,8 @@ def _symbol(axes: _Axes, mark: _Mark) -> str:
     entry = mark.entry
     text = f"{mark.kind} {entry.name}: {format_ms(entry.latency_ms)} ms, fidelity {entry.fidelity.cosine:.4f}"
     return (
-        f'<g class="mark {mark.kind}" data-key="{mark.key}" transform="translate({x:.1f} {y:.1f})">'
+        f'<g class="mark {mark.kind}" id="mark-{mark.key}" data-key="{mark.key}" '
+        f'transform="translate({x:.1f} {y:.1f})">'
         f'<title>{escape(text)}</title><circle class="ring" r="11"/>{shape}</g>'
     )
 
@@ -274,7 +284,7 @@ def _overlap(a: _Box, b: _Box) -> bool:
 
 
 def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
-    rows = [("mark student", "on the front", '<circle r="5"/>')]
+    rows = [("mark student", "on the front", '<circle r="5"/>')] if document.students else []
     if document.dominated:
         rows.append(("mark dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
     if document.references:

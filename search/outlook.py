@@ -50,6 +50,12 @@ class Candidates:
     """Every dimension that is active."""
     gains: Array
     """Expected gain in hypervolume if trained to the end, times the probability of getting there."""
+    costs: Array
+    """Known beforehand."""
+    means: Array
+    """Of the final log error."""
+    deviations: Array
+    """Of the final log error."""
 
 
 class Outlook:
@@ -89,12 +95,19 @@ class Outlook:
         self._fitted: dict[bytes, Scales] = {}
         self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
 
-    def view(self, study: optuna.Study, *, asking: int | None = None, judging: int | None = None) -> View | None:
+    def view(
+        self,
+        study: optuna.Study,
+        *,
+        asking: int | None = None,
+        judging: int | None = None,
+        looking_back: bool = False,
+    ) -> View | None:
         """The view of a study's trials; None as long as there is nothing to see.
 
         The trial that is `asking` for a point is left out. The other running trials count as finished with the error
         that is expected of them, so that the next points are looked for elsewhere; but not the one that is being
-        judged, which is to be compared with what is new.
+        judged, which is to be compared with what is new. `looking_back`, nothing counts but what was measured.
         """
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
         seen = [one for one in map(self._seen, trials) if one is not None]
@@ -104,7 +117,7 @@ class Outlook:
         cube = UnitCube(distributions(study))
         scales = self._scales(cube, [trial for trial in observed if trial.ended is not None])
         model = CurveModel(_curves(cube, observed, self.rungs), scales)
-        running = {trial.number for trial in seen if trial.ended is None} - {judging}
+        running = {trial.number for trial in seen if trial.ended is None and not looking_back} - {judging}
         if running:
             waiting = [trial for trial in seen if not trial.log_errors and trial.number in running]
             means = [*model.of_trials()[0]]
@@ -233,6 +246,39 @@ class View:
         costs = np.array([self.trials[i].cost])
         return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
 
+    def draws(self, coordinates: Array, generator: np.random.Generator, *, n_models: int, n_each: int) -> Array:
+        """Functions of coordinates (points x dimensions) that may be what decides final log errors: (n x points).
+
+        `n_each` of this view's model, and of `n_models` others, each fitted anew to two thirds of the trials: so they
+        differ by what trials leave open, and by what they happen to be.
+        """
+        columns, found = self.cube.columns(coordinates), []
+        for model in (self._model, *(self._fitted_to_some(generator) for _ in range(n_models))):
+            found.append(model.draws(columns, generator, n_each))
+        return np.concatenate(found)
+
+    def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
+        n = len(self.trials)
+        kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
+        curves = _curves(self.cube, [self.trials[i] for i in kept], self._outlook.rungs)
+        return CurveModel(curves, fit_scales(curves))
+
+    def explained(self) -> float | None:
+        """Share of the variance of complete trials' log errors that the model foretells, each from all other trials.
+
+        At most 1, and below 0 if it foretells them worse than their mean does; None for fewer than 3, or equal ones.
+        Trials that continue another do not count: the other one foretells them.
+        """
+        points = [self.cube.coordinates(trial.point).tobytes() for trial in self.trials]
+        complete = np.array([one.complete and points.count(p) == 1 for one, p in zip(self.trials, points, strict=True)])
+        measured = np.array([trial.log_errors[max(trial.log_errors)] for trial in self.trials])[complete]
+        n = len(measured)
+        if n < 3 or np.ptp(measured) < 1e-9:
+            return None
+        around_mean = (measured - measured.mean()) * n / (n - 1)  # each from the mean of the others
+        missed = measured - self._model.last_without_own()[complete]
+        return float(1.0 - np.sum(missed**2) / np.sum(around_mean**2))
+
     def candidates(self, generator: np.random.Generator, *, n_random: int, n_near: int, n_rounds: int) -> Candidates:
         """Random points, children of the most promising trials, and children of the best of those."""
         found = self._judged(self.cube.random(generator, n_random))
@@ -254,11 +300,12 @@ class View:
     def _judged(self, coordinates: Array) -> Candidates:
         coordinates, points, costs = self._costed(coordinates)
         if not len(points):
-            return Candidates(coordinates, points, np.empty(0))
+            return Candidates(coordinates, points, *(np.empty(0) for _ in range(4)))
         columns = self.cube.columns(coordinates)
         means, deviations = self._model.of_new(columns)
         gains = self.staircase.expected_improvement(costs, means, deviations)
-        return Candidates(coordinates, points, gains * (1.0 - self._failures.probability(columns)))
+        gains *= 1.0 - self._failures.probability(columns)
+        return Candidates(coordinates, points, gains, costs, means, deviations)
 
     def _costed(self, rows: Array) -> tuple[Array, list[dict[str, Any]], Array]:
         """Those of the rows of coordinates that are new and have a cost: their coordinates, points and costs."""
@@ -307,4 +354,7 @@ def _joined(first: Candidates, second: Candidates) -> Candidates:
         np.concatenate([first.coordinates, second.coordinates]),
         [*first.points, *second.points],
         np.concatenate([first.gains, second.gains]),
+        np.concatenate([first.costs, second.costs]),
+        np.concatenate([first.means, second.means]),
+        np.concatenate([first.deviations, second.deviations]),
     )

@@ -19,7 +19,7 @@ from search.preflight import require_one_dimension
 from search.progress import Reporter
 from search.room import require_room
 from search.store import Store
-from search.study_state import StudyState
+from search.study_state import CALIBRATION, StudyState
 from search.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
 from search.time_plan import AGAIN, TimePlan
 from spaces.study_spec import StudySpec
@@ -111,6 +111,7 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     if state.read("search") is None:
         require_room(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
+    state.write(CALIBRATION, calibration.to_json())
     predictor = LatencyPredictor.fit(calibration)
     error = _predictor_error(predictor)
     errs = "is untested: the space holds too few architectures"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front as one interactive HTML page that loads nothing but itself.
+"""A study as one interactive HTML page that loads nothing but itself: its front, and the search that found it.
 
-The page is complete without its script: the chart, the table and every number are in the HTML. The script adds
+The page is complete without its script: the charts, the tables and every number are in the HTML. The script adds
 tooltips, details, the latency budget and sorting. What comes from a study is escaped here, and the script writes
 text only, so no name can become markup.
 """
@@ -13,17 +13,23 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from search.drawing import count
 from search.entry import Entry, FrontDocument
 from search.front_svg import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.front_table import describe_profile, format_ms
+from search.recorded_search import read_search
 from search.registry import BALANCED, FASTEST, MOST_FAITHFUL, TrialPoint, load_front, load_trials
+from search.search_review import SearchReview, review_search
+from search.search_section import search_section
 from search.store import Store
+from search.study_state import StudyState
 from search.trial import describe
+from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec, Switch
 
 _PAGE = CHART_CSS.parent
@@ -46,6 +52,8 @@ _COLUMNS = (
     ("notes", "text"),
 )
 
+_NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has been measured at the end yet.</td></tr>'
+
 
 def write_report(store: Store, name: str | None, out: Path) -> Path:
     """Write the page of study `name` (None: the latest) to the file `out`, replacing an older page; returns the path.
@@ -54,8 +62,8 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     """
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
-    document = load_front(store, name)
-    page = report_html(document, load_trials(store, document.study))
+    document = _document(store, name)
+    page = report_html(document, load_trials(store, document.study), review_of(store, document))
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -67,18 +75,45 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     return out
 
 
-def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = ()) -> str:
-    """The whole page as text."""
+def _document(store: Store, name: str | None) -> FrontDocument:
+    """The front of a study, or an empty one if its search has begun and found none yet."""
+    try:
+        return load_front(store, name)
+    except ValueError:
+        study = None if name is None else StudyState.of(store, name).read("study")
+        if name is None or study is None or not load_trials(store, name):
+            raise
+        sources = [teacher["source"] for teacher in study["teachers"]]
+        return FrontDocument(
+            study=name,
+            teacher=" + ".join(source.partition(":")[2] or source for source in sources),
+            profile=LatencyProfile.from_json(study["profile"]),
+            references=(),
+            students=(),
+        )
+
+
+def review_of(store: Store, document: FrontDocument) -> SearchReview | None:
+    """The study's search in review; None if its journal is gone."""
+    teacher = StudentSpec.from_json(dict(document.references[0].spec)) if document.references else None
+    search = read_search(store, document.study, teacher=teacher)
+    return None if search is None else review_search(search)
+
+
+def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
+    """The whole page as text; without a review it does not show the search."""
     entries = _keyed(document)
+    chart = front_chart(document, trials)
     slots = {
         "title": escape(f"{document.study}: students of {document.teacher}"),
         "study": escape(document.study),
         "subtitle": _subtitle(document, trials),
         "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
         "cards": "\n".join(_cards(entries)),
-        "chart": front_chart(document, trials),
+        "chart": chart,
+        "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
         "head": "".join(_head(*column) for column in _COLUMNS),
-        "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries),
+        "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
         "baseline": _baseline(entries),
         "data": _script_json(_data(document, entries, trials)),
         "script": (_PAGE / "page.js").read_text("utf-8"),
@@ -94,12 +129,24 @@ def _keyed(document: FrontDocument) -> list[tuple[str, str, Entry]]:
     return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(document.references)]
 
 
+def _link(
+    chart: str, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+) -> Callable[[str], str | None]:
+    """From a name to the id of its mark in the chart: the student's that it became, else the trial's."""
+    ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
+    ids |= {entry.name: f"mark-{key}" for key, _, entry in entries}
+    drawn = {name: mark for name, mark in ids.items() if f'id="{mark}"' in chart}
+    return drawn.get
+
+
 def _subtitle(document: FrontDocument, trials: Sequence[TrialPoint]) -> str:
     n_pruned = sum(trial.state == "pruned" for trial in trials)
     students = "1 student" if len(document.students) == 1 else f"{len(document.students)} students"
     words = f"{students} of {document.teacher} that nothing beats in both latency and fidelity"
+    if not document.students:
+        words = f"No student of {document.teacher} has been measured at the end yet"
     if trials:
-        words += f", out of {len(trials)} trials ({n_pruned} pruned)"
+        words += f", out of {count(len(trials), 'trial')} ({n_pruned} pruned)"
     return escape(f"{words}. Latency: {describe_profile(document.profile)}.")
 
 

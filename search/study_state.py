@@ -15,6 +15,9 @@ from search.progress import Bar, Reporter
 from search.store import Store
 from spaces.study_spec import StudySpec
 
+CALIBRATION = "calibration"
+"""The fact that holds the latencies which the study's predictor was fitted to: the cache may lose them."""
+
 _FREE = ("search", "graduation", "initial_points")  # a study may change these and go on; rungs are checked by name
 
 

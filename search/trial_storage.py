@@ -72,18 +72,23 @@ class TrialReader:
 
     def records(self) -> tuple[TrialRecord, ...]:
         """All trials by number; empty before any search."""
-        journal = self._folder / _JOURNAL
-        if self._study is None and journal.exists():
-            with suppress(KeyError):
-                self._study = optuna.load_study(
-                    study_name=self._name, storage=JournalStorage(JournalFileBackend(str(journal)))
-                )
+        if self._study is None:
+            self._study = read_study(self._folder, self._name)
         return () if self._study is None else records_of(self._study, self._folder)
 
 
 def read_trials(folder: Path, name: str) -> tuple[TrialRecord, ...]:
     """All trials of study `name` by number, as they are now (`TrialReader`)."""
     return TrialReader(folder, name).records()
+
+
+def read_study(folder: Path, name: str) -> optuna.Study | None:
+    """The Optuna study `name`, to be read alone; None before any search."""
+    journal = folder / _JOURNAL
+    if journal.exists():
+        with suppress(KeyError):
+            return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(journal))))
+    return None
 
 
 def records_of(study: optuna.Study, folder: Path) -> tuple[TrialRecord, ...]:

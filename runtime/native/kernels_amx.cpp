@@ -259,15 +259,32 @@ void tile_product(const Matrix& matrix, const Quantised& x, int n_blocks, int fi
 constexpr int PAIR_ROWS = 32;  // features or keys of a bfloat16 tile
 constexpr float LOG2_E = 1.44269504088896341f;
 
-// 2^x for x <= 0 with a relative error of 8e-5, a fiftieth of bfloat16's; below -126 it is 2^-126.
-INLINE Floats power_of_two(Floats x) {
-  x = maximum(x, all(-126.0f));
-  const Floats shifted = x + ROUNDING, fraction = x - (shifted - ROUNDING);
-  Floats y = all(5.517166802e-02f);
-  y = multiply_add(y, fraction, all(2.426111221e-01f));
-  y = multiply_add(y, fraction, all(6.932609857e-01f));
-  y = multiply_add(y, fraction, all(9.999280735e-01f));
-  return reinterpret_cast<Floats>(reinterpret_cast<Words>(y) + (reinterpret_cast<Words>(shifted) << 23));
+// A bfloat16 has its exponent in the upper nine bits and a mantissa of seven, so 128 (x + 127), rounded, are the bits of 2^x but
+// for the mantissa, which this table has for its lowest seven: 32 powers take three instructions. The error is that of x,
+// 1 / 256, and bfloat16's own.
+constexpr float EXPONENT_UNIT = 128.0f, EXPONENT_BIAS = 127.0f * EXPONENT_UNIT;
+alignas(64) constexpr uint8_t MANTISSA[128] = {
+    0, 1, 1, 2, 3, 4, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11,
+    12, 12, 13, 14, 15, 15, 16, 17, 18, 19, 19, 20, 21, 22, 23, 23,
+    24, 25, 26, 27, 28, 28, 29, 30, 31, 32, 33, 34, 34, 35, 36, 37,
+    38, 39, 40, 41, 42, 43, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52,
+    53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68,
+    69, 70, 72, 73, 74, 75, 76, 77, 78, 79, 80, 82, 83, 84, 85, 86,
+    87, 88, 90, 91, 92, 93, 94, 96, 97, 98, 99, 100, 102, 103, 104, 105,
+    107, 108, 109, 111, 112, 113, 115, 116, 117, 118, 120, 121, 123, 124, 125, 127,
+};
+
+// The logarithms, in units, as integers in the lowest 16 bits; `shift` is ROUNDING + EXPONENT_BIAS less the largest. Those too
+// small for a bfloat16 are 2^-126.
+INLINE Words to_exponents(Floats logarithms, Floats shift) {
+  return reinterpret_cast<Words>(maximum(logarithms + shift, all(ROUNDING + EXPONENT_UNIT)));
+}
+
+// Two keys' powers of two, as `interleave` has them.
+INLINE __m512i powers_of_two(Words near, Words far) {
+  const __m512i exponents = _mm512_mask_blend_epi16(0xAAAAAAAA, (__m512i)near, _mm512_slli_epi32((__m512i)far, 16));
+  const __m512i mantissas = _mm512_permutex2var_epi8(_mm512_load_si512(MANTISSA), exponents, _mm512_load_si512(MANTISSA + 64));
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi16(0x7f), mantissas, exponents, 0xCA);  // the first chooses
 }
 
 // Lane i holds a[i] in its lower and b[i] in its upper half, rounded to bfloat16 (what lies in the middle: up).
@@ -421,25 +438,27 @@ INLINE void find_largest(const HeadTiles& t, int n_keys, Floats (&largest)[2]) {
   for (int c = 0; c < 2; ++c) largest[c] = maximum(maximum(found[c][0], found[c][1]), load(t.score(n_keys - 1, c)));
 }
 
-// The queries' shares in one pair of blocks of keys, two keys a row, from the scores that are their logarithms to the base
-// 2: not yet divided by their total, to which they are added. The first n_keys are there.
-INLINE void take_shares(const HeadTiles& t, int pair, int n_keys, const Floats (&largest)[2], Floats (&total)[2]) {
+// The queries' shares in one pair of blocks of keys, two keys a row, from the scores that are their logarithms: not yet
+// divided by their total, to which they are added as they are rounded. The first n_keys are there.
+INLINE void take_shares(const HeadTiles& t, int pair, int n_keys, const Floats (&shift)[2], Floats (&total)[2]) {
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   float* scores = t.score(pair * PAIR_ROWS, 0);
   int key = 0;
   for (; key + 1 < n_keys; key += 2, scores += 4 * BLOCK)
 #pragma GCC unroll 2
     for (int c = 0; c < 2; ++c) {
-      const Floats near = power_of_two(load(scores + c * BLOCK) - largest[c]);
-      const Floats far = power_of_two(load(scores + (2 + c) * BLOCK) - largest[c]);
-      total[c] += near + far;
-      _mm512_store_si512(scores + c * BLOCK, interleave(near, far));
+      const __m512i shares = powers_of_two(to_exponents(load(scores + c * BLOCK), shift[c]),
+                                           to_exponents(load(scores + (2 + c) * BLOCK), shift[c]));
+      total[c] = (Floats)_mm512_dpbf16_ps((__m512)total[c], (__m512bh)shares, ones);
+      _mm512_store_si512(scores + c * BLOCK, shares);
     }
   for (; key < PAIR_ROWS; key += 2, scores += 4 * BLOCK)
     for (int c = 0; c < 2; ++c) {
-      Floats last{};
-      if (key < n_keys) last = power_of_two(load(scores + c * BLOCK) - largest[c]);
-      total[c] += last;
-      _mm512_store_si512(scores + c * BLOCK, interleave(last, Floats{}));
+      __m512i last{};
+      if (key < n_keys) last = powers_of_two(to_exponents(load(scores + c * BLOCK), shift[c]), Words{});
+      last = _mm512_maskz_mov_epi16(0x55555555, last);
+      total[c] = (Floats)_mm512_dpbf16_ps((__m512)total[c], (__m512bh)last, ones);
+      _mm512_store_si512(scores + c * BLOCK, last);
     }
 }
 
@@ -453,7 +472,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
                  float* scratch) {
   const int width = n_heads * head_width;
   const HeadTiles t(span.length, head_width, scratch);
-  const Floats factor = all(LOG2_E / __builtin_sqrtf(float(head_width)));
+  const Floats factor = all(EXPONENT_UNIT * LOG2_E / __builtin_sqrtf(float(head_width)));
   const auto with_block = [&](int b, auto f) { b < t.n_blocks ? with_columns(qkv, 3 * width, span, b, f) : f(NoColumns{}); };
   const Tiles tiles;
   for (int head = first_head; head < last_head; ++head) {
@@ -465,12 +484,13 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
         with_block(q + c, [&](auto columns) { pack_queries(columns, t, c, row, head_width, factor); });
       settle();
       score(t);
-      Floats largest[2], total[2] = {};
+      Floats largest[2], shift[2], total[2] = {};
       find_largest(t, span.length, largest);
+      for (int c = 0; c < 2; ++c) shift[c] = all(ROUNDING + EXPONENT_BIAS) - largest[c];
       clear_square();
       for (int pair = 0; pair < t.n_pairs; ++pair) {  // values one pair behind: tiles wait for what was just written
         const int n_keys = span.length - pair * PAIR_ROWS;
-        take_shares(t, pair, n_keys < PAIR_ROWS ? n_keys : PAIR_ROWS, largest, total);
+        take_shares(t, pair, n_keys < PAIR_ROWS ? n_keys : PAIR_ROWS, shift, total);
         settle();
         if (pair > 0) mix(t, pair - 1, 0);
       }

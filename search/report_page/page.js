@@ -60,7 +60,7 @@
   function choose(key) {
     const entry = data[key];
     if (!entry || entry.kind === "trial") return;
-    for (const element of document.querySelectorAll(".card, .mark, tbody tr")) {
+    for (const element of document.querySelectorAll(".card, .mark, #numbers tbody tr")) {
       element.classList.toggle("chosen", element.dataset.key === key);
     }
     const facts = make("dl");
@@ -96,8 +96,8 @@
     return lines;
   }
 
-  function showTooltip(element) {
-    tooltip.replaceChildren(...describe(data[element.dataset.key]));
+  function showTooltip(element, lines = describe(data[element.dataset.key])) {
+    tooltip.replaceChildren(...lines);
     tooltip.hidden = false;
     const box = element.getBoundingClientRect();
     const own = tooltip.getBoundingClientRect();
@@ -129,7 +129,32 @@
     });
   }
   addEventListener("scroll", hideTooltip, { passive: true });
-  for (const element of document.querySelectorAll(".card, tbody tr")) {
+
+  // The search: every mark brings its own lines, and a link to a trial shows where it is on the front.
+  for (const element of document.querySelectorAll(".search .tip")) {
+    const title = element.querySelector("title");
+    const [first, ...others] = title.textContent.split("\n");
+    title.remove();
+    const lines = () => [make("b", { text: first }), ...others.map((line) => make("span", { text: line }))];
+    element.addEventListener("pointerenter", () => showTooltip(element, lines()));
+    element.addEventListener("pointerleave", hideTooltip);
+  }
+  for (const anchor of document.querySelectorAll(".trial-link")) {
+    const mark = document.getElementById(anchor.hash.slice(1));
+    anchor.addEventListener("click", (event) => {
+      event.preventDefault();
+      location.replace(anchor.hash); // for the style of a target
+      mark.scrollIntoView({ block: "center" });
+      choose(mark.dataset.key);
+      setTimeout(() => showTooltip(mark), 200); // after the scrolling, which hides it
+    });
+    anchor.addEventListener("pointerenter", () => showTooltip(anchor, describe(data[mark.dataset.key])));
+    anchor.addEventListener("pointerleave", hideTooltip);
+    anchor.addEventListener("focus", () => showTooltip(anchor, describe(data[mark.dataset.key])));
+    anchor.addEventListener("blur", hideTooltip);
+  }
+
+  for (const element of document.querySelectorAll(".card, #numbers tbody tr")) {
     element.addEventListener("click", () => choose(element.dataset.key));
   }
 
@@ -192,14 +217,14 @@
   }
 
   // A table that sorts by its headings.
-  const heads = [...document.querySelectorAll("thead th")];
+  const heads = [...document.querySelectorAll("#numbers thead th")];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const ascending = head.getAttribute("aria-sort") !== "ascending";
     for (const other of heads) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     const value = (row) => row.children[column].dataset.sort;
     const numeric = head.classList.contains("number");
-    const body = document.querySelector("tbody");
+    const body = document.querySelector("#numbers tbody");
     const rows = [...body.rows].sort((a, b) => (numeric ? value(a) - value(b) : value(a).localeCompare(value(b))));
     body.append(...(ascending ? rows : rows.reverse()));
   }));
@@ -213,6 +238,6 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
   nameTheme();
 
-  const first = document.querySelector(".card:nth-of-type(2)") ?? document.querySelector(".card, tbody tr");
+  const first = document.querySelector(".card:nth-of-type(2)") ?? document.querySelector(".card, #numbers tbody tr");
   if (first) choose(first.dataset.key);
 })();

@@ -21,7 +21,11 @@ from runtime import load
 from search.cli import main
 from search.entry import Entry
 from search.store import Store
+from search.study_state import StudyState
+from search.trial_log import TrialLog
+from spaces.profile import LatencyProfile
 from tests.search.cli_world import Bench, make_bench, write_teacher
+from tests.search.toy_search import record_search
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_SECONDS = 5.0
@@ -440,6 +444,33 @@ def test_report_writes_the_page_and_prints_its_path(bench: Bench, capsys: pytest
     assert main(["report", "page.html", "--store", str(bench.store.root)]) == 0
     assert capsys.readouterr().out == "page.html\n"
     says(Path("page.html").read_text("utf-8"), "<html", "trial-0002")
+
+
+def test_report_shows_the_search_if_its_journal_is_there(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(bench.store.root, "moved")
+    record_search(Store(Path("moved")), n_trials=3)
+    assert main(["report", "page.html", "--store", "moved"]) == 0
+    page = Path("page.html").read_text("utf-8")
+    says(page, "The search", "3 trials began", "Too few trials to tell", "trial-0002")
+    capsys.readouterr()
+    assert main(["front", "--search", "--store", "moved"]) == 0
+    says(capsys.readouterr().err, "trial-0002", "3 complete", "Too few trials to tell")
+    assert main(["front", "--search", "--json", "--store", str(bench.store.root)]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["study"] == "toy"
+    says(printed.err, "no journal")
+
+
+def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(bench.store.root, "moved")
+    store = Store(Path("moved"))
+    study = {"teachers": [{"source": "package:some-teacher"}], "profile": LatencyProfile().to_json()}
+    StudyState.of(store, "begun").write("study", study)
+    record_search(store, name="begun", n_trials=3, stop_after=4, observers=[TrialLog(store, "begun", facts={})])
+    assert main(["report", "begun", "page.html", "--store", "moved"]) == 0
+    page = Path("page.html").read_text("utf-8")
+    says(page, "No student of some-teacher has been measured at the end yet", "The search", "1 interrupted")
+    assert 'id="mark-t0"' in page
 
 
 def test_the_store_may_come_from_the_environment(

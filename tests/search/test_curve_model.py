@@ -98,3 +98,30 @@ def test_a_dimension_that_decides_nothing_gets_the_greater_length():
 def test_equal_curves_give_equal_scales():
     first, second = (fit_scales(random_curves(5, n_trials=150)) for _ in range(2))
     assert first.logarithms().tolist() == second.logarithms().tolist()
+
+
+def test_draws_are_functions_with_the_posterior_of_what_the_point_decides():
+    curves = random_curves(1)
+    points = np.array([[0.3, 1.0, 0.0], [0.31, 1.0, 0.0], [0.9, 0.0, 1.0]])
+    model, unit = CurveModel(curves, SCALES), curves.log_errors.std()
+    drawn = model.draws(points, np.random.default_rng(0), 20_000)
+    means, deviations = model.of_new(points)
+    np.testing.assert_allclose(drawn.mean(axis=0), means, atol=0.02 * unit)
+    explained = np.sqrt(deviations**2 - (unit * SCALES.own) ** 2)  # without what the point does not explain
+    np.testing.assert_allclose(drawn.std(axis=0), explained, rtol=0.03)
+    assert np.corrcoef(drawn.T)[0, 1] > 0.99  # neighbours are drawn together
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_foretold_without_a_trial_is_what_a_model_without_it_foretells(seed):
+    curves = random_curves(seed)
+    foretold = CurveModel(curves, SCALES).last_without_own()
+    for i in range(len(curves.points)):
+        others, own = np.flatnonzero(curves.trial != i), np.flatnonzero(curves.trial == i)
+        last = own[-1]
+        seen = [(curves.points[curves.trial[k]], curves.trial[k], curves.remaining[k]) for k in others]
+        k = np.array([[covariance(a, b) for b in seen] for a in seen]) + NOISE_VARIANCE * np.eye(len(seen))
+        across = np.array([covariance((curves.points[i], i, curves.remaining[last]), b) for b in seen])
+        centre = curves.log_errors.mean()  # of all, which is all that the trial itself is used for
+        expected = centre + across @ np.linalg.solve(k, curves.log_errors[others] - centre)
+        assert foretold[i] == pytest.approx(expected, abs=1e-6)

@@ -14,12 +14,14 @@ from search.mapped_array import MappedArray
 from search.preparation import Prepared, prepare
 from search.progress import Silent
 from search.store import Store
+from search.study_state import CALIBRATION, StudyState
 from search.teacher_outputs import may_use
 from search.time_plan import TimePlan
 from spaces.domain import Choice, Real
 from spaces.space import Space
 from spaces.study import StudySpec, TeacherSpec
 from tests.search.tiny_study import tiny_study, write_teacher
+from trainers.calibration import Calibration
 from trainers.embed import embed_tokens
 
 PLAN = TimePlan(budget_s=30.0, graduation_share=0.5, max_students=3)
@@ -126,3 +128,10 @@ def test_two_teachers_are_averaged_by_weight(study: StudySpec, store: Store, tmp
     expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(data.held_out_embeddings, expected, atol=1e-5)
     assert prepared.teacher_name == "teacher + second"
+
+
+@pytest.mark.slow
+def test_the_calibration_outlives_the_cache(prepared: Prepared, study: StudySpec, store: Store) -> None:
+    document = StudyState.of(store, study.name).read(CALIBRATION)
+    assert document is not None
+    assert Calibration.from_json(document) == prepared.calibration

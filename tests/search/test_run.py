@@ -19,8 +19,10 @@ from runtime.load import load
 from search.entry import FrontDocument
 from search.front import dominates
 from search.progress import Silent
+from search.recorded_search import read_search
 from search.registry import load_trials, resolve_model
 from search.run import run_search
+from search.search_review import review_search
 from search.store import Store
 from search.study_lock import exclusive
 from search.study_state import StudyState
@@ -99,6 +101,18 @@ def test_every_trial_ends_and_is_a_run(front: FrontDocument, study: StudySpec, s
     records = read_trials(store.study_folder(study.name), study.name)
     assert len([record for record in records if record.state in TRAINED]) == study.search.n_trials
     assert {trial.name for trial in load_trials(store, study.name)} == {record.name for record in records}
+
+
+@pytest.mark.slow
+def test_the_search_in_review_is_the_one_that_was_made(front: FrontDocument, study: StudySpec, store: Store) -> None:
+    search = read_search(store, study.name)
+    assert search is not None and search.predictor is not None  # so it predicts what the records say
+    assert search.records == read_trials(store.study_folder(study.name), study.name)
+    review = review_search(search)
+    assert review.history is not None
+    assert review.history.n_tokens == sum(record.n_tokens for record in review.records)
+    assert 0.0 < review.history.seconds < StudyState.of(store, study.name).read("clock")["spent_s"]
+    assert len(review.history.steps) == sum(record.state is TrialState.COMPLETE for record in review.records)
 
 
 @pytest.mark.slow

@@ -116,6 +116,21 @@ def test_points_asked_for_side_by_side_differ():
     assert len({tuple(sorted(point.items(), key=str)) for point in together}) == 6
 
 
+def test_what_a_model_foretells_of_trials_is_measured_without_what_they_continue():
+    study = search(FrontSampler(outlook(), seed=0), n=20)
+    assert 0.5 < outlook().view(study).explained() <= 1.0
+    for trial in study.get_trials():
+        first = min(trial.intermediate_values)
+        begun = optuna.trial.create_trial(
+            state=TrialState.FAIL,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values={first: trial.intermediate_values[first]},
+        )
+        study.add_trial(begun)
+    assert outlook().view(study).explained() is None
+
+
 def test_a_finite_space_is_not_proposed_from_twice():
     study = optuna.create_study(sampler=FrontSampler(Outlook(rungs=(1,), cost=lambda point: point["size"]), seed=0))
     sizes = []

@@ -8,24 +8,32 @@ a search goes on; real students are searched in test_tune.py.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from search.ledger import TrialLedger
-from search.trial import RungRecord, TrialRecord
+from search.store import Store
+from search.study_state import CALIBRATION, StudyState
+from search.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trial_plan import TrialPlan
-from spaces.domain import Choice, Integer, Real
+from spaces.domain import Choice, Integer, Real, Value
+from spaces.profile import LatencyProfile
 from spaces.recipe import RecipeSpec
 from spaces.space import Space
 from spaces.student import Dense, EncoderSpec, StudentSpec
+from spaces.study_spec import space_to_json
+from trainers.calibration import Calibration, CalibrationPoint
 from trainers.fidelity import Fidelity
+from trainers.predictor import LatencyPredictor
 
 TEACHER = StudentSpec(
     vocabulary_size=100,
@@ -82,6 +90,21 @@ def rung(n_tokens: int, cosine: float, *, seconds: float = 1.0) -> RungRecord:
     )
 
 
+def trial_record(number, latency_ms, *cosines, state=TrialState.COMPLETE, continues=None):
+    """A trial with a rung every 100 tokens, each of which took 10 seconds."""
+    return TrialRecord(
+        number=number,
+        point={},
+        spec=TEACHER,
+        recipe=None,
+        seed=0,
+        predicted_latency_ms=latency_ms,
+        state=state,
+        rungs=tuple(rung(100 * (i + 1), cosine, seconds=10.0) for i, cosine in enumerate(cosines)),
+        continues=continues,
+    )
+
+
 def plan(folder: Path, **changes: object) -> TrialPlan:
     """The toy search's plan in a folder."""
     values: dict[str, object] = {
@@ -94,6 +117,52 @@ def plan(folder: Path, **changes: object) -> TrialPlan:
         "n_startup_trials": 4,
     }
     return TrialPlan(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def calibration() -> Calibration:
+    """What was measured of architectures whose latencies are `predict`'s."""
+    specs = dict.fromkeys(SPACE.decode(point, TEACHER)[0] for point in _points())
+    points = [CalibrationPoint(spec=spec, latency_ms=predict(spec)) for spec in (TEACHER, *specs)]
+    return Calibration(profile=LatencyProfile(), machine="toy", points=tuple(points))
+
+
+def _points() -> Iterator[dict[str, Value]]:
+    for n_layers, units in itertools.product(range(4), (16, 32, 64)):
+        for n_heads, static_path in itertools.product((2, 4), (True, False)):
+            yield {"n_layers": n_layers, "units": units, "n_heads": n_heads, "static_path": static_path}
+
+
+def record_search(
+    store: Store,
+    *,
+    n_trials: int,
+    name: str = "toy",
+    stop_after: int | None = None,
+    observers: Sequence[Observer] = (),
+    **changes: object,
+) -> None:
+    """Searches the toy study in a store, one trial at a time, as a command does that ends in order.
+
+    `stop_after` so many rungs in all it is interrupted.
+    """
+    fitted = LatencyPredictor.fit(calibration())
+    StudyState.of(store, name).write(CALIBRATION, calibration().to_json())
+    identity = {"space": space_to_json(SPACE), "rungs": list(RUNGS), "profile": LatencyProfile().to_json()}
+    values = {"name": name, "n_trials": n_trials, "predict": fitted.predict, "identity": identity, **changes}
+    ledger = TrialLedger(plan(store.study_folder(name), **values), observers=observers)
+    n_rungs = 0
+    while n_rungs != stop_after and (record := ledger.ask()) is not None:
+        assert record.spec is not None and record.recipe is not None
+        work = ToyWork()
+        work.start(record.spec, record.recipe, seed=0)
+        for n_tokens in RUNGS[len(record.rungs) :]:
+            folder = ledger.plan.folder / "trials" / record.name / f"rung-{n_tokens}"
+            measured = work.advance(n_tokens)
+            work.save(folder)
+            n_rungs += 1
+            if not ledger.reached(record.number, measured, folder) or n_rungs == stop_after:
+                break
+    ledger.close("interrupted: Ctrl-C")
 
 
 @dataclass

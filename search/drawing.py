@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the drawings of a search have in common: an SVG that says what it shows, scales, ticks, marks with a tooltip.
+
+A mark with a tooltip holds it as its `<title>`, a line for each fact, so it can be read without any script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from html import escape
+
+CHARACTER_PX = 6.4
+"""Mean width of a character of a 12 px label."""
+
+Scale = Callable[[float], float]
+
+
+def drawing(name: str, parts: Iterable[str], *, width: float, height: float, title: str, description: str) -> str:
+    """An `<svg>` of the page's style; `name` makes its ids, `description` says in words what is to be seen."""
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {width:g} {height:g}" '
+            f'aria-label="{escape(title)}" aria-describedby="{name}-description">',
+            f'<desc id="{name}-description">{escape(description)}</desc>',
+            f'<rect class="paper" width="{width:g}" height="{height:g}"/>',
+            *(part for part in parts if part),
+            "</svg>",
+        ]
+    )
+
+
+def tip(lines: Iterable[str]) -> str:
+    """The title of a mark, a line for each fact; the first is shown bold. Nothing for none."""
+    shown = [escape(line) for line in lines if line]
+    return f"<title>{chr(10).join(shown)}</title>" if shown else ""
+
+
+def text(x: float, y: float, words: str, *, style: str = "tick", anchor: str = "start") -> str:
+    """A line of text."""
+    end = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{end}>{escape(words)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, *, style: str = "grid") -> str:
+    """A straight line."""
+    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def linear(low: float, high: float, start: float, end: float) -> Scale:
+    """From low to high onto start to end; the middle, if low and high are equal."""
+    if high <= low:
+        return lambda value: (start + end) / 2.0
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
+    """Round numbers from low to high, no more than `most`, in steps of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power, 20 * power) if (high - low) / step < most)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 50 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
