@@ -42,6 +42,7 @@ from spaces.domain import Choice
 from spaces.space import Space
 from spaces.study import load_study
 from spaces.study_spec import StudySpec
+from trainers.freed_memory import return_freed_memory
 from trainers.inherit import inherit
 from trainers.loop import Distillation
 
@@ -87,6 +88,7 @@ def measure(prepared: Prepared, study: StudySpec, point: Point, *, longer: bool)
     started = time.perf_counter()
     try:
         student = inherit(prepared.inheritance, spec, seed=seed)
+        return_freed_memory()
         line["inherit_seconds"] = round(time.perf_counter() - started, 2)
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
         distillation = Distillation(student, recipe, prepared.data, seed=seed, sparsity=sparsity)
@@ -100,6 +102,7 @@ def measure(prepared: Prepared, study: StudySpec, point: Point, *, longer: bool)
             line["long"].append(_rung(distillation, end))
     except Exception as error:  # as in a trial: what went wrong is an outcome
         line["failed"] = failure_of(error)
+    return_freed_memory()
     return line
 
 

@@ -144,6 +144,33 @@ struct VectorProduct {
 
 // ---- eight bits ----
 
+// Sums and extremes are taken in so many chains, for each step of one waits for the step before.
+constexpr int CHAINS = 4;
+
+// Calls f(feature, chain) for every feature, in order.
+template <typename F>
+INLINE void for_each(int width, F f) {
+  int feature = 0;
+  for (; feature + CHAINS <= width; feature += CHAINS)
+#pragma GCC unroll 4
+    for (int chain = 0; chain < CHAINS; ++chain) f(feature + chain, chain);
+#pragma GCC unroll 4
+  for (int chain = 0; chain < CHAINS - 1; ++chain)
+    if (feature + chain < width) f(feature + chain, chain);
+}
+
+// The least and the largest of the values taken, and of 0.
+struct Extremes {
+  Floats low[CHAINS] = {}, high[CHAINS] = {};
+
+  INLINE void take(Floats value, int chain) {
+    low[chain] = minimum(low[chain], value);
+    high[chain] = maximum(high[chain], value);
+  }
+  INLINE Floats lowest() const { return minimum(minimum(low[0], low[1]), minimum(low[2], low[3])); }
+  INLINE Floats highest() const { return maximum(maximum(high[0], high[1]), maximum(high[2], high[3])); }
+};
+
 // Rows of one block in eight bits, between low and high of each token; zero is always one of the 256 values.
 template <bool smooth>
 INLINE void quantise_block(const float* x, int width, const float* smoothing, Floats low, Floats high, int block,
@@ -184,11 +211,11 @@ INLINE void quantise_blocks(const float* x, int width, const float* smoothing, c
       low = load(range->low + block * BLOCK);
       high = load(range->high + block * BLOCK);
     } else {
-      for (int feature = 0; feature < width; ++feature) {
-        const Floats value = smooth ? load(rows + feature * BLOCK) * smoothing[feature] : load(rows + feature * BLOCK);
-        low = minimum(low, value);
-        high = maximum(high, value);
-      }
+      Extremes extremes;
+      for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
+        extremes.take(smooth ? load(rows + feature * BLOCK) * smoothing[feature] : load(rows + feature * BLOCK), chain);
+      });
+      low = extremes.lowest(), high = extremes.highest();
     }
     quantise_block<smooth>(rows, width, smoothing, low, high, block, q);
   }
@@ -208,31 +235,29 @@ INLINE void normalise_blocks(float* x, const float* addend, int width, const Nor
   for (int block = first_block; block < last_block; ++block) {
     float* rows = x + size_t(block) * width * BLOCK;
     const float* more = addend ? addend + size_t(block) * width * BLOCK : nullptr;
-    Floats total[4] = {}, squares[4] = {};
-    for (int feature = 0; feature < width; ++feature) {
+    Floats total[CHAINS] = {}, squares[CHAINS] = {};
+    for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
       Floats value = load(rows + feature * BLOCK);
       if (more) {
         value += load(more + feature * BLOCK);
         store(rows + feature * BLOCK, value);
       }
-      total[feature % 4] += value;
-      squares[feature % 4] = multiply_add(value, value, squares[feature % 4]);
-    }
+      total[chain] += value;
+      squares[chain] = multiply_add(value, value, squares[chain]);
+    });
     const Floats share = all(1.0f / float(width));
     const Floats mean = ((total[0] + total[1]) + (total[2] + total[3])) * share;
     const Floats square = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
     const Floats variance = maximum(square - mean * mean, Floats{});
     const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
-    Floats low{}, high{};
-    for (int feature = 0; feature < width; ++feature) {
+    Extremes extremes;
+    for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
       const Floats centred = load(rows + feature * BLOCK) - mean;
       const Floats value = multiply_add(centred * inverse, all(norm.weight[feature]), all(norm.bias[feature]));
       store(rows + feature * BLOCK, value);
-      const Floats smoothed = smooth ? value * norm.smoothing[feature] : value;
-      low = minimum(low, smoothed);
-      high = maximum(high, smoothed);
-    }
-    quantise_block<smooth>(rows, width, norm.smoothing, low, high, block, q);
+      extremes.take(smooth ? value * norm.smoothing[feature] : value, chain);
+    });
+    quantise_block<smooth>(rows, width, norm.smoothing, extremes.lowest(), extremes.highest(), block, q);
   }
 }
 
