@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,14 +28,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run a
 
 from benchmarks.measuring.losses import Losses, read_records
 from benchmarks.measuring.machine import describe_machine
+from benchmarks.measuring.victim_disk import Disk
+from benchmarks.measuring.victim_raylet import Raylet
 from benchmarks.measuring.victim_tracking import TrackingServer
 from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
 from search.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
-VICTIMS: dict[str, type[Victim]] = {"driver": Driver, "worker": Worker, "tracking-server": TrackingServer}
-N_TRIALS = 16
+VICTIMS: dict[str, Callable[[], Victim]] = {
+    "driver": Driver,
+    "worker": lambda: Worker("searching", n_trials=64),
+    "graduation": lambda: Worker("graduating", n_trials=8),
+    "raylet": Raylet,
+    "disk": Disk,
+    "tracking-server": TrackingServer,
+}
 LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
 STUDY_S = 600.0
 MOST_COMMANDS = 60  # for one study: more, and it does not go on
@@ -50,6 +59,7 @@ class Soak:
     n_kills: int = 0
     n_studies: int = 0
     n_commands: int = 0
+    n_continued: int = 0
     steps: Counter[str] = field(default_factory=Counter)
     losses: Losses = field(default_factory=Losses)
 
@@ -63,7 +73,7 @@ class Soak:
             print(f"{self.n_kills} kills in {self.n_studies} studies: {counts}", file=sys.stderr, flush=True)
 
     def _study(self, folder: Path) -> None:
-        study = with_overrides(tiny_study(folder), trials=N_TRIALS, time_budget=STUDY_S)
+        study = with_overrides(tiny_study(folder), trials=self.victim.n_trials, time_budget=STUDY_S)
         path = folder / "study.yaml"
         path.write_text(json.dumps(study.to_json()))
         with self.victim.scene(folder) as scene:
@@ -77,12 +87,16 @@ class Soak:
         line = [sys.executable, "-m", "search", "search", str(path), "--store", str(scene.store.root), *scene.options]
         with log.open("w") as file:
             command = Command(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True), log)
-            was_struck = self._strike_until_it_ends(command)
+            try:
+                was_struck = self._strike_until_it_ends(command)
+            finally:  # a Ctrl-C must not leave it behind
+                command.process.kill()
         self.n_commands += 1
         records = read_records(scene.store, study)
         self.losses.compare(command.text(), before, records)
         status = command.process.returncode
         if status == 0:
+            self.n_continued += sum(record.continues is not None for record in records.values())
             self.losses.check_complete(scene.store, study, records)
             return False
         if was_struck and self.victim.explains(command, self.losses):
@@ -136,6 +150,7 @@ def main() -> None:
         "studies": soak.n_studies,
         "commands": soak.n_commands,
         "steps": dict(soak.steps),
+        "trials_continued": soak.n_continued,
         "losses": dict(soak.losses.counts),
         "machine": describe_machine(),
     }

@@ -8,8 +8,8 @@
     serve     runtime.server.serve              doctor    runtime.doctor.diagnose
     watch     search.watch.watch
 
-What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input, with one
-message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
+What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input or a full disk, with
+one message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
 command that needs it, so that help and mistakes are answered at once.
 """
 

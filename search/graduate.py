@@ -15,7 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from search.cluster import n_cpus_available
-from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.graduation_state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.graduation_worker import graduate_students
 from search.json_file import read_json
+from search.room import is_no_room
 from search.selection import choose_graduates
 from search.time_plan import balance, time_weights
 from search.trial import RungRecord, TrialRecord
@@ -42,6 +43,8 @@ START_S = 12.0
 """Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
 COLLECTIVE_S = 600
 """Seconds that a group waits for its first worker, which evaluates and saves alone."""
+MOST_RESTARTS = 3
+"""Deaths of workers in one job; each costs the work since the last saves."""
 STOP_S = 60.0
 """Seconds that workers get to save after a Ctrl-C."""
 
@@ -81,8 +84,8 @@ def graduate(
     `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
     behind by then still gets a few steps. `document` goes into every student.json. `progress` is told
     (seconds, seconds until the deadline), or without one (students ended, students in all). Raises
-    KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray Train fails before any
-    student is through.
+    KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray Train fails and there is no
+    graduate, or because a disk is full; else `failures_of` says who is not through, and the next command goes on.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
     seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -104,9 +107,10 @@ def graduate(
             tokenizer_json=tokenizer_json,
         )
         error = _run(job, data, scratch=folder / "ray", progress=progress)
-        states = [GraduationState.read(task.folder) for task in tasks]
-        if error is not None and not any(state is not None and state.status == DONE for state in states):
-            raise RuntimeError(f"graduation ended before any student was through: {error}") from error
+        if error is not None and (is_no_room(error) or not graduates_of(records, folder)):
+            raise RuntimeError(f"graduation ended before its students were through: {error}") from error
+        if error is not None:
+            _say_unfinished(tasks, error)
     return graduates_of(records, folder)
 
 
@@ -117,9 +121,29 @@ def graduates_of(records: Sequence[TrialRecord], folder: Path) -> tuple[Graduate
 
 
 def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, str]:
-    """Why students failed while graduating, by trial name."""
+    """Why students failed while graduating, or were not brought to an end, by trial name."""
     states = {record.name: GraduationState.read(folder / record.name) for record in records}
-    return {name: state.outcome for name, state in states.items() if state is not None and state.status == FAILED}
+    return {name: state.outcome for name, state in states.items() if state is not None and state.outcome}
+
+
+def unfinished_of(records: Sequence[TrialRecord], folder: Path) -> tuple[str, ...]:
+    """Names of the trials whose graduation another command must bring to its end."""
+    states = {record.name: GraduationState.read(folder / record.name) for record in records}
+    return tuple(name for name, state in states.items() if state is not None and state.status == UNFINISHED)
+
+
+def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
+    """Writes down of which students the workers ended too often."""
+    outcome = f"its workers ended before it was through, the same command goes on with it ({_one_line(error)})"
+    for task in tasks:
+        state = GraduationState.read(task.folder) or GraduationState()
+        if state.status == UNFINISHED:
+            replace(state, outcome=outcome).write(task.folder)
+
+
+def _one_line(error: Exception, *, longest: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def _graduate_of(record: TrialRecord, folder: Path) -> Graduate | None:
@@ -248,6 +272,6 @@ def _trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> To
         run_config=ray.train.RunConfig(
             name="graduation",
             storage_path=str(scratch),
-            failure_config=ray.train.FailureConfig(max_failures=1),
+            failure_config=ray.train.FailureConfig(max_failures=MOST_RESTARTS),
         ),
     )

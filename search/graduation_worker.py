@@ -22,6 +22,7 @@ import torch.distributed as distributed
 
 from search.graduation_pace import Advance, Decay, Decision, Finish, Limits, decide
 from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.room import is_no_room
 from search.trial import RungRecord
 from search.trial_work import failure_of
 from trainers.build import build
@@ -90,20 +91,22 @@ class Graduation:
         """Train until the limits, a failure or the stop file; whatever comes first is written down.
 
         What fails in one worker of several ends them all, and Ray Train starts them again once: the others wait for
-        it in the middle of a step. A loss that is not finite is seen by all of them.
+        it in the middle of a step. A loss that is not finite is seen by all of them. A full disk is not the student's
+        fault: graduation ends, and goes on from the last save.
         """
         try:
             self._begin()
             if self._train(stop_file):
                 self._finish()
         except Exception as error:
-            if self._replica.n_replicas > 1 and not isinstance(error, NotFiniteError):
+            if is_no_room(error) or (self._replica.n_replicas > 1 and not isinstance(error, NotFiniteError)):
                 raise
             self._fail(failure_of(error))
 
     def _begin(self) -> None:
         task = self._task
         spec, folder = task.spec, task.folder
+        self._state = replace(self._state, outcome="")
         self._distillation = Distillation(
             build(spec, seed=task.seed),
             task.recipe,

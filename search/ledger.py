@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger of a search: what is tried next, what each rung means, how every trial ended.
 
-It owns ask and tell of both Optuna studies, and knows nothing of Ray: a trial is begun by `ask`, reports by
-`reached` (which answers whether it goes on) and ends there, in `failed` or in `close`. Every change is in the
-storage before anyone is told of it, so a search may end at any line of this file and be continued.
+It owns ask and tell of both Optuna studies, and knows nothing of Ray: a trial is begun by `ask`, reports by `reached`
+(which answers whether it goes on) and ends there, in `failed`, in `lost` or in `close`. Every change is in the storage
+before anyone is told of it, so a search may end at any line of this file and be continued.
 
 Optuna refuses intermediate values on a study of two objectives. So every trial has a twin with the same point in a
 study of one, which the pruner reads. The sampler reads the rungs in the records.
@@ -20,16 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from search.hang_watch import rung_limit_s
+from search.lost_trials import MOST_TRIES, n_losses
 from search.pace import Pace
 from search.plan_outlook import GivenPoint, outlook_of
 from search.points import initial_point, suggest_point
 from search.pruner import FrontPruner
 from search.sampler import FrontSampler
 from search.trial import Observer, RungRecord, TrialRecord, TrialState
+from search.trial_files import delete_checkpoints, delete_halves, delete_orphans, write_error
 from search.trial_plan import TrialPlan
 from search.trial_storage import (
     CONTINUES,
@@ -37,9 +38,11 @@ from search.trial_storage import (
     RECORD,
     document_of,
     open_storage,
-    optuna_state,
     record_of,
     records_of,
+    stands_for_its_point,
+    tell,
+    tell_twin,
 )
 
 LATENCY = "predicted_latency_ms"  # user attribute of a twin
@@ -103,8 +106,9 @@ class TrialLedger:
         self._records = {record.number: record for record in records_of(self._study, plan.folder)}
         self._pace = Pace.of(self._records.values())
         self._open: dict[int, _Open] = {}
+        self._drained = False
         self._enqueue()
-        self._delete_orphans()
+        delete_orphans(self.plan.folder, self.records)
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
@@ -120,11 +124,19 @@ class TrialLedger:
                 return True
         return self._time_left() <= 0.0
 
+    @property
+    def running(self) -> bool:
+        """Whether a trial runs; while one does, it may be lost, and then there is something to ask for again."""
+        return bool(self._open)
+
     def ask(self) -> TrialRecord | None:
         """Begins the next trial that is worth training; None if there is none, or no time for it.
 
-        Points that need no training to be judged are refused on the way, and told as pruned.
+        Points that need no training to be judged are refused on the way, and told as pruned. After a None only a
+        trial that is lost brings another.
         """
+        if self._drained:
+            return None
         n_refused = n_postponed = 0
         while not self.exhausted and n_refused < MOST_REFUSALS and n_postponed < MOST_POSTPONED:
             trial = self._study.ask()
@@ -141,6 +153,7 @@ class TrialLedger:
             else:
                 self._begin(trial, record)
                 return record
+        self._drained = True
         return None
 
     def reached(self, number: int, rung: RungRecord, checkpoint: Path) -> bool:
@@ -171,11 +184,25 @@ class TrialLedger:
         if number not in self._open:
             return
         record = self._open[number].record
-        if details:
-            folder = self.plan.folder / "errors"
-            folder.mkdir(exist_ok=True)
-            (folder / f"{record.name}.txt").write_text(details, encoding="utf-8")
+        write_error(self.plan.folder, record, details)
         self._end(number, record, TrialState.FAILED, outcome)
+
+    def lost(self, number: int, outcome: str, *, details: str = "") -> None:
+        """Ends a running trial whose worker ended under it; the next `ask` goes on from its last rung.
+
+        `outcome` is of a kind that `MOST_TRIES` knows: lost so often at one rung, the trial is failed instead.
+        """
+        if number not in self._open:
+            return
+        record = self._open[number].record
+        write_error(self.plan.folder, record, details)
+        n = n_losses(record, self._records)
+        if n >= MOST_TRIES[outcome.split(":", 1)[0]]:
+            self._end(number, record, TrialState.FAILED, f"{outcome}; {n} times at this rung")
+            return
+        self._end(number, record, TrialState.INTERRUPTED, outcome)
+        self._study.enqueue_trial(record.point, user_attrs={CONTINUES: number})
+        self._drained = False
 
     def rung_limit_s(self, number: int) -> float | None:
         """Seconds within which a running trial must reach its next rung; None if it does not run any more."""
@@ -252,12 +279,12 @@ class TrialLedger:
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
         running = self._open.pop(number)
         self._store(running.trial, record)
-        _tell(self._study, running.trial, record)
-        _tell_twin(self._twins, running.twin, record)
+        tell(self._study, running.trial, record)
+        tell_twin(self._twins, running.twin, record)
         if not kept:
-            shutil.rmtree(self.plan.folder / "trials" / record.name, ignore_errors=True)
-            if checkpoint is not None:
-                shutil.rmtree(checkpoint.parent, ignore_errors=True)  # may be that of the trial that it continues
+            delete_checkpoints(self.plan.folder, replace(record, checkpoint=checkpoint))
+        elif state is TrialState.INTERRUPTED:
+            delete_halves(self.plan.folder, record)
         self._notify("trial_ended", record)
 
     def _dominated(self, running: _Open) -> str:
@@ -314,16 +341,16 @@ class TrialLedger:
             elif record.state is TrialState.RUNNING:
                 through = len(record.rungs) == len(self.plan.rungs)
                 state = TrialState.COMPLETE if through else TrialState.INTERRUPTED
-                _tell(self._study, trial.number, replace(record, state=state))
+                tell(self._study, trial.number, replace(record, state=state))
             else:
-                _tell(self._study, trial.number, record)
+                tell(self._study, trial.number, record)
         records = {record.number: record for record in records_of(self._study, self.plan.folder)}
         for twin in self._twins.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            _tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get("number", -1)))
+            tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get("number", -1)))
 
     def _enqueue(self) -> None:
         """Interrupted trials that nobody continues yet, then initial points that were not tried yet."""
-        alive = [trial for trial in self._study.get_trials(deepcopy=False) if _counts(trial)]
+        alive = [trial for trial in self._study.get_trials(deepcopy=False) if stands_for_its_point(trial)]
         continued = {trial.user_attrs.get(CONTINUES) for trial in alive}
         for record in self.records:
             if record.state is TrialState.INTERRUPTED and record.number not in continued:
@@ -335,37 +362,3 @@ class TrialLedger:
                 tried.add(text)
                 filled = initial_point(point, self.plan.space, self.plan.teacher)
                 self._study.enqueue_trial(filled, user_attrs={INITIAL: text})
-
-    def _delete_orphans(self) -> None:
-        """Checkpoints that no trial needs any more: of trials that left none, or that another continues."""
-        continued = {record.continues for record in self.records}
-        needed = {
-            record.checkpoint.parent
-            for record in self.records
-            if record.checkpoint is not None and record.number not in continued
-        }
-        for folder in self.plan.folder.glob("trials/trial-*"):
-            if folder not in needed:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial stands for its point: it waits, runs, or has a record (else it ended before it began)."""
-    return not trial.state.is_finished() or RECORD in trial.user_attrs
-
-
-def _tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord) -> None:
-    state = optuna_state(record.state)
-    if state is OptunaState.COMPLETE:
-        assert record.predicted_latency_ms is not None and record.fidelity is not None
-        study.tell(trial, values=[record.predicted_latency_ms, record.fidelity.cosine])
-    else:
-        study.tell(trial, state=state)
-
-
-def _tell_twin(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord | None) -> None:
-    state = OptunaState.FAIL if record is None else optuna_state(record.state)
-    if record is not None and state is OptunaState.COMPLETE and record.fidelity is not None:
-        study.tell(trial, values=record.fidelity.cosine)
-    else:
-        study.tell(trial, state=state)

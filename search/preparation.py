@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from search.architectures import sample_architectures
 from search.preflight import require_one_dimension
 from search.progress import Reporter
+from search.room import require_room
 from search.store import Store
 from search.study_state import CALIBRATION, StudyState
 from search.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
@@ -107,6 +108,8 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     reporter.step("reading the teacher")
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
+    if state.read("search") is None:
+        require_room(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
     state.write(CALIBRATION, calibration.to_json())
     predictor = LatencyPredictor.fit(calibration)

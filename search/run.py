@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from search.checkpoints import CheckpointKeeper, with_checkpoints
 from search.cluster import connect, disconnect
 from search.entry import FrontDocument
 from search.experiment import claim_experiment
-from search.graduate import Graduate, failures_of, graduate
+from search.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.interrupts import Interrupts
 from search.live_table import LiveTable
 from search.measurement import measure_all
@@ -28,6 +28,7 @@ from search.progress import ConsoleReporter, Reporter
 from search.references import measure_references
 from search.register import register_front
 from search.registry import load_front
+from search.room import room_explained
 from search.selection import choose_graduates
 from search.store import Store
 from search.study_lock import COMMAND, exclusive
@@ -63,7 +64,7 @@ def run_search(
     reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state)
     store.require_writable()
     store.require_tracking()
-    with exclusive(folder, lock=COMMAND):
+    with room_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
         elsewhere = os.environ.get(_MLFLOW_VARIABLE)
         if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
@@ -136,8 +137,9 @@ class _Run:
             records = self._search(prepared, writer)
             self.stop_clock()
             graduates = self._graduate(prepared, records)
-            for one in graduates:
-                writer.trial_ended(replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated"))
+            graduated = [_graduated(one) for one in graduates]
+            for record in graduated:
+                writer.trial_ended(record)
             disconnect()  # the final measurement wants the machine for itself
             writer.settle(_SETTLE_S)
             self.stop_clock()
@@ -158,8 +160,11 @@ class _Run:
                 students=measured.students,
             )
             folders = {one.record.name: one.folder for one in graduates}
-            document = self._register(document, folders, records, writer=writer, facts=self._facts(prepared))
-        self.state.write("complete", _wishes(self.study))
+            told = {record.name: record for record in (*records, *graduated)}
+            document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
+        chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
+        if not unfinished_of(chosen, self.state.folder / "graduation"):
+            self.state.write("complete", _wishes(self.study))
         self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
         return document
 
@@ -172,7 +177,7 @@ class _Run:
         self,
         document: FrontDocument,
         folders: Mapping[str, Path],
-        records: Sequence[TrialRecord],
+        records: Iterable[TrialRecord],
         *,
         writer: TrialWriter,
         facts: Facts,
@@ -185,13 +190,11 @@ class _Run:
                 writer.finish(records)
                 return register_front(self.store, document, folders=folders, facts=facts)
             except tracking_errors() as error:
-                if not self.store.on_server:
-                    raise
-                if time.monotonic() > deadline:
+                if not self.store.on_server or time.monotonic() > deadline:
                     raise ValueError(
                         f"the front of {self.study.name} cannot be registered while {self.store.tracking_uri} does "
                         f"not take it: {reason_of(error)}; all that was measured is stored, and the same command "
-                        "registers it when the server is back"
+                        "registers it when that is back"
                     ) from error
             time.sleep(_RETRY_S)
 
@@ -277,6 +280,11 @@ class _Run:
             "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
             "predictor_rank_correlation": None if error is None else error.rank_correlation,
         }
+
+
+def _graduated(one: Graduate) -> TrialRecord:
+    """The trial's record with what its graduation added."""
+    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated")
 
 
 def _interrupted(record: TrialRecord) -> TrialRecord:

@@ -8,7 +8,9 @@ scheduler first and to the searcher only if the trial goes on, so everything is 
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ from ray.tune.stopper import NoopStopper
 
 from search.hang_watch import HangWatch
 from search.ledger import TrialLedger
+from search.lost_trials import outcome_of_death
+from search.room import NO_ROOM
 from search.trainable import MEASURED, TASK, Failed, Measured, TrialTask
 from search.trial import TrialRecord
 
@@ -36,9 +40,11 @@ class LedgerSearcher(Searcher):
         self._stopper = stopper
 
     def suggest(self, trial_id: str) -> Any:
-        """The configuration of the next trial, or FINISHED."""
+        """The configuration of the next trial; None while a running one may still be lost; then FINISHED."""
         record = self._stopper.guard(self._ledger.ask)
-        return Searcher.FINISHED if record is None else {TASK: self._task(record)}
+        if record is None:
+            return None if self._ledger.running else Searcher.FINISHED
+        return {TASK: self._task(record)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the scheduler has told the ledger."""
@@ -85,11 +91,8 @@ class LedgerScheduler(TrialScheduler):
         """The actor itself died; Tune has written what it knows of it to a file."""
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
-        if "OutOfMemoryError" in text or "running low on memory" in text:
-            outcome = "out of memory: Ray ended the worker before the node ran out of memory"
-        else:
-            outcome = "worker died: a signal ended it (the operating system, when memory runs out), or it crashed"
-        self._stopper.guard(lambda: self._ledger.failed(_task_of(trial).number, outcome, details=text))
+        outcome = outcome_of_death(text)
+        self._stopper.guard(lambda: self._ledger.lost(_task_of(trial).number, outcome, details=text))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remembers the trial, so that its actor can be found."""
@@ -112,6 +115,8 @@ class LedgerScheduler(TrialScheduler):
     def _take(self, task: TrialTask, measured: Measured | Failed) -> bool:
         match measured:
             case Failed(outcome, details):
+                if outcome.startswith(NO_ROOM):  # not the trial's fault: the search ends here
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(task.folder))
                 self._ledger.failed(task.number, outcome, details=details)
                 return False
             case Measured(rung, checkpoint):

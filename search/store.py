@@ -19,7 +19,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +146,8 @@ class Store:
             self._require_sqlite()
         for folder in (self.artifacts, self.cache, self.root / "studies"):
             folder.mkdir(exist_ok=True)
+        if not self.exists():
+            self._make_database()
         if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
             write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
         with self.reached() as client:
@@ -161,9 +163,19 @@ class Store:
                 f"{self.tracking_uri}; choose another store (--store or ${ROOT_VARIABLE}), or, if MLflow has moved, "
                 f"write that address into {self._tracking_file}"
             )
+        if not self.on_server and self.database.parent != self.root and not self.database.parent.is_dir():
+            raise ValueError(f"a database lies in a folder that exists, which {self.database.parent} is not; make it")
         if self.on_server:
             with environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}), self.reached() as client:
                 client.search_experiments(max_results=1)
+
+    def _make_database(self) -> None:
+        """Elsewhere, and then put in its place: tables that a killed command half made could not be made again."""
+        with tempfile.TemporaryDirectory(prefix=".database-", dir=self.database.parent) as folder:
+            new = Store(Path(folder))
+            new.client().search_experiments(max_results=1)
+            with suppress(FileExistsError):  # another command was faster
+                os.link(new.database, self.database)
 
     def require_writable(self) -> None:
         """Raises ValueError unless files can be created in the root, which is created if missing."""
@@ -191,7 +203,8 @@ class Store:
     def _require_sqlite(self) -> None:
         """MLflow would try such a database ten times, for minutes, before it said so."""
         try:
-            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as connection:
+            # To write, if the file may be written: what a killed writer left half done is undone by the next who opens.
+            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("select count(*) from sqlite_master")
         except sqlite3.DatabaseError as error:
             raise ValueError(
@@ -269,3 +282,4 @@ def _prepare_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows what it raises, stack and all

@@ -32,7 +32,7 @@ class TrialState(StrEnum):
     FAILED = "failed"
     """Not a number, out of memory, or an exception; the outcome says which."""
     INTERRUPTED = "interrupted"
-    """Ended in order by the time budget or Ctrl-C, or with its driver; the same command continues it in a new trial."""
+    """Ended in order by the time budget or Ctrl-C, or with its worker, node or driver; continued in a new trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

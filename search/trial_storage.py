@@ -10,6 +10,7 @@ and what a trial was doing is read from its record and from Optuna's state toget
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,24 @@ def open_storage(folder: Path) -> JournalStorage:
     _cut_broken_line(journal)
     for stale in folder.glob(f"{_JOURNAL}.lock*"):  # of a killed search: ours is the only one
         stale.unlink()
-    return JournalStorage(JournalFileBackend(str(journal)))
+    return JournalStorage(WholeLines(str(journal)))
+
+
+class WholeLines(JournalFileBackend):
+    """A journal of which a failed write leaves nothing, for the one process that writes.
+
+    Where the disk is full, the system takes a part of a line. The next line would be written behind it, and nobody
+    could read the journal any more.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Writes all of the lines, or raises and writes none."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
 
 
 class TrialReader:
@@ -127,3 +145,27 @@ def _cut_broken_line(journal: Path) -> None:
     if end != len(content):
         with journal.open("r+b") as file:
             file.truncate(end)
+
+
+def stands_for_its_point(trial: FrozenTrial) -> bool:
+    """Whether a trial waits, runs, or has a record; else it ended before it began."""
+    return not trial.state.is_finished() or RECORD in trial.user_attrs
+
+
+def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord) -> None:
+    """Ends a trial in Optuna as its record ended; only a complete one has values."""
+    state = optuna_state(record.state)
+    if state is OptunaState.COMPLETE:
+        assert record.predicted_latency_ms is not None and record.fidelity is not None
+        study.tell(trial, values=[record.predicted_latency_ms, record.fidelity.cosine])
+    else:
+        study.tell(trial, state=state)
+
+
+def tell_twin(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord | None) -> None:
+    """Ends a trial's twin in the study of one objective; without a record it failed."""
+    state = OptunaState.FAIL if record is None else optuna_state(record.state)
+    if record is not None and state is OptunaState.COMPLETE and record.fidelity is not None:
+        study.tell(trial, values=record.fidelity.cosine)
+    else:
+        study.tell(trial, state=state)

@@ -17,6 +17,7 @@ import torch
 
 from search.mapped_array import MappedArray
 from search.memory_limit import is_out_of_memory
+from search.room import NO_ROOM, is_no_room
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
@@ -105,11 +106,13 @@ class DistillationWork:
 
 
 def failure_of(error: BaseException, *, memory_gib: float | None = None) -> str:
-    """The outcome of a trial that an exception ended: not finite, out of memory, or its type and message.
+    """The outcome of a trial that an exception ended: not finite, out of memory, no room, or its type.
 
     `memory_gib` is what the trial was allowed to take, None for no limit.
     """
     message = " ".join(str(error).split())
+    if is_no_room(error):
+        return f"{NO_ROOM}: {message}"
     if isinstance(error, NotFiniteError):
         return f"not finite: {message}"
     if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):

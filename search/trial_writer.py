@@ -40,8 +40,9 @@ class TrialWriter:
         self._changed = threading.Condition()
         # All of these are read and changed while `_changed` is held.
         self._waiting: dict[str, TrialRecord] = {}
-        self._refused: dict[str, TrialRecord] = {}
-        self._failure: tuple[int, str] = (0, "")  # how many times MLflow was found to be away, and why it was last
+        self._refused: dict[str, Exception] = {}
+        self._n_away = 0  # times that MLflow was found to be away
+        self._failure: Exception | None = None  # the last
         self._told_refusal = False
         self._missed = False  # it was said to be away, and not that it is back
         self._news: list[str] = []
@@ -103,28 +104,28 @@ class TrialWriter:
         self._drain()
         with self._changed:
             self._log.forget()  # nothing waits, so the thread does not use it
-            refused, self._refused = self._refused, {}
-        self._take([*endings(records), *refused.values()])
+            self._refused.clear()
+        self._take(endings(records))
         self._drain()
         with self._changed:
-            if self._refused:
-                raise TrackingError(self._failure[1])
+            for name, error in self._refused.items():
+                raise TrackingError(f"{name} is refused: {reason_of(error)}") from error
 
     def _drain(self) -> None:
         with self._changed:
             self._changed.notify_all()
             self._changed.wait_for(self._halted())
-            waits, (_, reason), broken = bool(self._waiting), self._failure, self._broken
+            waits, failure, broken = bool(self._waiting), self._failure, self._broken
         self._tell()
         if broken is not None:
             raise broken
-        if waits:
-            raise TrackingError(reason)
+        if waits and failure is not None:
+            raise TrackingError(reason_of(failure)) from failure
 
     def _halted(self) -> Callable[[], bool]:
         """A condition: nothing waits, or an attempt from now on has failed."""
-        n_failures, _ = self._failure
-        return lambda: not self._waiting or self._broken is not None or self._failure[0] > n_failures
+        n_away = self._n_away
+        return lambda: not self._waiting or self._broken is not None or self._n_away > n_away
 
     def _take(self, records: Iterable[TrialRecord]) -> None:
         with self._changed:
@@ -174,27 +175,22 @@ class TrialWriter:
             self._changed.notify_all()
 
     def _failed(self, record: TrialRecord, error: Exception) -> None:
+        reason = reason_of(error)
         with self._changed:
-            n_failures, _ = self._failure
             if is_refusal(error):  # the others may be welcome, and this one when more is known of it
-                reason = f"{record.name} is refused: {reason_of(error)}"
+                self._refused[record.name] = error
+                self._dismiss(record)
                 if not self._told_refusal:
                     self._told_refusal = True
-                    self._news.append(
-                        f"tracking at {self._address}: {reason}; trials go on, and it is tried again later"
-                    )
-                self._refused[record.name] = record
-                self._dismiss(record)
-                self._failure = (n_failures, reason)
+                    line = f"tracking at {self._address}: {record.name} is refused ({reason}): trials go on"
+                    self._news.append(f"{line}, and it is tried again later")
             else:
-                reason = reason_of(error)
+                self._n_away += 1
+                self._failure = error
                 if not self._missed:
                     self._missed = True
-                    line = (
-                        f"tracking at {self._address} is away ({reason}): trials go on, and what it misses is filled in"
-                    )
-                    self._news.append(f"{line} later")
-                self._failure = (n_failures + 1, reason)
+                    line = f"tracking at {self._address} is away ({reason}): trials go on, and what it misses"
+                    self._news.append(f"{line} is filled in later")
             self._changed.notify_all()
             if not is_refusal(error) and not self._ended:
                 self._changed.wait(RETRY_S)

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.entry import Entry, FrontDocument
+from search.experiment import TRIAL, runs_of_kind, study_experiment
 from search.graduate import graduates_of
 from search.registry import load_front, load_trials, registered_entries
 from search.selection import choose_graduates
@@ -18,8 +20,12 @@ from search.store import Store
 from search.study_lock import COMMAND, TRIALS, exclusive
 from search.study_state import StudyState
 from search.trial import TrialRecord, TrialState
+from search.trial_log import COSINE
 from search.trial_storage import read_trials
 from spaces.study import StudySpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 Records = Mapping[str, TrialRecord]
 """By name."""
@@ -30,7 +36,7 @@ KINDS = {
     "rungs_repeated": "measured again although they were in the journal",
     "more_than_a_rung_lost": "trials that were continued from before their last rung",
     "left_running": "trials that are RUNNING in a complete study",
-    "miscounted": "trials more or fewer than the study asks for, or continued twice, or not at all",
+    "miscounted": "trials more than the study asks for, or fewer with time left, or continued twice, or not at all",
     "mlflow_differs": "trials whose run has another state, other tokens, or that have none, or two",
     "front_differs": "students on the front that the measurements do not put there, or the other way round",
     "locks_left": "locks that nobody holds and that would keep the next command out",
@@ -75,13 +81,13 @@ class Losses:
 
     def check_complete(self, store: Store, study: StudySpec, records: Records) -> None:
         """A study whose last command has ended well."""
-        self._check_trials(study, records)
+        self._check_trials(store, study, records)
         self._check_locks(store.study_folder(study.name))
         self._check_mlflow(store, study, records)
         self._check_ends(store, study)
         self._check_front(store, study, records)
 
-    def _check_trials(self, study: StudySpec, records: Records) -> None:
+    def _check_trials(self, store: Store, study: StudySpec, records: Records) -> None:
         for name, record in records.items():
             if record.state is TrialState.RUNNING:
                 self.add("left_running", name)
@@ -90,11 +96,14 @@ class Losses:
             if n > 1:
                 self.add("miscounted", f"trial-{number:04d} is continued {n} times")
         for name, record in records.items():
-            if record.state is TrialState.INTERRUPTED and record.number not in continued:
+            timed_out = record.outcome_kind == "time budget"
+            if record.state is TrialState.INTERRUPTED and record.number not in continued and not timed_out:
                 self.add("miscounted", f"{name} is continued by none: {record.outcome}")
-        n_begun = sum(record.state in _BEGUN for record in records.values())
-        if n_begun != study.search.n_trials:
-            self.add("miscounted", f"{n_begun} trials were begun, {study.search.n_trials} are asked for")
+        n_begun, n_asked = sum(record.state in _BEGUN for record in records.values()), study.search.n_trials
+        assert n_asked is not None and study.search.time_budget_s is not None
+        spent_s = (StudyState.of(store, study.name).read("clock") or {}).get("spent_s", 0.0)
+        if n_begun > n_asked or (n_begun < n_asked and spent_s < study.search.time_budget_s / 2):
+            self.add("miscounted", f"{n_begun} trials were begun in {spent_s:.0f} s, {n_asked} are asked for")
 
     def _check_locks(self, folder: Path) -> None:
         for lock in folder.glob("*.journal.lock*"):
@@ -112,6 +121,9 @@ class Losses:
             if n > 1 or name not in records:
                 self.add("mlflow_differs", f"{name} has {n} runs" if n > 1 else f"{name} is not in the journal")
         runs = {trial.name: trial for trial in trials}
+        client = store.client()
+        experiment = study_experiment(store, study.name)
+        run_ids = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
         continued = {record.continues for record in records.values()}
         for name, record in records.items():
             if record.number in continued:  # its run is its successor's
@@ -122,6 +134,17 @@ class Losses:
                 self.add("mlflow_differs", f"{name} is {record.state} in the journal and {state} in MLflow")
             elif run.n_tokens < record.n_tokens:
                 self.add("mlflow_differs", f"{name} saw {record.n_tokens} tokens, {run.n_tokens} in MLflow")
+
+            elif record.spec is not None:
+                self._check_run(client, run_ids[name], record)
+
+    def _check_run(self, client: MlflowClient, run_id: str, record: TrialRecord) -> None:
+        """The run's curve and its parameters."""
+        steps = sorted(metric.step for metric in client.get_metric_history(run_id, COSINE))
+        if not set(steps) >= {rung.n_tokens for rung in record.rungs} or len(steps) > len(set(steps)):
+            self.add("mlflow_differs", f"{record.name} has rungs at {steps} in MLflow, {record.rungs} in the journal")
+        if not set(client.get_run(run_id).data.params) >= {*record.point, "seed"}:
+            self.add("mlflow_differs", f"the run of {record.name} lacks parameters")
 
     def _check_ends(self, store: Store, study: StudySpec) -> None:
         """What MLflow itself says of the study's runs."""

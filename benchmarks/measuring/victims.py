@@ -13,7 +13,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,11 @@ from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.processes import descendants, is_alive, name_of
 from search.store import Store
 
-ANY_STEP = ("measuring", "training", "searching", "searching", "searching", "graduating", "registering")
+ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduating", "registering")
 """Steps of a command, as it calls them; one is drawn for each strike."""
-LEFT_BEHIND_S = 30.0  # a killed driver's processes have so long to notice
-_WORKERS = ("ray::TrialActor", "ray::_Inner")  # as Ray calls the processes of trials, and those that train
+LEFT_BEHIND_S = 30.0  # processes that work for a killed driver have so long to notice
+RAY_LEFT_BEHIND_S = 75.0  # its agents try for 60 s to report their raylet's death to a server that died with it
+WORKERS = ("ray::TrialActor", "ray::_Inner", "ray::RayTrainWorker")  # of trials (as Tune wraps them), of graduation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,8 @@ class Victim(Protocol):
 
     steps: tuple[str, ...]
     """At which it is struck."""
+    n_trials: int
+    """Of a study: many where one command is struck often."""
 
     def scene(self, folder: Path) -> AbstractContextManager[Scene]:
         """All that commands need in a new folder, within the block."""
@@ -69,25 +72,29 @@ class Victim(Protocol):
 
 
 class Driver:
-    """The process of the command itself."""
+    """The process of the command itself. All that it started must end with it."""
 
     steps = ANY_STEP
+    n_trials = 16
+
+    def __init__(self) -> None:
+        self._rays: dict[int, float] = {}
 
     def scene(self, folder: Path) -> AbstractContextManager[Scene]:
         """A store."""
         return _store_alone(folder)
 
     def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
-        """All that it started must end with it."""
-        family = descendants(command.process.pid)
+        """Kills it, and waits for its workers; for Ray's own processes only before the next strike that finds them."""
+        family = {pid: name_of(pid) for pid in descendants(command.process.pid)}
         command.process.kill()
         command.process.wait()
-        deadline = time.monotonic() + LEFT_BEHIND_S
-        while any(is_alive(pid) for pid in family) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        for pid in filter(is_alive, family):
-            losses.add("processes_left", name_of(pid))
-            os.kill(pid, signal.SIGKILL)
+        now = time.monotonic()
+        workers = {pid for pid, name in family.items() if name.startswith(WORKERS)}
+        _require_gone(workers, deadline=now + LEFT_BEHIND_S, losses=losses)
+        _require_gone({pid for pid, deadline in self._rays.items() if deadline < now}, deadline=now, losses=losses)
+        self._rays = {pid: end for pid, end in self._rays.items() if end >= now}
+        self._rays |= dict.fromkeys(set(family) - workers, now + RAY_LEFT_BEHIND_S)
         return True
 
     def explains(self, command: Command, losses: Losses) -> bool:
@@ -96,9 +103,11 @@ class Driver:
 
 
 class Worker:
-    """A process that trains: of a trial, or of graduation."""
+    """A process that trains."""
 
-    steps = ("searching",)
+    def __init__(self, step: str, *, n_trials: int) -> None:
+        self.steps = (step,)
+        self.n_trials = n_trials
 
     def scene(self, folder: Path) -> AbstractContextManager[Scene]:
         """A store."""
@@ -106,7 +115,7 @@ class Worker:
 
     def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """One of those that there are."""
-        workers = [pid for pid in descendants(command.process.pid) if name_of(pid).startswith(_WORKERS)]
+        workers = [pid for pid in descendants(command.process.pid) if name_of(pid).startswith(WORKERS)]
         if workers:
             os.kill(generator.choice(workers), signal.SIGKILL)
         return bool(workers)
@@ -119,3 +128,12 @@ class Worker:
 @contextmanager
 def _store_alone(folder: Path) -> Iterator[Scene]:
     yield Scene(store=Store(folder / "store"))
+
+
+def _require_gone(pids: Set[int], *, deadline: float, losses: Losses) -> None:
+    """Counts and ends the processes that are still there at the deadline."""
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in filter(is_alive, pids):
+        losses.add("processes_left", name_of(pid))
+        os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from benchmarks.measuring.processes import descendants, name_of
 from search.cluster import cluster
-from search.graduate import Graduate, failures_of, graduate
+from search.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation_state import DONE, GraduationState
 from search.preparation import Prepared, prepare
 from search.progress import Silent
@@ -183,6 +186,35 @@ def test_a_student_that_diverges_is_dropped_with_its_outcome(
     with_relations = [records[1]]
     assert run(with_relations, replace(prepared, data=data), tmp_path, n_tokens=20_000, n_workers=1) == {}
     assert failures_of(with_relations, tmp_path)[records[1].name].startswith("not finite")
+
+
+def test_a_student_whose_workers_are_killed_is_said_not_to_be_through_and_goes_on_later(
+    records: list[TrialRecord],
+    prepared: Prepared,
+    ray_session: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("search.graduate.MOST_RESTARTS", 0)
+    first, second = records[0].name, records[1].name
+    assert set(run(records[:1], prepared, tmp_path, n_tokens=3_000, n_workers=1)) == {first}
+    killer = threading.Thread(target=_kill_what_graduates, args=(tmp_path / second / "graduation.json",))
+    killer.start()
+    assert set(run(records[:2], prepared, tmp_path, n_tokens=100_000, n_workers=1)) == {first}
+    killer.join()
+    assert failures_of(records, tmp_path)[second].startswith("its workers ended before it was through, ")
+    assert unfinished_of(records, tmp_path) == (second,)
+    assert set(run(records[:2], prepared, tmp_path, n_tokens=3_000, n_workers=1)) == {first, second}
+    assert unfinished_of(records, tmp_path) == () and second not in failures_of(records, tmp_path)
+
+
+def _kill_what_graduates(begun: Path) -> None:
+    """As soon as the student has begun, and not before."""
+    while not begun.exists():
+        time.sleep(0.05)
+    for pid in descendants(os.getpid()):
+        if name_of(pid).startswith("ray::RayTrainWorker"):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _with_nan(prepared: Prepared) -> np.ndarray:

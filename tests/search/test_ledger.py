@@ -18,24 +18,7 @@ from search.trial import TrialState
 from search.trial_storage import read_trials
 from spaces.domain import Choice, Integer
 from spaces.space import Space
-from tests.search.toy_search import SPACE, TEACHER, ToyWork, Witness, fidelity_of, plan, predict, rung
-
-
-def train(ledger, record, *, work=None, rungs=None):
-    """Works on a begun trial, for at most so many rungs; returns its record."""
-    work = work or ToyWork()
-    work.start(record.spec, record.recipe, seed=record.seed)
-    folder = ledger.plan.folder / "trials" / record.name
-    if record.checkpoint is not None:
-        work.restore(record.checkpoint)
-    for n_done in range(len(record.rungs), len(ledger.plan.rungs)):
-        if rungs is not None and n_done == rungs:
-            break
-        measured = work.advance(ledger.plan.rungs[n_done])
-        work.save(folder / f"rung-{n_done + 1}")
-        if not ledger.reached(record.number, measured, folder / f"rung-{n_done + 1}"):
-            break
-    return ledger.records[record.number]
+from tests.search.toy_search import SPACE, TEACHER, ToyWork, Witness, fidelity_of, plan, predict, rung, train
 
 
 def search(ledger, n=10**6):

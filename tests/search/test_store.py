@@ -2,11 +2,18 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.store import Store
+from tests.search.full_disk import largest_file
 
 
 def test_the_default_is_the_variable_then_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +84,26 @@ def test_a_database_that_is_none_is_told_at_once(tmp_path: Path) -> None:
             check()
 
 
+WRITER = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("create table a (b)")
+connection.execute("pragma cache_size = 1")
+connection.execute("begin")
+connection.executemany("insert into a values (?)", [("c" * 1000,)] * 1000)
+os._exit(9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_is_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert subprocess.run([sys.executable, "-c", WRITER, str(store.database)]).returncode == 9
+    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0
+    store.require_exists()
+    with closing(sqlite3.connect(store.database)) as connection:
+        assert connection.execute("select count(*) from a").fetchone() == (0,)
+
+
 def test_activating_a_store_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
@@ -91,3 +118,24 @@ def test_activating_a_store_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.
     assert "MLFLOW_REGISTRY_URI" not in os.environ
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_bytes", [0, 100_000])
+def test_a_store_whose_creation_failed_halfway_can_be_created(tmp_path: Path, n_bytes: int) -> None:
+    store = Store(tmp_path / "store")
+    with largest_file(n_bytes), pytest.raises((OSError, SQLAlchemyError)):
+        store.create()
+    assert not store.exists()
+    assert store.create().client().search_experiments(max_results=1)
+    assert sorted(path.name for path in store.root.iterdir()) == ["artifacts", "cache", "mlflow.db", "studies"]
+
+
+@pytest.mark.slow
+def test_a_database_that_cannot_be_written_raises_and_prints_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Store(tmp_path / "store").create().client()
+    with largest_file(0), pytest.raises(MlflowException):
+        client.create_experiment("a")
+    assert capsys.readouterr() == ("", "")

@@ -12,6 +12,7 @@ import pytest
 
 from search.cluster import cluster
 from search.front import non_dominated
+from search.room import is_no_room
 from search.trial import TrialState
 from search.trial_storage import read_trials
 from search.tune import run_trials
@@ -68,26 +69,69 @@ def test_one_worker_searches_alike_twice(ray_session, tmp_path):
     assert [record.state for record in first] == [record.state for record in second]
 
 
+DEPTHS = Space(domains={"n_layers": Integer(1, 3)})
+INITIAL = [{"n_layers": 2}, {"n_layers": 1}, {"n_layers": 3}]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("accident", "limits", "outcome"),
     [
         ("ZeroDivisionError", {}, "ZeroDivisionError: division by zero"),
-        ("kill", {}, "worker died"),
         ("memory", {"trial_memory_gib": 0.5}, "out of memory: it takes more than 0.5 GiB (search.trial_memory_gib)"),
         ("hang", {"rung_time_limit_s": 4.0}, "hung: no report within 4 s (search.rung_time_limit)"),
     ],
 )
 def test_an_accident_fails_its_trial_and_not_the_search(ray_session, tmp_path, accident, limits, outcome):
-    space = Space(domains={"n_layers": Integer(1, 3)})
-    initial = [{"n_layers": 2}, {"n_layers": 1}, {"n_layers": 3}]
-    plan_ = plan(tmp_path, space=space, initial_points=initial, n_trials=3, **limits)
+    plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL, n_trials=3, **limits)
     two, one, three = run_trials(plan_, ToyWork(accident=accident), n_workers=1)
     assert two.state is TrialState.FAILED
     assert two.outcome.startswith(outcome)
     assert len(two.rungs) == 1
     assert accident == "hang" or (tmp_path / "errors" / "trial-0000.txt").read_text()
     assert one.state is three.state is TrialState.COMPLETE
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_is_killed_goes_on_in_the_same_search(ray_session, tmp_path):
+    witness = Witness()
+    plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL[:1], n_trials=1)
+    killed, again = run_trials(plan_, ToyWork(accident="kill once"), n_workers=1, observers=[witness])
+    assert killed.state is TrialState.INTERRUPTED
+    assert killed.outcome_kind == "worker died"
+    assert (tmp_path / "errors" / "trial-0000.txt").read_text()
+    assert again.state is TrialState.COMPLETE
+    assert again.continues == killed.number
+    assert again.rungs[:1] == killed.rungs
+    assert [(event, record.number) for event, record in witness.events if event != "rung"] == [
+        ("started", 0), ("ended", 0), ("started", 1), ("ended", 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_student_that_kills_every_worker_is_failed_in_the_end(ray_session, tmp_path):
+    plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL, n_trials=3)
+    records = run_trials(plan_, ToyWork(accident="kill"), n_workers=1)
+    tries = [record for record in records if record.point["n_layers"] == 2]
+    assert [record.state for record in tries] == [TrialState.INTERRUPTED] * 2 + [TrialState.FAILED]
+    assert [record.continues for record in tries] == [None, *[record.number for record in tries[:2]]]
+    assert all(len(record.rungs) == 1 for record in tries)
+    assert tries[-1].outcome.startswith("worker died: ") and tries[-1].outcome.endswith("; 3 times at this rung")
+    others = [record for record in records if record.point["n_layers"] != 2]
+    assert [record.state for record in others] == [TrialState.COMPLETE] * 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_search_and_fails_no_trial(ray_session, tmp_path):
+    plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL[:1], n_trials=1)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        run_trials(plan_, ToyWork(accident="ENOSPC"), n_workers=1)
+    assert is_no_room(raised.value)
+    [left] = read_trials(tmp_path, "toy")
+    assert left.state is TrialState.INTERRUPTED
+    _, again = run_trials(plan_, ToyWork(), n_workers=1)
+    assert again.state is TrialState.COMPLETE
+    assert again.rungs[:1] == left.rungs
 
 
 @pytest.mark.slow
@@ -190,6 +234,9 @@ def test_a_driver_that_is_killed_loses_no_rung_and_no_trial(tmp_path):
     assert sum(record.state in (TrialState.COMPLETE, TrialState.PRUNED) for record in records) == 8
     continued = {record.continues: record for record in records if record.continues is not None}
     for record in running:
+        if len(record.rungs) == 3:  # killed between its last rung and its end
+            assert records[record.number].state is TrialState.COMPLETE
+            continue
         assert records[record.number].state is TrialState.INTERRUPTED
         assert continued[record.number].rungs[: len(record.rungs)] == record.rungs
         assert continued[record.number].point == record.point

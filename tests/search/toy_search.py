@@ -7,6 +7,7 @@ a search goes on; real students are searched in test_tune.py.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -170,8 +171,9 @@ class ToyWork:
 
     seconds_per_rung: float = 0.0
     accident: str = ""
-    """What happens to a student of 2 layers at its second rung: an exception's name, `memory`, `hang` or `kill`."""
+    """Of a student of 2 layers at its second rung: an error, `ENOSPC`, `memory`, `hang`, `kill`, `kill once`."""
     n_tokens: int = 0
+    was_restored: bool = False
     spec: StudentSpec | None = None
     recipe: RecipeSpec | None = None
 
@@ -179,7 +181,7 @@ class ToyWork:
         self.spec = self.recipe = None
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
-        self.spec, self.recipe, self.n_tokens = spec, recipe, 0
+        self.spec, self.recipe, self.n_tokens, self.was_restored = spec, recipe, 0, False
 
     def advance(self, n_tokens: int) -> RungRecord:
         assert self.spec is not None and self.recipe is not None
@@ -194,7 +196,7 @@ class ToyWork:
         (folder / "toy.json").write_text(json.dumps({"n_tokens": self.n_tokens, "pid": os.getpid()}))
 
     def restore(self, folder: Path) -> None:
-        self.n_tokens = json.loads((folder / "toy.json").read_text())["n_tokens"]
+        self.n_tokens, self.was_restored = json.loads((folder / "toy.json").read_text())["n_tokens"], True
 
     def _have_accident(self) -> None:
         match self.accident:
@@ -202,17 +204,40 @@ class ToyWork:
                 raise MemoryError("no room for the student")
             case "ZeroDivisionError":
                 raise ZeroDivisionError("division by zero")
+            case "ENOSPC":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             case "memory":
                 np.ones(3 << 27)  # 3 GiB
             case "hang":
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "kill once" if not self.was_restored:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def cosine_at(spec: StudentSpec, recipe: RecipeSpec, n_tokens: int) -> float:
     """The toy's learning curve."""
     return 1.0 - (1.0 - final_fidelity(spec, recipe)) * (1.0 + 100 / n_tokens)
+
+
+def train(
+    ledger: TrialLedger, record: TrialRecord, *, work: ToyWork | None = None, rungs: int | None = None
+) -> TrialRecord:
+    """Works on a begun trial, for at most so many rungs; returns its record."""
+    work = work or ToyWork()
+    work.start(record.spec, record.recipe, seed=record.seed)
+    folder = ledger.plan.folder / "trials" / record.name
+    if record.checkpoint is not None:
+        work.restore(record.checkpoint)
+    for n_done in range(len(record.rungs), len(ledger.plan.rungs)):
+        if rungs is not None and n_done == rungs:
+            break
+        measured = work.advance(ledger.plan.rungs[n_done])
+        work.save(folder / f"rung-{n_done + 1}")
+        if not ledger.reached(record.number, measured, folder / f"rung-{n_done + 1}"):
+            break
+    return ledger.records[record.number]
 
 
 @dataclass

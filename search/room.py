@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Room on the store's disk: what a search must find free before it begins, and how it ends when none is left.
+
+Every writer says it in its own words: the system by an error number, sqlite, MLflow and safetensors in a text, NumPy
+by what it could not write, Ray in the text of an error from another process. So the whole chain of an error is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spaces.cost import cost
+from spaces.student import StudentSpec
+
+NO_ROOM = "no room"
+"""Kind of the outcome of a step that could not write."""
+
+COPIES = 4
+"""Of a student's weights in a checkpoint: weights, their average, and two moments of the optimiser."""
+
+_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
+_WORDS = re.compile(
+    r"No space left on device|Disk quota exceeded|database or disk is full|\d+ requested and \d+ written"
+)
+
+
+class NoRoomError(ValueError):
+    """The store's disk is full; everything measured before is kept."""
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that a disk is full."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in _NUMBERS:
+            return True
+        if _WORDS.search(str(current)):
+            return True
+        queue += [current.__cause__, current.__context__]
+    return False
+
+
+@contextmanager
+def room_explained(folder: Path) -> Iterator[None]:
+    """Within the block every error that comes from a full disk becomes one NoRoomError, which says what to do."""
+    try:
+        yield
+    except NoRoomError:
+        raise
+    except Exception as error:
+        if not is_no_room(error):
+            raise
+        raise NoRoomError(
+            f"a search needs room for what it measures: {_free(folder)} are free in {folder}; everything measured is "
+            "kept: make room, and the same command goes on from there"
+        ) from error
+
+
+def require_room(folder: Path, spec: StudentSpec, *, n_workers: int) -> None:
+    """Raises NoRoomError unless every worker could save a student as large as `spec`, the least that a search needs."""
+    n_bytes = n_workers * COPIES * cost(spec).n_bytes
+    if shutil.disk_usage(folder).free < n_bytes:
+        raise NoRoomError(
+            f"a search saves {n_workers} students at a time, {n_bytes / 1e6:,.0f} MB if they are large: "
+            f"{_free(folder)} are free in {folder}; make room, or choose another folder (--store)"
+        )
+
+
+def _free(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB"
