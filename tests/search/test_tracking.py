@@ -384,7 +384,7 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     store = Store(tmp_path / "store", server.uri)
     monkeypatch.setattr("search.run._PATIENCE_S", 0.0)
     first = Heard(training=server.kill)  # the static table, before the first trial
-    with pytest.raises(ValueError, match=r"cannot be registered .* the same command registers it when the server is"):
+    with pytest.raises(ValueError, match=r"cannot be registered .* the same command registers it when that is back"):
         run_search(study, store=store, progress=first)  # type: ignore[arg-type]
     assert capfd.readouterr().err.count(f"tracking at {server.uri} is away (Connection refused)") == 1
     measured = read_trials(store.study_folder(study.name), study.name)
@@ -429,6 +429,7 @@ def _summary(client: object, experiment: str) -> str:
 def test_two_stores_do_not_mix_their_studies_on_one_server(
     server: TrackingServer, study: StudySpec, tmp_path: Path
 ) -> None:
+    server.start()
     named = replace(study, name="shared-name")
     first = Store(tmp_path / "first", server.uri).create()
     claim_experiment(first, named)

@@ -36,7 +36,9 @@ class TrackingServer:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts it and waits until it answers; nothing if it runs."""
+        if self._process is not None:
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **SERVER_ENVIRONMENT}
         with (self._folder / "server.log").open("ab") as log:
