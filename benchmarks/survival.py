@@ -30,6 +30,7 @@ from benchmarks.measuring.losses import Losses, read_records
 from benchmarks.measuring.machine import describe_machine
 from benchmarks.measuring.victim_disk import Disk
 from benchmarks.measuring.victim_raylet import Raylet
+from benchmarks.measuring.victim_tracking import TrackingServer
 from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
 from search.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
@@ -41,6 +42,7 @@ VICTIMS: dict[str, Callable[[], Victim]] = {
     "graduation": lambda: Worker("graduating", n_trials=8),
     "raylet": Raylet,
     "disk": Disk,
+    "tracking-server": TrackingServer,
 }
 LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
 STUDY_S = 600.0

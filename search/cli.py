@@ -38,7 +38,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 _SEARCH_MODULES = ("datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch")
 _EXTRAS = {
-    "search": {*_SEARCH_MODULES, "huggingface_hub", "transformers"},
+    "search": {*_SEARCH_MODULES, "huggingface_hub", "requests", "transformers"},
     "serve": {"prometheus_client", "starlette", "threadpoolctl", "uvicorn"},
     "export": {"onnx", "onnxruntime", "onnxscript", "sentence_transformers"},
 }
@@ -153,6 +153,7 @@ def _search(options: argparse.Namespace) -> None:
     )
     store = _store(options)
     store.require_writable()
+    store.require_tracking()
     check_cluster(options.address)
     check_study(study)
     from search.front_table import print_front
@@ -286,6 +287,8 @@ def _command(
     if store:
         default = "default: $UNDERSTUDY_STORE or understudy-store"
         parser.add_argument("--store", type=_folder, metavar="FOLDER", help=default)
+        where = "MLflow's: http://HOST:PORT or sqlite:///FILE; default: what the store remembers, else its own database"
+        parser.add_argument("--tracking-uri", type=_tracking, metavar="ADDRESS", help=where)
     parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
     parser.set_defaults(run=run)
     return parser
@@ -298,7 +301,8 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 def _store(options: argparse.Namespace) -> Store:
     from search.store import Store
 
-    return Store.default() if options.store is None else Store(options.store)
+    tracking = options.tracking_uri
+    return Store.default(tracking=tracking) if options.store is None else Store(options.store, tracking)
 
 
 def _describe(entry: Entry) -> str:
@@ -372,6 +376,15 @@ def _address(text: str) -> str:
 
     try:
         return require_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _tracking(text: str) -> str:
+    from search.tracking import require_tracking_uri
+
+    try:
+        return require_tracking_uri(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -28,9 +28,9 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from search.cluster import n_cpus_available
 from search.graduation_state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.graduation_worker import graduate_students
+from search.json_file import read_json
 from search.room import is_no_room
 from search.selection import choose_graduates
-from search.study_state import read_json
 from search.time_plan import balance, time_weights
 from search.trial import RungRecord, TrialRecord
 from spaces.study_spec import GraduationSpec

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.study_state import read_json, write_json
+from search.json_file import read_json, write_json
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec

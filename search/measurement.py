@@ -19,11 +19,12 @@ from runtime.folder import read_folder
 from runtime.load import load_exact
 from search.entry import Entry
 from search.graduate import Graduate
+from search.json_file import read_json, write_json
 from search.preparation import Prepared
 from search.progress import Reporter
 from search.references import TEACHER, Reference, fidelity_on_engine
 from search.register import student_digest
-from search.study_state import StudyState, read_json, write_json
+from search.study_state import StudyState
 from spaces.profile import LatencyProfile, Runtime
 from trainers.calibration import machine_name
 from trainers.checkpoint import load_student

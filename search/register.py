@@ -25,6 +25,16 @@ from typing import TYPE_CHECKING
 from runtime.engine import native_module
 from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from search.entry import Entry, FrontDocument
+from search.experiment import (
+    STUDY,
+    TRIAL,
+    metrics_of,
+    owner_tags,
+    run_tags,
+    runs_of_kind,
+    study_experiment,
+    summary_run,
+)
 from search.front_table import front_columns, front_markdown
 from search.registry import (
     BALANCED,
@@ -32,7 +42,6 @@ from search.registry import (
     MOST_FAITHFUL,
     RECORD_FILE,
     SEARCH_ALIASES,
-    artifact_path,
     load_trials,
     registered_entries,
     versions_of,
@@ -40,7 +49,7 @@ from search.registry import (
 from search.report import report_html
 from search.store import Store
 from search.trial import describe
-from search.trial_log import KIND, STUDY, TRIAL, Facts, metrics_of, provenance, run_tags, runs_of_kind, study_experiment
+from search.trial_log import Facts, provenance
 from search.version_tags import DIGEST, ON_FRONT, tags_of
 from spaces.student import StudentSpec
 
@@ -71,9 +80,9 @@ def register_front(
     study = document.study
     experiment = study_experiment(store, study)
     client = store.client()
-    summary = _summary_run(client, experiment, study)
+    summary = summary_run(store, client, experiment, study)
     if not client.search_registered_models(f"name='{study}'"):
-        client.create_registered_model(study, tags={STUDY: study})
+        client.create_registered_model(study, tags=owner_tags(store, study))
 
     runs = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
     known = {version.tags.get(DIGEST): str(version.version) for version in versions_of(client, study)}
@@ -83,6 +92,7 @@ def register_front(
         if digest not in known:
             run = runs.get(entry.name, summary)
             new = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=run)
+            _delete_abandoned(client, experiment, digest)
             known[digest] = _create_version(store, client, document, new)
         versions[known[digest]] = entry
     for entry in document.dominated:
@@ -170,7 +180,7 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
                 code_paths=[str(room) for room in _copy_rooms(Path(temporary) / "code")],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
                 signature=signature,
-                tags={STUDY: document.study},
+                tags={STUDY: document.study, DIGEST: new.digest},
             )
         values = {"measured/latency_ms": entry.latency_ms, "measured/speedup": entry.speedup}
         values |= {f"measured/fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
@@ -185,6 +195,12 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
             description=describe(spec),
         )
     return str(version.version)
+
+
+def _delete_abandoned(client: MlflowClient, experiment: str, digest: str) -> None:
+    """Delete what an interrupted registration has logged of a student that has no version."""
+    for model in client.search_logged_models([experiment], filter_string=f"tags.{DIGEST} = '{digest}'"):
+        client.delete_logged_model(model.model_id)
 
 
 def _copy_rooms(folder: Path) -> list[Path]:
@@ -238,24 +254,15 @@ def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, Ent
             client.set_registered_model_alias(study, alias, wanted[alias])
 
 
-def _summary_run(client: MlflowClient, experiment: str, study: str) -> str:
-    """Id of the study's summary run, the same for every search."""
-    for run in runs_of_kind(client, experiment, "summary"):
-        found: str = run.info.run_id
-        return found
-    created: str = client.create_run(experiment, run_name="front", tags={KIND: "summary", STUDY: study}).info.run_id
-    return created
-
-
 def _write_summary(store: Store, client: MlflowClient, run: str, document: FrontDocument, *, facts: Facts) -> None:
     """Front as table, JSON, page and whole record; the run ends only when all are there."""
     import pandas as pd
 
     trials = load_trials(store, document.study)
-    folder = artifact_path(store, client.get_run(run).info.artifact_uri)
-    (folder / TABLE_FILE).unlink(missing_ok=True)  # MLflow would append to it
-    table = pd.DataFrame(front_columns(document), dtype=object)  # MLflow's own conversion is deprecated by pandas
-    client.log_table(run, data=table, artifact_file=TABLE_FILE)
+    # What MLflow's `log_table` writes; but that would append to the table of an earlier search.
+    table = pd.DataFrame(front_columns(document), dtype=object).to_json(orient="split", index=False)
+    client.log_text(run, table, TABLE_FILE)
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}]))
     client.log_text(run, json.dumps(document.to_json(), indent=2), JSON_FILE)
     client.log_text(run, report_html(document, trials), PAGE_FILE)
     client.log_text(run, json.dumps(document.to_record()), RECORD_FILE)

@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from runtime.folder import DOCUMENT_FILE
+from search.artifacts import read_artifact, student_folder
 from search.entry import Entry, FrontDocument
+from search.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
 from search.store import Store
-from search.trial_log import COSINE, KIND, OUTCOME, PREDICTED_LATENCY, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
+from search.trial_log import COSINE, PREDICTED_LATENCY, TRAINING_TOKENS
 from search.version_tags import entry_of
 from spaces.fields import require_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
     from mlflow.entities.model_registry import ModelVersion
 
 RECORD_FILE = "front-record.json"
@@ -62,19 +63,24 @@ class TrialPoint:
     """Training tokens at that rung."""
 
 
-def study_names(store: Store) -> tuple[str, ...]:
-    """Studies with a front, the latest first. Raises ValueError if there is no store."""
+def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
+    """Studies with a front, the latest first. Raises ValueError if there is no store.
+
+    On a server there may be studies of other stores; `own` leaves them out, unless this store has none there at all.
+    """
     store.require_exists()
-    client = store.client()
-    experiments = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    if not experiments:
-        return ()
-    runs = client.search_runs(
-        list(experiments),
-        filter_string=f"tags.`{KIND}` = 'summary'",
-        order_by=["attributes.end_time DESC"],
-        max_results=1000,
-    )
+    with store.reached() as client:
+        experiments = _experiments(client)
+        if own and store.identity is not None:
+            experiments = [found for found in experiments if found.tags.get(OWNER) == store.identity] or experiments
+        if not experiments:
+            return ()
+        runs = client.search_runs(
+            [experiment.experiment_id for experiment in experiments],
+            filter_string=f"tags.`{KIND}` = 'summary'",
+            order_by=["attributes.end_time DESC"],
+            max_results=1000,
+        )
     return tuple(dict.fromkeys(run.data.tags[STUDY] for run in runs if run.info.end_time))
 
 
@@ -84,10 +90,11 @@ def load_front(store: Store, name: str | None = None) -> FrontDocument:
     Raises ValueError if there is no store or no such study, naming those that exist.
     """
     name = _study(store, name)
-    client = store.client()
-    folder = artifact_path(store, _summary(client, name).info.artifact_uri)
-    document = FrontDocument.from_record(json.loads((folder / RECORD_FILE).read_text("utf-8")))
-    return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
+    with store.reached() as client:
+        document = FrontDocument.from_record(
+            json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE))
+        )
+        return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
 
 
 def registered_entries(client: MlflowClient, name: str) -> tuple[Entry, ...]:
@@ -157,8 +164,10 @@ def set_alias(store: Store, name: str, version: str, alias: str) -> None:
             f"the alias {alias} is not free: {', '.join(SEARCH_ALIASES)} are set by every search, "
             "latest and v1, v2, ... are MLflow's; choose another, such as production"
         )
-    client, _ = _version(store, name, version=str(version))
-    client.set_registered_model_alias(name, alias, str(version))
+    store.require_exists()
+    with store.reached() as client:
+        _version(client, name, version=str(version))
+        client.set_registered_model_alias(name, alias, str(version))
 
 
 def resolve_model(store: Store, model: str | Path) -> Path:
@@ -171,7 +180,8 @@ def resolve_model(store: Store, model: str | Path) -> Path:
     text = str(model).removeprefix("models:/")
     if _LOGGED_MODEL.fullmatch(text):
         store.require_exists()
-        return _student_folder(store, _logged_model_uri(store.client(), text))
+        with store.reached() as client:
+            return student_folder(store, _logged_model_uri(client, text))
     match = _MODEL.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -179,18 +189,20 @@ def resolve_model(store: Store, model: str | Path) -> Path:
             "or NAME, NAME@ALIAS, NAME/VERSION of a registered model"
         )
     name, alias, version = match["name"], match["alias"], match["version"]
-    client, found = _version(store, name, version=version, alias=alias or (None if version else BALANCED))
-    return _student_folder(store, client.get_model_version_download_uri(name, found.version))
+    store.require_exists()
+    with store.reached() as client:
+        found = _version(client, name, version=version, alias=alias or (None if version else BALANCED))
+        return student_folder(store, client.get_model_version_download_uri(name, found.version))
 
 
 def load_trials(store: Store, name: str) -> tuple[TrialPoint, ...]:
     """The trials of study `name`, in order of their names."""
     store.require_exists()
-    client = store.client()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return ()
-    trials = [_trial_point(run) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
+    with store.reached() as client:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return ()
+        trials = [_trial_point(run) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
     return tuple(sorted(trials, key=lambda trial: trial.name))
 
 
@@ -206,25 +218,6 @@ def versions_of(client: MlflowClient, name: str) -> tuple[ModelVersion, ...]:
             return tuple(sorted(found, key=lambda version: int(version.version)))
 
 
-def artifact_path(store: Store, uri: str) -> Path:
-    """The folder of an artifact address; one that was written where the store used to be is found in the store."""
-    path = Path(unquote(urlparse(uri).path))
-    if not path.exists():
-        for i, part in enumerate(path.parts[:-1]):
-            moved = store.artifacts.joinpath(*path.parts[i + 1 :])
-            if part == store.artifacts.name and moved.exists():
-                return moved
-    return path
-
-
-def _student_folder(store: Store, uri: str) -> Path:
-    folder = artifact_path(store, uri)
-    found = sorted(folder.glob(f"artifacts/*/{DOCUMENT_FILE}"))
-    if not found:
-        raise ValueError(f"the model's files are gone: {folder} holds no student; search again to register it anew")
-    return found[0].parent
-
-
 def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -235,12 +228,25 @@ def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
     return found
 
 
+def _experiments(client: MlflowClient) -> list[Experiment]:
+    """Those that are studies."""
+    found: list[Experiment] = []
+    token: str | None = None
+    while True:
+        page = client.search_experiments(filter_string=f"tags.`{STUDY}` LIKE '%'", max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 def _study(store: Store, name: str | None) -> str:
     if name is not None:
         require_name("study", name)
-    names = study_names(store)
+    names = study_names(store, own=name is None)
     if not names:
-        raise ValueError(f"the store {store.root} holds no front yet; run `understudy search`, or let it finish")
+        where = store.tracking_uri if store.on_server else store.root
+        raise ValueError(f"the store {where} holds no front yet; run `understudy search`, or let it finish")
     if name is None:
         return names[0]
     if name not in names:
@@ -254,11 +260,7 @@ def _summary(client: MlflowClient, name: str) -> Run:
     return max(runs_of_kind(client, experiment.experiment_id, "summary"), key=lambda run: run.info.end_time or 0)
 
 
-def _version(
-    store: Store, name: str, *, version: str | None = None, alias: str | None = None
-) -> tuple[MlflowClient, ModelVersion]:
-    store.require_exists()
-    client = store.client()
+def _version(client: MlflowClient, name: str, *, version: str | None = None, alias: str | None = None) -> ModelVersion:
     require_name("model", name)
     versions = {str(found.version): found for found in versions_of(client, name)}
     if not versions:
@@ -271,7 +273,7 @@ def _version(
     assert version is not None
     if version not in versions:
         raise ValueError(_unknown(f"version of {name}", version, list(versions)))
-    return client, versions[version]
+    return versions[version]
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
@@ -303,5 +305,5 @@ def _trial_point(run: Run) -> TrialPoint:
         outcome=tags.get(OUTCOME, ""),
         latency_ms=metrics.get(PREDICTED_LATENCY),
         cosine=metrics.get(COSINE),
-        n_tokens=int(metrics.get("cost/training_tokens", 0)),
+        n_tokens=int(metrics.get(TRAINING_TOKENS, 0)),
     )

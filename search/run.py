@@ -7,15 +7,18 @@ when the study is complete, and goes further when its budget was raised.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from search.checkpoints import CheckpointKeeper, with_checkpoints
 from search.cluster import connect, disconnect
 from search.entry import FrontDocument
+from search.experiment import claim_experiment
 from search.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.interrupts import Interrupts
 from search.live_table import LiveTable
@@ -31,12 +34,19 @@ from search.store import Store
 from search.study_lock import COMMAND, exclusive
 from search.study_state import NotedSteps, StudyState
 from search.time_plan import Clock, TimePlan
+from search.tracking import reason_of, tracking_errors
 from search.trial import TrialRecord, TrialState
-from search.trial_log import TrialLog
-from search.trial_storage import read_trials
+from search.trial_log import Facts, TrialLog
+from search.trial_storage import DRIVER_ENDED, read_trials
+from search.trial_writer import TrialWriter
 from search.tune import search_trials
 from spaces.study_spec import StudySpec
 from trainers.freed_memory import return_freed_memory
+
+_RETRY_S = 1.0
+_SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
+_PATIENCE_S = 60.0  # that the end of a study waits for MLflow to be back
+_MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def run_search(
@@ -53,8 +63,12 @@ def run_search(
     state = StudyState(folder)
     reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state)
     store.require_writable()
+    store.require_tracking()
     with room_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
+        elsewhere = os.environ.get(_MLFLOW_VARIABLE)
+        if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
+            reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is not obeyed, --tracking-uri is")
         clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)
@@ -102,7 +116,14 @@ class _Run:
 
     def through(self) -> FrontDocument:
         """All steps, from what is there."""
+        remembered = self.store.remembers
         self.store.create()
+        try:
+            claim_experiment(self.store, self.study)
+        except ValueError:
+            if not remembered:
+                self.store.forget()
+            raise
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
         references = measure_references(prepared, state=self.state, reporter=self.reporter)
         self.stop_clock()
@@ -112,35 +133,35 @@ class _Run:
             facts=self._facts(prepared),
             teacher_latency_ms=prepared.calibration.teacher_latency_ms,
         )
-        records = self._search(prepared, log)
-        self.stop_clock()
-        graduates = self._graduate(prepared, records)
-        for one in graduates:
-            log.trial_ended(replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated"))
-        disconnect()  # the final measurement wants the machine for itself
-        self.stop_clock()
-        measured = measure_all(
-            prepared,
-            references,
-            graduates,
-            profile=self.study.profile,
-            seconds=self.plan.measure_s(len(graduates) + len(references)),
-            state=self.state,
-            reporter=self.reporter,
-        )
-        self.reporter.step("registering the front")
-        document = register_front(
-            self.store,
-            FrontDocument.of(
+        with TrialWriter(log, address=self.store.tracking_uri, say=self.reporter.say) as writer:
+            records = self._search(prepared, writer)
+            self.stop_clock()
+            graduates = self._graduate(prepared, records)
+            graduated = [_graduated(one) for one in graduates]
+            for record in graduated:
+                writer.trial_ended(record)
+            disconnect()  # the final measurement wants the machine for itself
+            writer.settle(_SETTLE_S)
+            self.stop_clock()
+            measured = measure_all(
+                prepared,
+                references,
+                graduates,
+                profile=self.study.profile,
+                seconds=self.plan.measure_s(len(graduates) + len(references)),
+                state=self.state,
+                reporter=self.reporter,
+            )
+            document = FrontDocument.of(
                 self.study.name,
                 teacher=prepared.teacher_name,
                 profile=self.study.profile,
                 references=measured.references,
                 students=measured.students,
-            ),
-            folders={one.record.name: one.folder for one in graduates},
-            facts=self._facts(prepared),
-        )
+            )
+            folders = {one.record.name: one.folder for one in graduates}
+            told = {record.name: record for record in (*records, *graduated)}
+            document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
         chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
             self.state.write("complete", _wishes(self.study))
@@ -152,7 +173,32 @@ class _Run:
         self.state.write("clock", {"spent_s": self.clock.spent_s()})
         self.interrupts.check()
 
-    def _search(self, prepared: Prepared, log: TrialLog) -> tuple[TrialRecord, ...]:
+    def _register(
+        self,
+        document: FrontDocument,
+        folders: Mapping[str, Path],
+        records: Iterable[TrialRecord],
+        *,
+        writer: TrialWriter,
+        facts: Facts,
+    ) -> FrontDocument:
+        """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
+        self.reporter.step("registering the front")
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                writer.finish(records)
+                return register_front(self.store, document, folders=folders, facts=facts)
+            except tracking_errors() as error:
+                if not self.store.on_server or time.monotonic() > deadline:
+                    raise ValueError(
+                        f"the front of {self.study.name} cannot be registered while {self.store.tracking_uri} does "
+                        f"not take it: {reason_of(error)}; all that was measured is stored, and the same command "
+                        "registers it when that is back"
+                    ) from error
+            time.sleep(_RETRY_S)
+
+    def _search(self, prepared: Prepared, writer: TrialWriter) -> tuple[TrialRecord, ...]:
         """All trials of the study; searches unless an earlier command ended the search with the same limits."""
         study, wishes = self.study, {"search": _wishes(self.study)["search"]}
         if self.state.read("search") == wishes:
@@ -162,19 +208,21 @@ class _Run:
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds
         earlier = read_trials(self.state.folder, study.name)
+        writer.catch_up(map(_interrupted, earlier))
         keeper = CheckpointKeeper(max_students=study.graduation.max_students, records=earlier)
         self.reporter.say("searching")
-        with LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline) as table:
+        table = LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline)
+        with table, writer.heard_by(table.say):
             records = search_trials(
                 study,
                 prepared,
                 store=self.store,
                 address=self.address,
                 deadline=deadline,
-                observers=(log, table, keeper),
+                observers=(writer, table, keeper),
             )
         records = tuple(with_checkpoints(records))
-        log.catch_up(records)
+        writer.catch_up(records)
         self.state.write("search", wishes)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
@@ -219,7 +267,7 @@ class _Run:
     def _connect(self, prepared: Prepared) -> None:
         connect(self.address, n_cpus=_n_cpus(self.study), n_object_bytes=prepared.n_object_bytes)
 
-    def _facts(self, prepared: Prepared) -> dict[str, str | int | float | None]:
+    def _facts(self, prepared: Prepared) -> Facts:
         """What all runs of the study share."""
         error = prepared.predictor_error
         return {
@@ -232,6 +280,18 @@ class _Run:
             "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
             "predictor_rank_correlation": None if error is None else error.rank_correlation,
         }
+
+
+def _graduated(one: Graduate) -> TrialRecord:
+    """The trial's record with what its graduation added."""
+    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated")
+
+
+def _interrupted(record: TrialRecord) -> TrialRecord:
+    """A trial that runs although no search does: its driver was killed."""
+    if record.state is not TrialState.RUNNING:
+        return record
+    return replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
 
 
 def _wishes(study: StudySpec) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 
     STORE/mlflow.db           MLflow's tracking and registry database (sqlite)
     STORE/artifacts/          what runs and models hold
+    STORE/tracking.json       where MLflow is instead, if a search was told so: a server then keeps both of these
     STORE/cache/              teachers' outputs, tokenised corpora, latency calibrations: may be deleted
     STORE/studies/NAME/       one study: Optuna's journal, Tune's snapshots, checkpoints, student folders
+
+A store tracks in one place, for all its studies.
 
 Use a local disk: sqlite and Optuna's journal lock files, which network file systems do not do reliably.
 """
@@ -19,8 +22,20 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from search.environment import environment
+from search.json_file import read_json, write_json
+from search.tracking import (
+    ANSWER_S,
+    database_of,
+    database_uri,
+    is_server,
+    reason_of,
+    require_tracking_uri,
+    tracking_errors,
+)
 from spaces.fields import require_name
 
 if TYPE_CHECKING:
@@ -29,12 +44,16 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "understudy-store"
 ROOT_VARIABLE = "UNDERSTUDY_STORE"
 
-# Read by MLflow, partly when it is imported: no telemetry, no pickle is loaded, nothing drawn on the terminal.
+# Read by MLflow, partly when it is imported: no telemetry, no pickle is loaded, nothing drawn on the terminal, and no
+# minutes of retries (see search.tracking). An upload is one request, and must end in the time of one.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 
 
@@ -44,6 +63,8 @@ class Store:
 
     root: Path
     """Absolute folder."""
+    tracking: str | None = None
+    """Address of MLflow; None: the one that the folder remembers, else its own database."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
@@ -52,16 +73,18 @@ class Store:
                 f"the path of a store becomes a database address, so it must not hold '?' or '%': {self.root}; "
                 f"choose another folder (--store or ${ROOT_VARIABLE})"
             )
+        if self.tracking is not None:
+            object.__setattr__(self, "tracking", require_tracking_uri(self.tracking))
 
     @classmethod
-    def default(cls) -> Store:
+    def default(cls, *, tracking: str | None = None) -> Store:
         """The store that $UNDERSTUDY_STORE names, else `understudy-store` in the current folder."""
-        return cls(Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
+        return cls(Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT), tracking)
 
     @property
     def database(self) -> Path:
-        """MLflow's sqlite file."""
-        return self.root / "mlflow.db"
+        """MLflow's sqlite file; of a store that tracks on a server, the one that is not there."""
+        return self.root / "mlflow.db" if self.on_server else database_of(self.tracking_uri)
 
     @property
     def artifacts(self) -> Path:
@@ -76,7 +99,18 @@ class Store:
     @property
     def tracking_uri(self) -> str:
         """MLflow's tracking and registry address."""
-        return f"sqlite:///{self.database}"
+        return self.tracking or self._remembered().get("uri") or self._own_uri
+
+    @property
+    def on_server(self) -> bool:
+        """Whether this store tracks on a server, which then keeps the artifacts, too."""
+        return is_server(self.tracking_uri)
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this store's studies from others of the same name on a server; None unless it tracks on one."""
+        found: str | None = self._remembered().get("store")
+        return found
 
     @property
     def artifact_uri(self) -> str:
@@ -87,29 +121,57 @@ class Store:
         """The folder of study `name`, not created. Raises ValueError if the name could leave the store."""
         return self.root / "studies" / require_name("study", name)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the folder remembers an address of MLflow."""
+        return bool(self._remembered())
+
+    def forget(self) -> None:
+        """Remember no address, for the one that was told just now was of no use."""
+        self._tracking_file.unlink(missing_ok=True)
+
     def exists(self) -> bool:
-        """Whether a search has created this store."""
-        return self.database.is_file()
+        """Whether a search has created this store, or a server is named that may hold one."""
+        return self.on_server or self.database.is_file()
 
     def create(self) -> Store:
-        """This store with its folders and a writable, migrated database.
+        """This store with its folders, and with a writable, migrated database or a server that answers.
 
         Call it before any worker starts: migrations take seconds and would race. Raises ValueError if the
-        folder cannot be written.
+        folder cannot be written, or if `require_tracking` does.
         """
         self.require_writable()
-        if self.exists():
+        self.require_tracking()
+        if self.exists() and not self.on_server:
             self._require_sqlite()
         for folder in (self.artifacts, self.cache, self.root / "studies"):
             folder.mkdir(exist_ok=True)
         if not self.exists():
             self._make_database()
-        self.client().search_experiments(max_results=1)
+        if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
+            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
+        with self.reached() as client:
+            client.search_experiments(max_results=1)
         return self
+
+    def require_tracking(self) -> None:
+        """Raises ValueError unless this store may track where it is told to, and an MLflow server there answers."""
+        remembered = self._remembered().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
+        if remembered not in (None, self.tracking_uri):
+            raise ValueError(
+                f"a store tracks in one place: {self.root} tracks at {remembered}, so its studies cannot go to "
+                f"{self.tracking_uri}; choose another store (--store or ${ROOT_VARIABLE}), or, if MLflow has moved, "
+                f"write that address into {self._tracking_file}"
+            )
+        if not self.on_server and self.database.parent != self.root and not self.database.parent.is_dir():
+            raise ValueError(f"a database lies in a folder that exists, which {self.database.parent} is not; make it")
+        if self.on_server:
+            with environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}), self.reached() as client:
+                client.search_experiments(max_results=1)
 
     def _make_database(self) -> None:
         """Elsewhere, and then put in its place: tables that a killed command half made could not be made again."""
-        with tempfile.TemporaryDirectory(prefix=".database-", dir=self.root) as folder:
+        with tempfile.TemporaryDirectory(prefix=".database-", dir=self.database.parent) as folder:
             new = Store(Path(folder))
             new.client().search_experiments(max_results=1)
             with suppress(FileExistsError):  # another command was faster
@@ -128,10 +190,12 @@ class Store:
             ) from None
 
     def require_exists(self) -> None:
-        """Raises ValueError unless a search has created this store."""
+        """Raises ValueError unless a search has created this store; whether a server answers shows when it is asked."""
+        if self.on_server:
+            return
         if not self.exists():
             raise ValueError(
-                f"there is no store in {self.root}: it holds no mlflow.db; "
+                f"there is no store in {self.root}: it holds no {self.database.name}; "
                 f"run `understudy search` first, or name the store with --store or ${ROOT_VARIABLE}"
             )
         self._require_sqlite()
@@ -166,6 +230,20 @@ class Store:
             ) from None
 
     @contextmanager
+    def reached(self) -> Iterator[MlflowClient]:
+        """A client; within the block a server that does not answer, or refuses, is a ValueError that says so."""
+        client = self.client()
+        try:
+            yield client
+        except tracking_errors() as error:
+            if not self.on_server:
+                raise
+            raise ValueError(
+                f"an MLflow server must answer at {self.tracking_uri}: {reason_of(error)}; start it or correct the "
+                "address, and give the same command again: what is measured is kept"
+            ) from error
+
+    @contextmanager
     def activated(self) -> Iterator[None]:
         """Within the block MLflow's global functions (`log_model`) use this store."""
         _prepare_mlflow()
@@ -183,6 +261,17 @@ class Store:
             for name, value in previous.items():
                 if value is None:
                     os.environ.pop(name, None)
+
+    @property
+    def _own_uri(self) -> str:
+        return database_uri(self.root / "mlflow.db")
+
+    @property
+    def _tracking_file(self) -> Path:
+        return self.root / "tracking.json"
+
+    def _remembered(self) -> dict[str, Any]:
+        return read_json(self._tracking_file) or {}
 
 
 def _prepare_mlflow() -> None:

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from search.json_file import read_json, write_json
 from search.progress import Bar, Reporter
 from search.store import Store
 from spaces.study_spec import StudySpec
@@ -90,26 +89,6 @@ def latest_study(store: Store) -> str:
             f"there is no study in {store.root}; run `understudy search` first, or name the store with --store"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent.name
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no file, or no object in it."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@
 Flat, because the MLflow UI collapses child runs and leaves their charts empty. A curve's step is the
 training tokens seen. A run is found again by its study and trial number, and a trial that continues an
 interrupted one goes on in that one's run, so a search that is interrupted and resumed shows each student once.
+Optuna's storage is the truth: whatever MLflow has missed is written from the trial's record.
 """
 
 from __future__ import annotations
@@ -13,35 +14,40 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.experiment import (
+    KIND,
+    OUTCOME,
+    STATE,
+    STUDENT,
+    STUDY,
+    TRIAL,
+    metrics_of,
+    run_tags,
+    runs_of_kind,
+    study_experiment,
+)
 from search.objective import score
 from search.store import Store
 from search.trial import RungRecord, TrialRecord, TrialState, describe
 from spaces.cost import cost
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
-
-KIND = "understudy.kind"
-"""Tag of a run: `trial` or `summary`."""
-STUDY = "understudy.study"
-TRIAL = "understudy.trial"
-STATE = "understudy.state"
-OUTCOME = "understudy.outcome"
-STUDENT = "understudy.student"
+    from mlflow.entities import Metric, Param, Run
 
 COSINE = "fidelity/cosine"
 PREDICTED_LATENCY = "cost/predicted_latency_ms"
+TRAINING_TOKENS = "cost/training_tokens"
 
 Facts = Mapping[str, str | int | float | None]
 """What all trials of a search share: teacher, profile, sample counts, commit, device."""
 
+_MOST_METRICS = 1000  # that MLflow takes in one call
 _MLFLOW_STATUS = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "FINISHED",
@@ -52,96 +58,139 @@ _MLFLOW_STATUS = {
 }
 
 
+@dataclass(slots=True)
+class _Run:
+    """What is known of a trial's run."""
+
+    id: str
+    state: str
+    status: str
+    n_tokens: float
+    """-1 until an end was written."""
+    known: set[str]
+    """Names of what was written at the start."""
+    rungs: set[int] | None
+    """Tokens of the rungs that were written; None: not asked yet."""
+
+
 class TrialLog:
-    """An observer that writes trials to the store's MLflow database.
+    """The trials of a study as runs of the store's MLflow; whoever writes does so from one thread at a time.
 
     `facts` become parameters of every run; with the teacher's predicted latency every rung gets its score.
     """
 
     def __init__(self, store: Store, study: str, *, facts: Facts, teacher_latency_ms: float | None = None) -> None:
+        """Touches nothing but the store's client; the runs are looked up when the first is written."""
+        self._store = store
         self._client = store.client()
         self._study = study
         self._facts = {**provenance(), **facts}
         self._teacher_latency_ms = teacher_latency_ms
-        self._experiment = study_experiment(store, study)
-        self._runs: dict[str, str] = {}
-        self._states: dict[str, str] = {}
-        self._logged: dict[str, set[int]] = {}
-        for run in runs_of_kind(self._client, self._experiment, "trial"):
-            self._runs[run.data.tags[TRIAL]] = run.info.run_id
-            self._states[run.info.run_id] = run.data.tags.get(STATE, "")
-            if run.data.tags.get(STATE) == TrialState.RUNNING:  # its driver was killed
-                self._set_state(run.info.run_id, TrialState.INTERRUPTED, "interrupted: the driver ended")
+        self._runs: dict[str, _Run] | None = None
+        self._experiment = ""
+        self._moments: dict[tuple[str, int], int] = {}
 
-    def trial_started(self, record: TrialRecord) -> None:
-        """Create the trial's run, or go on in the run that it already has."""
-        run = self._run_of(record)
-        self._set_state(run, TrialState.RUNNING, "")
-        self._log_rungs(run, record)
+    def write(self, record: TrialRecord) -> None:
+        """Make the trial's run say what the record says; nothing if it does.
 
-    def rung_reached(self, record: TrialRecord) -> None:
-        """Add the last rung to the curves, in one call."""
-        self._log_rungs(self._run_of(record), record)
-
-    def trial_ended(self, record: TrialRecord) -> None:
-        """Write the final state, the outcome and what the trial cost."""
-        run = self._run_of(record)
-        self._log_rungs(run, record)
-        n_tokens = record.n_tokens
-        totals = {"cost/seconds": record.seconds, "cost/training_tokens": float(n_tokens)}
-        self._client.log_batch(run, metrics=metrics_of(totals, step=n_tokens))
-        self._set_state(run, record.state, record.outcome)
+        May be repeated: what an attempt has left half done, or has done without hearing so, is looked up and completed.
+        """
+        try:
+            runs = self._lookup()
+            run = runs.get(record.name)
+            if run is None or not _agrees(run, record):
+                self._complete(run or self._adopted(record) or self._created(record), record)
+        except BaseException:
+            self.forget()
+            raise
 
     def catch_up(self, records: Iterable[TrialRecord]) -> None:
-        """Write the ends that a killed driver could not: of trials that the study's storage knows to have ended."""
-        records = list(records)
-        continued = {record.continues for record in records}
-        for record in records:
-            if record.state is TrialState.RUNNING or record.number in continued:
-                continue
-            run = self._runs.get(record.name)
-            if run is None or self._states.get(run) != record.state:
-                self.trial_ended(record)
+        """Write the ends of trials that nobody has written: a killed driver, or one that could not reach MLflow."""
+        for record in endings(records):
+            self.write(record)
+
+    def forget(self) -> None:
+        """Look the runs up again before the next is written."""
+        self._runs = None
 
     def run_id(self, trial: str) -> str | None:
-        """Id of the run of a trial by its name; None if it was never logged."""
-        return self._runs.get(trial)
+        """Id of the run of a trial by its name; None if it was never written."""
+        run = self._lookup().get(trial)
+        return None if run is None else run.id
 
-    def _run_of(self, record: TrialRecord) -> str:
-        run = self._runs.get(record.name)
-        if run is None and record.continues is not None:
-            run = self._runs.pop(f"trial-{record.continues:04d}", None)
-            if run is not None:
-                self._client.update_run(run, name=record.name)
-                self._client.log_batch(run, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
-        if run is None:
-            run = self._create(record)
-        self._runs[record.name] = run
+    def _lookup(self) -> dict[str, _Run]:
+        if self._runs is None:
+            self._experiment = study_experiment(self._store, self._study)
+            runs: dict[str, _Run] = {}
+            for found in runs_of_kind(self._client, self._experiment, "trial"):
+                trial = found.data.tags[TRIAL]
+                if trial in runs:  # made twice, because the first answer was slower than our patience
+                    self._client.delete_run(found.info.run_id)
+                else:
+                    runs[trial] = _known(found)
+            self._runs = runs
+        return self._runs
+
+    def _adopted(self, record: TrialRecord) -> _Run | None:
+        """The run of the interrupted trial that this one continues, under the new name."""
+        runs = self._lookup()
+        earlier = None if record.continues is None else f"trial-{record.continues:04d}"
+        run = None if earlier is None else runs.get(earlier)
+        if run is not None and earlier is not None:
+            self._client.update_run(run.id, name=record.name)
+            self._client.log_batch(run.id, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
+            runs[record.name] = runs.pop(earlier)
         return run
 
-    def _create(self, record: TrialRecord) -> str:
-        tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: record.state.value}
+    def _created(self, record: TrialRecord) -> _Run:
+        tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: TrialState.RUNNING.value}
         tags[STUDENT] = describe(record.spec)
         commit = self._facts.get("commit")
         if commit is not None:
             tags["mlflow.source.git.commit"] = str(commit)
-        run: str = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
-        parameters = trial_parameters(record) | {key: value for key, value in self._facts.items() if value is not None}
-        self._client.log_batch(run, params=_params(parameters), metrics=metrics_of(_known_at_start(record), step=0))
-        self._logged[run] = set()
+        created = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
+        run = _Run(created, TrialState.RUNNING, "RUNNING", -1.0, known=set(), rungs=set())
+        self._lookup()[record.name] = run
         return run
 
-    def _log_rungs(self, run: str, record: TrialRecord) -> None:
-        if run not in self._logged:
-            history = self._client.get_metric_history(run, COSINE)
-            self._logged[run] = {metric.step for metric in history}
+    def _complete(self, run: _Run, record: TrialRecord) -> None:
+        """All that the record says and the run does not, the state last: a run that has it has the rest."""
+        self._write_start(run, record)
+        self._write_rungs(run, record)
+        status, n_tokens = _MLFLOW_STATUS[record.state], record.n_tokens
+        if record.state is TrialState.RUNNING:
+            if run.state != record.state or run.status != status:
+                self._client.log_batch(run.id, tags=run_tags({STATE: record.state.value, OUTCOME: ""}))
+                self._client.update_run(run.id, status=status)
+        else:
+            totals = {"cost/seconds": record.seconds, TRAINING_TOKENS: float(n_tokens)}
+            tags = {STATE: record.state.value, OUTCOME: record.outcome}
+            self._client.log_batch(run.id, metrics=metrics_of(totals, step=n_tokens), tags=run_tags(tags))
+            self._client.set_terminated(run.id, status=status)
+            run.n_tokens = n_tokens
+        run.state, run.status = record.state.value, status
+
+    def _write_start(self, run: _Run, record: TrialRecord) -> None:
+        values = trial_parameters(record) | {key: value for key, value in self._facts.items() if value is not None}
+        # Parameters cannot be changed, and come whole or not at all: those of an earlier command stay.
+        params = [] if "params" in run.known else _params(values)
+        metrics = {name: value for name, value in _known_at_start(record).items() if name not in run.known}
+        if params or metrics:
+            self._client.log_batch(run.id, params=params, metrics=metrics_of(metrics, step=0))
+        run.known |= {"params", *metrics}
+
+    def _write_rungs(self, run: _Run, record: TrialRecord) -> None:
+        if run.rungs is None:
+            run.rungs = {metric.step for metric in self._client.get_metric_history(run.id, COSINE)}
         metrics: list[Metric] = []
-        for rung in record.rungs:
-            if rung.n_tokens not in self._logged[run]:
-                self._logged[run].add(rung.n_tokens)
-                metrics += metrics_of(self._rung_values(record, rung), step=rung.n_tokens)
-        if metrics:
-            self._client.log_batch(run, metrics=metrics)
+        steps = [rung for rung in record.rungs if rung.n_tokens not in run.rungs]
+        for rung in steps:
+            # Sent again with the time of the first attempt, it is the same point to MLflow, should both arrive.
+            moment = self._moments.setdefault((record.name, rung.n_tokens), int(time.time() * 1000))
+            metrics += metrics_of(self._rung_values(record, rung), step=rung.n_tokens, time_ms=moment)
+        for first in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(run.id, metrics=metrics[first : first + _MOST_METRICS])
+        run.rungs |= {rung.n_tokens for rung in steps}
 
     def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
         values = {f"fidelity/{name}": float(value) for name, value in asdict(rung.fidelity).items()}
@@ -150,54 +199,25 @@ class TrialLog:
             values["score"] = score(rung.fidelity.cosine, self._teacher_latency_ms / record.predicted_latency_ms)
         return values
 
-    def _set_state(self, run: str, state: TrialState, outcome: str) -> None:
-        self._states[run] = state.value
-        self._client.log_batch(run, tags=run_tags({STATE: state.value, OUTCOME: outcome}))
-        if state is TrialState.RUNNING:
-            self._client.update_run(run, status="RUNNING")
-        else:
-            self._client.set_terminated(run, status=_MLFLOW_STATUS[state])
+
+def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """Those that have ended and that no other continues: each has a run of its own in the end."""
+    records = tuple(records)
+    continued = {record.continues for record in records}
+    return tuple(r for r in records if r.state is not TrialState.RUNNING and r.number not in continued)
 
 
-def study_experiment(store: Store, study: str) -> str:
-    """Id of the study's experiment, which is created, or restored if it was deleted in the UI."""
-    store.study_folder(study)  # checks the name
-    if study == "Default":
-        raise ValueError("the study name Default is MLflow's own experiment; choose another name")
-    client = store.client()
-    experiment = client.get_experiment_by_name(study)
-    location = f"{store.artifact_uri}/{study}"
-    if experiment is None:
-        # The kind tells MLflow's UI to open the experiment with its runs and curves, not with traces of chats.
-        tags = {STUDY: study, "mlflow.experimentKind": "custom_model_development"}
-        created: str = client.create_experiment(study, artifact_location=location, tags=tags)
-        return created
-    if experiment.artifact_location != location:
-        raise ValueError(
-            f"the store was moved: study {study} writes to {experiment.artifact_location}, not to {store.root}; "
-            "move the store back, or search under another name (it can still be read here)"
-        )
-    if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
-    found: str = experiment.experiment_id
-    return found
+def _known(run: Run) -> _Run:
+    tags, metrics = run.data.tags, run.data.metrics
+    known = set(metrics) | ({"params"} if run.data.params else set())
+    n_tokens = metrics.get(TRAINING_TOKENS, -1.0)
+    return _Run(run.info.run_id, tags.get(STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
 
 
-def runs_of_kind(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
-    """The experiment's runs of one kind (`trial` or `summary`), oldest first."""
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            filter_string=f"tags.`{KIND}` = '{kind}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1000,
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _agrees(run: _Run, record: TrialRecord) -> bool:
+    """Whether the run has the record's end; a graduate's run knows more than its trial's record."""
+    ended = record.state is not TrialState.RUNNING and run.n_tokens >= record.n_tokens
+    return ended and (run.state, run.status) == (record.state, _MLFLOW_STATUS[record.state])
 
 
 def trial_parameters(record: TrialRecord) -> dict[str, Any]:
@@ -269,22 +289,7 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
     return flat
 
 
-def metrics_of(values: Mapping[str, float], *, step: int, model_id: str | None = None) -> list[Metric]:
-    """MLflow's metrics for `log_batch`, all at one step and now; with an id they are a logged model's too."""
-    from mlflow.entities import Metric
-
-    now_ms = int(time.time() * 1000)
-    return [Metric(name, float(value), now_ms, step, model_id) for name, value in values.items()]
-
-
 def _params(values: Mapping[str, Any]) -> list[Param]:
     from mlflow.entities import Param
 
     return [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
-
-
-def run_tags(values: Mapping[str, str]) -> list[RunTag]:
-    """MLflow's tags for `log_batch`."""
-    from mlflow.entities import RunTag
-
-    return [RunTag(name, value) for name, value in values.items()]

@@ -8,13 +8,12 @@ is what the same command goes on from, after Ctrl-C, after a kill, or to search 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ray import tune
 from threadpoolctl import threadpool_limits
 
 from search.cluster import cluster, n_cpus_available
+from search.environment import environment
 from search.ledger import TrialLedger
 from search.searcher import LedgerScheduler, LedgerSearcher, SearchStopper
 from search.study_lock import exclusive
@@ -125,7 +125,7 @@ def run_trials(
             ray_session: AbstractContextManager[None] = nullcontext()
             if not ray.is_initialized():
                 ray_session = cluster(address, n_cpus=n_workers, n_object_bytes=n_object_bytes)
-            with _environment(_TUNE_ENVIRONMENT), ray_session:
+            with environment(_TUNE_ENVIRONMENT), ray_session:
                 _run_tune(ledger, work, n_workers=n_workers or n_cpus_available())
             outcome = "time budget: ended before the next rung"
         except KeyboardInterrupt:
@@ -196,18 +196,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Within the block these variables are set, for this process and for what it starts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

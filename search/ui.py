@@ -19,7 +19,7 @@ LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 5000
 STOP_SECONDS = 10.0  # how long the server may take to end its worker before it is killed
 
-_ENVIRONMENT = {
+SERVER_ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 9
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -32,12 +32,16 @@ def serve_ui(
 ) -> int:
     """Serve the store's MLflow UI until Ctrl-C (KeyboardInterrupt passes on) or until the server ends; its exit status.
 
-    Raises ValueError if there is no store or the port is taken.
+    A store that tracks on a server has its UI there: that is said, and nothing is served. Raises ValueError if there
+    is no store or the port is taken.
     """
     store.require_exists()
+    if store.on_server:
+        say(f"the MLflow UI of {store.root} is the server's own: {store.tracking_uri}")
+        return 0
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C ends it)")
-    environment = {**os.environ, **_ENVIRONMENT}
+    environment = {**os.environ, **SERVER_ENVIRONMENT}
     # Its stdout is a line for every request.
     server = subprocess.Popen(server_command(store, port=port, host=host), env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -47,7 +51,7 @@ def serve_ui(
 
 
 def server_command(store: Store, *, port: int, host: str = LOOPBACK) -> list[str]:
-    """The command line of the server; its environment must say what `serve_ui` says."""
+    """The command line of the server; its environment must hold `SERVER_ENVIRONMENT`."""
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", store.tracking_uri),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.entry import Entry, FrontDocument
+from search.experiment import TRIAL, runs_of_kind, study_experiment
 from search.graduate import graduates_of
 from search.registry import load_front, load_trials, registered_entries
 from search.selection import choose_graduates
@@ -19,7 +20,7 @@ from search.store import Store
 from search.study_lock import COMMAND, TRIALS, exclusive
 from search.study_state import StudyState
 from search.trial import TrialRecord, TrialState
-from search.trial_log import COSINE, TRIAL, runs_of_kind, study_experiment
+from search.trial_log import COSINE
 from search.trial_storage import read_trials
 from spaces.study import StudySpec
 
@@ -83,6 +84,7 @@ class Losses:
         self._check_trials(store, study, records)
         self._check_locks(store.study_folder(study.name))
         self._check_mlflow(store, study, records)
+        self._check_ends(store, study)
         self._check_front(store, study, records)
 
     def _check_trials(self, store: Store, study: StudySpec, records: Records) -> None:
@@ -143,6 +145,14 @@ class Losses:
             self.add("mlflow_differs", f"{record.name} has rungs at {steps} in MLflow, {record.rungs} in the journal")
         if not set(client.get_run(run_id).data.params) >= {*record.point, "seed"}:
             self.add("mlflow_differs", f"the run of {record.name} lacks parameters")
+
+    def _check_ends(self, store: Store, study: StudySpec) -> None:
+        """What MLflow itself says of the study's runs."""
+        client = store.client()
+        experiment = client.get_experiment_by_name(study.name).experiment_id
+        for run in client.search_runs([experiment], max_results=1000):
+            if run.info.status not in ("FINISHED", "KILLED", "FAILED"):
+                self.add("mlflow_differs", f"the run {run.info.run_name} is {run.info.status}")
 
     def _check_front(self, store: Store, study: StudySpec, records: Records) -> None:
         """The front once more from what was measured: the trials that graduate, their students, the best of them."""

@@ -23,6 +23,7 @@ from search.entry import Entry
 from search.store import Store
 from search.study_state import StudyState
 from search.trial_log import TrialLog
+from search.trial_writer import TrialWriter
 from spaces.profile import LatencyProfile
 from tests.search.cli_world import Bench, make_bench, write_teacher
 from tests.search.toy_search import record_search
@@ -466,7 +467,9 @@ def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsy
     store = Store(Path("moved"))
     study = {"teachers": [{"source": "package:some-teacher"}], "profile": LatencyProfile().to_json()}
     StudyState.of(store, "begun").write("study", study)
-    record_search(store, name="begun", n_trials=3, stop_after=4, observers=[TrialLog(store, "begun", facts={})])
+    with TrialWriter(TrialLog(store, "begun", facts={}), address="here", say=print) as writer:
+        record_search(store, name="begun", n_trials=3, stop_after=4, observers=[writer])
+        writer.finish([])
     assert main(["report", "begun", "page.html", "--store", "moved"]) == 0
     page = Path("page.html").read_text("utf-8")
     says(page, "No student of some-teacher has been measured at the end yet", "The search", "1 interrupted")

@@ -21,6 +21,7 @@ from runtime.folder import expected_tensors, write_folder
 from runtime.load import load
 from search.embedding import embed_file
 from search.entry import Entry, FrontDocument
+from search.experiment import KIND, TRIAL, runs_of_kind, study_experiment
 from search.register import balanced, register_front, student_digest
 from search.registry import (
     load_front,
@@ -34,14 +35,12 @@ from search.registry import (
 )
 from search.report import write_report
 from search.store import Store
-from search.trial import RungRecord, TrialRecord, TrialState
-from search.trial_log import KIND, TRIAL, TrialLog, runs_of_kind
+from search.trial import TrialState
+from search.trial_log import TrialLog
 from spaces.profile import LatencyProfile
-from spaces.recipe import RecipeSpec
-from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec
-from trainers.fidelity import Fidelity
+from spaces.student import StudentSpec
+from tests.search.tiny_records import WORDS, fidelity, record, spec_of
 
-WORDS = ["[UNK]", "the", "cat", "dog", "sleeps", "runs"]
 SENTENCES = ["the cat sleeps", "the dog runs", "dog"]
 TEACHER_MS = 8.0
 
@@ -50,33 +49,6 @@ TEACHER_MS = 8.0
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One database for the file: creating it takes seconds. Its path is an address only if it is quoted."""
     return Store(tmp_path_factory.mktemp("stores") / "st ore #1 é").create()
-
-
-def fidelity(cosine: float) -> Fidelity:
-    return Fidelity(
-        cosine=cosine,
-        cosine_p5=cosine - 0.1,
-        cosine_centred=cosine - 0.03,
-        spearman=cosine + 0.001,
-        overlap_at_1=cosine - 0.2,
-        overlap_at_10=cosine - 0.15,
-        constant_baseline=0.292,
-    )
-
-
-def spec_of(n_layers: int) -> StudentSpec:
-    if n_layers == 0:
-        return StudentSpec(vocabulary_size=len(WORDS), output_dim=6, static=StaticSpec())
-    encoder = EncoderSpec(
-        n_layers=n_layers,
-        width=8,
-        n_heads=2,
-        head_width=4,
-        feed_forward=Dense(units=12),
-        max_tokens=10,
-        projection=Projection.LINEAR,
-    )
-    return StudentSpec(vocabulary_size=len(WORDS), output_dim=6, encoder=encoder)
 
 
 def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> Entry:
@@ -121,32 +93,6 @@ def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     paths = folders(tmp_path_factory.mktemp("students"))
     register_front(store, front("shared"), folders=paths, facts={"corpus": "tiny"})
     return "shared", paths
-
-
-def record(
-    number: int,
-    *,
-    state: TrialState = TrialState.RUNNING,
-    rungs: Sequence[float] = (),
-    outcome: str = "",
-    continues: int | None = None,
-) -> TrialRecord:
-    made = tuple(
-        RungRecord(n_tokens=1000 * (i + 1), fidelity=fidelity(cosine), loss=0.3, seconds=1.5, tokens_per_s=700.0)
-        for i, cosine in enumerate(rungs)
-    )
-    return TrialRecord(
-        number=number,
-        point={"n_layers": 2, "units": 12},
-        spec=spec_of(2),
-        recipe=RecipeSpec(),
-        seed=5,
-        predicted_latency_ms=4.0,
-        state=state,
-        rungs=made,
-        outcome=outcome,
-        continues=continues,
-    )
 
 
 # The front.
@@ -502,10 +448,10 @@ def trial_runs(store: Store, study: str) -> dict[str, dict[str, str]]:
 
 def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
     log = TrialLog(store, "curves", facts={"held_out_sentences": 7}, teacher_latency_ms=8.0)
-    log.trial_started(record(3))
-    log.rung_reached(record(3, rungs=[0.8]))
-    log.rung_reached(record(3, rungs=[0.8, 0.9]))
-    log.trial_ended(record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome="full budget"))
+    log.write(record(3))
+    log.write(record(3, rungs=[0.8]))
+    log.write(record(3, rungs=[0.8, 0.9]))
+    log.write(record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome="full budget"))
     client = store.client()
     run = client.get_run(log.run_id("trial-0003"))
     history = client.get_metric_history(run.info.run_id, "fidelity/cosine")
@@ -526,12 +472,12 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
 
 def test_states_are_told_as_they_are(store: Store) -> None:
     log = TrialLog(store, "states", facts={})
-    log.trial_started(record(0))
-    log.trial_ended(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome="dominated: by 3 trials"))
-    log.trial_started(record(1))
-    log.trial_ended(record(1, state=TrialState.FAILED, outcome="not finite: loss is nan"))
+    log.write(record(0))
+    log.write(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome="dominated: by 3 trials"))
+    log.write(record(1))
+    log.write(record(1, state=TrialState.FAILED, outcome="not finite: loss is nan"))
     refused = replace(record(2, state=TrialState.REFUSED, outcome="cannot be built"), spec=None, recipe=None)
-    log.trial_ended(replace(refused, predicted_latency_ms=None))
+    log.write(replace(refused, predicted_latency_ms=None))
     client = store.client()
     statuses = [client.get_run(log.run_id(f"trial-000{i}")).info.status for i in range(3)]
     assert statuses == ["KILLED", "FAILED", "KILLED"]
@@ -544,22 +490,23 @@ def test_states_are_told_as_they_are(store: Store) -> None:
 
 def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
     killed = TrialLog(store, "resumed", facts={})
-    killed.trial_started(record(0))
-    killed.trial_ended(record(0, rungs=[0.9], state=TrialState.COMPLETE))
-    killed.trial_started(record(1))
-    killed.rung_reached(record(1, rungs=[0.8]))
+    killed.write(record(0))
+    killed.write(record(0, rungs=[0.9], state=TrialState.COMPLETE))
+    killed.write(record(1))
+    killed.write(record(1, rungs=[0.8]))
 
     log = TrialLog(store, "resumed", facts={"another": "fact"})
+    log.catch_up([record(1, rungs=[0.8], state=TrialState.INTERRUPTED)])
     assert trial_runs(store, "resumed")["trial-0001"]["understudy.state"] == "interrupted"
-    log.trial_started(record(2, rungs=[0.8], continues=1))
-    log.trial_ended(record(2, rungs=[0.8, 0.85], state=TrialState.COMPLETE, continues=1))
+    log.write(record(2, rungs=[0.8], continues=1))
+    log.write(record(2, rungs=[0.8, 0.85], state=TrialState.COMPLETE, continues=1))
     assert sorted(trial_runs(store, "resumed")) == ["trial-0000", "trial-0002"]
     history = store.client().get_metric_history(log.run_id("trial-0002"), "fidelity/cosine")
     assert [(point.step, point.value) for point in history] == [(1000, 0.8), (2000, 0.85)]
 
 
 def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> None:
-    TrialLog(store, "caught-up", facts={}).trial_started(record(0))
+    TrialLog(store, "caught-up", facts={}).write(record(0))
     log = TrialLog(store, "caught-up", facts={})
     interrupted = record(1, state=TrialState.INTERRUPTED)
     goes_on = record(2, rungs=[0.7], state=TrialState.PRUNED, continues=1)
@@ -570,7 +517,7 @@ def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> 
 
 def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: Path) -> None:
     log = TrialLog(store, "sourced", facts={})
-    log.trial_ended(record(1, rungs=[0.9], state=TrialState.COMPLETE))
+    log.write(record(1, rungs=[0.9], state=TrialState.COMPLETE))
     client = store.client()
     before = client.get_run(log.run_id("trial-0001")).info
     register_front(store, front("sourced", (SMALL,)), folders=folders(tmp_path))
@@ -583,7 +530,7 @@ def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: 
 
 def test_mlflows_own_experiment_is_not_a_study(store: Store) -> None:
     with pytest.raises(ValueError, match="MLflow's own"):
-        TrialLog(store, "Default", facts={})
+        study_experiment(store, "Default")
 
 
 # Report and embedding of what is registered.

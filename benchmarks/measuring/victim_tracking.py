@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MLflow server that a study is tracked on: killed with all its processes, and started again later."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from benchmarks.measuring.losses import Losses
+from benchmarks.measuring.victims import ANY_STEP, Command, Scene
+from search.store import Store
+from tests.search.tracking_server import TrackingServer as Server
+from tests.search.tracking_server import tracking_server
+
+LONGEST_AWAY_S = 15.0  # beside the seconds that the server takes to start
+
+
+class TrackingServer:
+    """It has a database and artifacts of its own; what the study's folder has is not its business."""
+
+    steps = ANY_STEP
+    n_trials = 16
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+
+    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+        """A store, and a server that it tracks on."""
+        return self._with_server(folder)
+
+    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+        """Kills it; returns when it answers again, while the command went on without it."""
+        assert self._server is not None
+        self._server.kill()
+        time.sleep(generator.uniform(0.0, LONGEST_AWAY_S))
+        self._server.start()
+        return True
+
+    def explains(self, command: Command, losses: Losses) -> bool:
+        """The command goes on: it waits longer at its end than the server is away."""
+        return False
+
+    @contextmanager
+    def _with_server(self, folder: Path) -> Iterator[Scene]:
+        with tracking_server(folder / "server") as server:
+            self._server = server
+            store = Store(folder / "store", server.uri)
+            yield Scene(store=store, options=("--tracking-uri", server.uri))
