@@ -10,6 +10,7 @@ from typing import Any
 
 from search.front_gaps import Gap
 from search.outlook import Candidates, View
+from search.unit_cube import UnitCube
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def look_into(
             gap=gap,
             tried=_tried(gap, view, frozenset(front)),
             n_candidates=int(sum(gap.holds(cost) for cost in candidates.costs)),
-            promise=_promise(gap, candidates),
+            promise=_promise(gap, candidates, view.cube),
         )
         for gap in gaps
     )
@@ -89,7 +90,7 @@ def _tried(gap: Gap, view: View, front: frozenset[int]) -> tuple[Tried, ...]:
     return tuple(sorted(found, key=lambda each: (each.error, each.number)))
 
 
-def _promise(gap: Gap, candidates: Candidates) -> Promise | None:
+def _promise(gap: Gap, candidates: Candidates, cube: UnitCube) -> Promise | None:
     inside = [i for i, cost in enumerate(candidates.costs) if gap.holds(cost)]
     if not inside:
         return None
@@ -97,7 +98,7 @@ def _promise(gap: Gap, candidates: Candidates) -> Promise | None:
     mean, deviation = float(candidates.means[best]), float(max(candidates.deviations[best], 1e-9))
     distance = (math.log(gap.high_error) - mean) / deviation
     return Promise(
-        point=candidates.points[best],
+        point=cube.point(candidates.coordinates[best]),
         cost=float(candidates.costs[best]),
         low_error=math.exp(mean - _QUANTILE_90 * deviation),
         error=math.exp(mean),

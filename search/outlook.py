@@ -30,6 +30,7 @@ from search.unit_cube import UnitCube
 
 Array = npt.NDArray[np.float64]
 Indexes = npt.NDArray[np.intp]
+Booleans = npt.NDArray[np.bool_]
 Params = Mapping[str, Any]
 
 FIRST_FIT = 6  # ended trials
@@ -38,6 +39,7 @@ MOST_OBSERVATIONS = 500  # a model takes n^3 operations: beyond, the oldest tria
 RUNGS_KEPT = 2
 N_REFERENCE = 256  # random points that a reference is taken from
 REFERENCE_QUANTILE = 0.9
+MOST_KNOWN = 10_000  # costs that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,7 @@ class Candidates:
     """Points that nobody tried, with what is expected of them."""
 
     coordinates: Array
-    """Points x dimensions, see `UnitCube`."""
-    points: list[dict[str, Any]]
-    """Every dimension that is active."""
+    """Points x dimensions, see `UnitCube`; NaN where a dimension is not active."""
     gains: Array
     """Expected gain in hypervolume if trained to the end, times the probability of getting there."""
     costs: Array
@@ -69,6 +69,7 @@ class Outlook:
         error: Callable[[float], float] = lambda value: value,
         curve: Callable[[FrozenTrial], Mapping[int, float]] = lambda trial: trial.intermediate_values,
         active: Callable[[Params], Params] = lambda point: point,
+        decides: Callable[[str], bool] = lambda name: True,
         failed: Callable[[FrozenTrial], bool] = lambda trial: trial.state is TrialState.FAIL,
         reference: tuple[float, float] | None = None,
     ) -> None:
@@ -77,9 +78,10 @@ class Outlook:
         `rungs` are the steps at which trials report, the last one ends them. `cost` is a point's, to be minimised (a
         logarithm of time or size, say), and None if the point must not be tried. `error` turns a reported value into a
         positive error, to be minimised. `curve` gives the reported values of a trial by step. `active` takes the part
-        of a point that matters, in spaces with conditions. `failed` says whether a trial failed for what its point is.
-        `reference` is (worst cost, worst error) of the hypervolume, None for the largest cost and a bad error of random
-        points, as believed.
+        of a point that matters, in spaces with conditions. `decides` tells of a dimension whether costs and what is
+        active depend on its value, and not only on whether that is the lowest: then few costs are asked for. `failed`
+        says whether a trial failed for what its point is. `reference` is (worst cost, worst error) of the hypervolume,
+        None for the largest cost and a bad error of random points, as believed.
 
         Raises ValueError unless the rungs are positive and rise.
         """
@@ -90,9 +92,11 @@ class Outlook:
         self.error = error
         self.curve = curve
         self.active = active
+        self.decides = decides
         self.failed = failed
         self.reference = reference
         self._fitted: dict[bytes, Scales] = {}
+        self._known: dict[tuple[str, ...], dict[bytes, tuple[float, Booleans] | None]] = {}
         self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
 
     def view(
@@ -141,6 +145,26 @@ class Outlook:
             coordinates = np.array([row for row, _ in costed]).reshape(-1, len(cube.names))
             self._drawn[cube.names] = cube.columns(coordinates), np.array([cost for _, cost in costed])
         return self._drawn[cube.names]
+
+    def costs(self, cube: UnitCube, coordinates: Array) -> tuple[Array, Array]:
+        """Of points (n x dimensions, none NaN): costs (n), NaN for none; coordinates, NaN for what is not active."""
+        snapped = cube.snapped(coordinates)
+        decides = np.array([self.decides(name) for name in cube.names], bool)
+        keys = np.where(decides, snapped, snapped > 0.0)
+        known = self._known.setdefault(cube.names, {})
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        costs = np.full(len(snapped), math.nan)
+        for i, key in enumerate(map(np.ndarray.tobytes, keys)):
+            if key not in known:
+                point = self.active(cube.point(snapped[i]))
+                cost = self.cost(point)
+                known[key] = None if cost is None else (cost, np.array([name in point for name in cube.names]))
+            found = known[key]
+            if found is not None:
+                costs[i] = found[0]
+                snapped[i, ~found[1]] = math.nan
+        return costs, snapped
 
     def _failures(self, cube: UnitCube, trials: Sequence[FrozenTrial]) -> FailureModel:
         """Of the trials that failed, and of those that came to something."""
@@ -298,27 +322,16 @@ class View:
         return [int(i) for i in order[: min(n, 24)]]
 
     def _judged(self, coordinates: Array) -> Candidates:
-        coordinates, points, costs = self._costed(coordinates)
-        if not len(points):
-            return Candidates(coordinates, points, *(np.empty(0) for _ in range(4)))
+        costs, coordinates = self._outlook.costs(self.cube, coordinates)
+        new = [i for i, row in enumerate(coordinates) if row.tobytes() not in self._tried and not math.isnan(costs[i])]
+        costs, coordinates = costs[new], coordinates[new]
+        if not new:
+            return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
         columns = self.cube.columns(coordinates)
         means, deviations = self._model.of_new(columns)
         gains = self.staircase.expected_improvement(costs, means, deviations)
         gains *= 1.0 - self._failures.probability(columns)
-        return Candidates(coordinates, points, gains, costs, means, deviations)
-
-    def _costed(self, rows: Array) -> tuple[Array, list[dict[str, Any]], Array]:
-        """Those of the rows of coordinates that are new and have a cost: their coordinates, points and costs."""
-        kept, points, costs = [], [], []
-        for row in rows:
-            point = dict(self._outlook.active(self.cube.point(row)))
-            coordinates = self.cube.coordinates(point)
-            cost = None if coordinates.tobytes() in self._tried else self._outlook.cost(point)
-            if cost is not None:
-                kept.append(coordinates)
-                points.append(point)
-                costs.append(cost)
-        return np.array(kept).reshape(-1, len(self.cube.names)), points, np.array(costs)
+        return Candidates(coordinates, gains, costs, means, deviations)
 
 
 def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
@@ -352,7 +365,6 @@ def _curves(cube: UnitCube, trials: Sequence[Seen], rungs: Sequence[int]) -> Cur
 def _joined(first: Candidates, second: Candidates) -> Candidates:
     return Candidates(
         np.concatenate([first.coordinates, second.coordinates]),
-        [*first.points, *second.points],
         np.concatenate([first.gains, second.gains]),
         np.concatenate([first.costs, second.costs]),
         np.concatenate([first.means, second.means]),

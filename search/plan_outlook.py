@@ -42,18 +42,13 @@ def outlook_of(
         latency_ms = predict(spec)
         return math.log2(latency_ms) if latency_ms < limit_ms else None
 
-    doses = {name: domain.high for name, domain in space.domains.items() if isinstance(domain, Real) and _is_dose(name)}
-
-    def deciding(point: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
-        """The point as its cost sees it, so that few are decoded: of a dose it matters only whether there is any."""
-        return tuple((name, doses[name] if name in doses and value else value) for name, value in point.items())
-
     return Outlook(
         rungs=rungs,
-        cost=lambda point: cost(deciding(point)),
+        cost=lambda point: cost(tuple(point.items())),
         error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
         curve=lambda trial: _fidelities(trial, rungs),
         active=lambda point: active_point(point, space),
+        decides=lambda name: not (isinstance(space.domains[name], Real) and _is_dose(name)),
         failed=_failed,
     )
 

@@ -49,7 +49,9 @@ class FrontSampler(optuna.samplers.BaseSampler):
             return {}
         generator = np.random.default_rng([self._seed, trial.number])
         candidates = view.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
-        return candidates.points[int(np.argmax(candidates.gains))] if candidates.points else {}
+        if not len(candidates.gains):
+            return {}
+        return view.cube.point(candidates.coordinates[int(np.argmax(candidates.gains))])
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

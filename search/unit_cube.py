@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,16 @@ class UnitCube:
             for name, distribution, coordinate in zip(self.names, self._distributions, coordinates, strict=True)
             if not math.isnan(coordinate)
         }
+
+    def snapped(self, coordinates: Array) -> Array:
+        """Coordinates of the points (n x dimensions) that given ones, none of them NaN, stand for."""
+        found = coordinates.copy()
+        for i, distribution in enumerate(self._distributions):
+            marks = _marks(distribution)
+            if marks is not None:
+                coordinates_of_values, edges = marks
+                found[:, i] = coordinates_of_values[np.searchsorted(edges, coordinates[:, i])]
+        return found
 
     def columns(self, coordinates: Array) -> Array:
         """What distances are taken of (n x columns), from coordinates (n x dimensions)."""
@@ -122,6 +133,22 @@ def _value(distribution: BaseDistribution, coordinate: float) -> Any:
         number = distribution.low + distribution.step * round((number - distribution.low) / distribution.step)
     number = min(distribution.high, max(distribution.low, number))
     return round(number) if isinstance(distribution, IntDistribution) else number
+
+
+@lru_cache(maxsize=1000)
+def _marks(distribution: BaseDistribution) -> tuple[Array, Array] | None:
+    """Coordinates of the values (n) and of where one value ends (n - 1); None for a continuous range."""
+    if isinstance(distribution, CategoricalDistribution):
+        n = len(distribution.choices)
+        return (np.arange(n) + 0.5) / n, np.arange(1, n) / n
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is None:
+        return None
+    n = round((distribution.high - distribution.low) / distribution.step) + 1
+    values = [distribution.low + k * distribution.step for k in range(n)]
+    halfway = [value + distribution.step / 2.0 for value in values[:-1]]
+    rough, edges = (np.array([_coordinate(distribution, each) for each in part]) for part in (values, halfway))
+    return np.array([_coordinate(distribution, _value(distribution, each)) for each in rough.tolist()]), edges
 
 
 def _limits(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:

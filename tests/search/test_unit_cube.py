@@ -66,3 +66,23 @@ def test_two_options_are_one_apart_and_what_is_inactive_lies_between():
 def test_other_distributions_are_refused():
     with pytest.raises(TypeError, match="x must be a range or a choice"):
         UnitCube({"x": object()})
+
+
+def test_snapped_coordinates_are_those_of_the_points():
+    cube = UnitCube(
+        {
+            "choice": CategoricalDistribution(("a", None, 3)),
+            "many": IntDistribution(1, 3000, log=True),
+            "real": FloatDistribution(1e-4, 1.0, log=True),
+            "share": FloatDistribution(0.0, 0.75, step=0.25),
+            "size": IntDistribution(64, 256, step=64),
+        }
+    )
+    coordinates = np.random.default_rng(0).random((500, 5))
+    coordinates[:2] = [[0.0] * 5, [1.0] * 5]
+    expected = np.array([cube.coordinates(cube.point(row)) for row in coordinates])
+    snapped = cube.snapped(coordinates)
+    np.testing.assert_allclose(snapped, expected, rtol=0.0, atol=1e-12)
+    discrete = [cube.names.index(name) for name in ("choice", "many", "share", "size")]
+    np.testing.assert_array_equal(snapped[:, discrete], expected[:, discrete])
+    np.testing.assert_array_equal(cube.snapped(snapped), snapped)
