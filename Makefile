@@ -11,8 +11,9 @@ STUDY  ?= quickstart
 SEEDS  ?= 300
 STORE  ?= $(or $(UNDERSTUDY_STORE),understudy-store)
 
-# A file of tests stays on one worker: they share what they set up. The first file takes longest.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file of tests stays on one worker: they share what they set up. The first file takes longest. Tests of whole searches
+# wait for processes half of their time, so there are more workers than the two cores that they are made for.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # --no-compile saves a minute: Python compiles what is imported, not the 30,000 files that are installed. But it must
 # be allowed to keep what it compiled, or every worker compiles torch again.

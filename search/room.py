@@ -69,7 +69,7 @@ def room_explained(folder: Path) -> Iterator[None]:
 def require_room(folder: Path, spec: StudentSpec, *, n_workers: int) -> None:
     """Raises NoRoomError unless every worker could save a student as large as `spec`, the least that a search needs."""
     n_bytes = n_workers * COPIES * cost(spec).n_bytes
-    if shutil.disk_usage(folder).free < n_bytes:
+    if _free_bytes(folder) < n_bytes:
         raise NoRoomError(
             f"a search saves {n_workers} students at a time, {n_bytes / 1e6:,.0f} MB if they are large: "
             f"{_free(folder)} are free in {folder}; make room, or choose another folder (--store)"
@@ -77,4 +77,11 @@ def require_room(folder: Path, spec: StudentSpec, *, n_workers: int) -> None:
 
 
 def _free(folder: Path) -> str:
-    return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB"
+    return f"{_free_bytes(folder) / 1e6:,.1f} MB"
+
+
+def _free_bytes(folder: Path) -> int:
+    """Where the folder is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
