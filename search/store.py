@@ -29,6 +29,7 @@ from search.environment import environment
 from search.json_file import read_json, write_json
 from search.tracking import (
     ANSWER_S,
+    TrackingError,
     database_of,
     database_uri,
     is_server,
@@ -231,16 +232,18 @@ class Store:
 
     @contextmanager
     def reached(self) -> Iterator[MlflowClient]:
-        """A client; within the block a server that does not answer, or refuses, is a ValueError that says so."""
+        """A client; within the block a server that does not answer, or refuses, is a TrackingError that says so."""
         client = self.client()
         try:
             yield client
         except tracking_errors() as error:
             if not self.on_server:
                 raise
-            raise ValueError(
-                f"an MLflow server must answer at {self.tracking_uri}: {reason_of(error)}; start it or correct the "
-                "address, and give the same command again: what is measured is kept"
+            reason = reason_of(error)
+            raise TrackingError(
+                f"an MLflow server must answer at {self.tracking_uri}: {reason}; start it or correct the address, and "
+                "give the same command again: what is measured is kept",
+                reason=reason,
             ) from error
 
     @contextmanager

@@ -28,8 +28,13 @@ _REASONS = (
 )
 
 
-class TrackingError(Exception):
-    """The tracking server cannot take what it is told now; the message says why, in a few words."""
+class TrackingError(ValueError):
+    """MLflow cannot be asked, or does not take what it is told; what failed may be tried again."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Why, in a few words."""
 
 
 def require_tracking_uri(text: str) -> str:
@@ -99,6 +104,8 @@ def is_refusal(error: Exception) -> bool:
 
 def reason_of(error: Exception) -> str:
     """Why a server did not do it, in a few words."""
+    if isinstance(error, TrackingError):
+        return error.reason
     text = str(error) or type(error).__name__
     for pattern in _REASONS:
         found = pattern.search(text)

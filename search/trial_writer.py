@@ -109,7 +109,8 @@ class TrialWriter:
         self._drain()
         with self._changed:
             for name, error in self._refused.items():
-                raise TrackingError(f"{name} is refused: {reason_of(error)}") from error
+                reason = f"{name} is refused: {reason_of(error)}"
+                raise TrackingError(reason, reason=reason) from error
 
     def _drain(self) -> None:
         with self._changed:
@@ -120,7 +121,8 @@ class TrialWriter:
         if broken is not None:
             raise broken
         if waits and failure is not None:
-            raise TrackingError(reason_of(failure)) from failure
+            reason = reason_of(failure)
+            raise TrackingError(reason, reason=reason) from failure
 
     def _halted(self) -> Callable[[], bool]:
         """A condition: nothing waits, or an attempt from now on has failed."""

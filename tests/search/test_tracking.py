@@ -127,6 +127,17 @@ def test_a_server_that_does_not_answer_is_told_at_once(
     assert not (tmp_path / "store" / "tracking.json").exists()
 
 
+def test_reading_fails_on_a_server_that_is_away_as_writing_does(dead_end: str, tmp_path: Path) -> None:
+    """So a registration, which reads the trials that it sums up, is tried again in either case."""
+    store = Store(tmp_path, dead_end)
+    for read in (lambda: load_trials(store, "any"), lambda: load_front(store, "any"), lambda: study_names(store)):
+        with pytest.raises(ValueError, match="Connection refused") as caught:
+            read()
+        assert isinstance(caught.value, tracking_errors())
+        assert not is_refusal(caught.value)
+        assert reason_of(caught.value) == "Connection refused"
+
+
 def test_something_else_that_answers_is_no_server(tmp_path: Path) -> None:
     class Teapot(threading.Thread):
         def __init__(self) -> None:
