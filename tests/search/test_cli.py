@@ -542,7 +542,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.slow
 def test_a_search_leaves_a_front_that_the_other_commands_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     study = bench.study(
-        search={"rungs": [2_000, 4_000], "n_trials": 3},
+        search={"rungs": [2_000, 4_000], "n_trials": 3, "time_budget": "200s"},
         graduation={"n_tokens": 6_000},
         profile={"runtime": "torch", "n_tokens": 8},
         space={"n_layers": {"low": 0, "high": 2}, "learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},

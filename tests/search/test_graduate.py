@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -99,7 +100,7 @@ def run(
 def alone(
     records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Graduate]:
-    """What one worker makes of all students."""
+    """What one worker makes of all students; the tests that go on from there do so in a copy of the folder."""
     graduates = run(records, prepared, tmp_path_factory.mktemp("alone"), n_tokens=4_000, n_workers=1)
     assert set(graduates) == {record.name for record in records}
     assert all(one.n_tokens >= 4_000 for one in graduates.values())
@@ -152,16 +153,17 @@ def test_an_interrupted_graduation_saves_and_the_same_call_finishes_it_as_if_it_
 
 
 def test_a_finished_graduation_starts_nothing_until_it_may_be_much_longer(
-    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+    alone: dict[str, Graduate], records: list[TrialRecord], prepared: Prepared, tmp_path: Path
 ) -> None:
-    first = run(records[:1], prepared, tmp_path, n_tokens=3_000, n_workers=1)
+    folder = copied(alone, tmp_path)
     start = time.monotonic()
-    assert run(records[:1], prepared, tmp_path, n_tokens=3_300, n_workers=1) == first
+    again = run(records, prepared, folder, n_tokens=4_400, n_workers=1)
     assert time.monotonic() - start < 1.0
-    longer = run(records[:1], prepared, tmp_path, n_tokens=6_000, n_workers=1)
+    assert {name: one.fidelity for name, one in again.items()} == {name: one.fidelity for name, one in alone.items()}
+    longer = run(records[:1], prepared, folder, n_tokens=8_000, n_workers=1)
     name = records[0].name
-    assert longer[name].n_tokens >= 6_000
-    assert longer[name].fidelity.cosine > first[name].fidelity.cosine
+    assert longer[name].n_tokens >= 8_000
+    assert longer[name].fidelity.cosine > alone[name].fidelity.cosine
     curve = [rung.n_tokens for rung in longer[name].curve]
     assert curve == sorted(set(curve))
 
@@ -170,8 +172,8 @@ def test_under_a_deadline_all_students_are_through_soon_after_it(
     records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
 ) -> None:
     start = time.monotonic()
-    graduates = run(records, prepared, tmp_path, deadline_s=20.0, n_workers=2)
-    assert 10.0 < time.monotonic() - start < 40.0
+    graduates = run(records, prepared, tmp_path, deadline_s=16.0, n_workers=2)
+    assert 8.0 < time.monotonic() - start < 40.0
     assert len(graduates) == 3
     for one in graduates.values():
         state = GraduationState.read(one.folder.parent)
@@ -189,23 +191,29 @@ def test_a_student_that_diverges_is_dropped_with_its_outcome(
 
 
 def test_a_student_whose_workers_are_killed_is_said_not_to_be_through_and_goes_on_later(
+    alone: dict[str, Graduate],
     records: list[TrialRecord],
     prepared: Prepared,
-    ray_session: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("search.graduate.MOST_RESTARTS", 0)
-    first, second = records[0].name, records[1].name
-    assert set(run(records[:1], prepared, tmp_path, n_tokens=3_000, n_workers=1)) == {first}
-    killer = threading.Thread(target=_kill_what_graduates, args=(tmp_path / second / "graduation.json",))
+    folder, first, second = copied(alone, tmp_path), records[0].name, records[1].name
+    shutil.rmtree(folder / second)
+    killer = threading.Thread(target=_kill_what_graduates, args=(folder / second / "graduation.json",))
     killer.start()
-    assert set(run(records[:2], prepared, tmp_path, n_tokens=100_000, n_workers=1)) == {first}
+    assert set(run(records[:2], prepared, folder, n_tokens=100_000, n_workers=1)) == {first}
     killer.join()
-    assert failures_of(records, tmp_path)[second].startswith("its workers ended before it was through, ")
-    assert unfinished_of(records, tmp_path) == (second,)
-    assert set(run(records[:2], prepared, tmp_path, n_tokens=3_000, n_workers=1)) == {first, second}
-    assert unfinished_of(records, tmp_path) == () and second not in failures_of(records, tmp_path)
+    assert failures_of(records, folder)[second].startswith("its workers ended before it was through, ")
+    assert unfinished_of(records[:2], folder) == (second,)
+    assert set(run(records[:2], prepared, folder, n_tokens=4_000, n_workers=1)) == {first, second}
+    assert unfinished_of(records[:2], folder) == () and second not in failures_of(records, folder)
+
+
+def copied(graduates: dict[str, Graduate], to: Path) -> Path:
+    """A copy of the folder of these graduates, to go on in."""
+    (folder,) = {one.folder.parent.parent for one in graduates.values()}
+    return Path(shutil.copytree(folder, to / "copy"))
 
 
 def _kill_what_graduates(begun: Path) -> None:
