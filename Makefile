@@ -75,13 +75,17 @@ $(BIN)/cmake: | $(BIN)/python
 	@$(PIP) cmake
 
 # torch goes first and by its exact version, so that pip never weighs a newer build of several gigabytes against it.
-$(VENV)/.search-installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing what a search needs into $(VENV) (some minutes, once)" >&2
+$(VENV)/.torch-installed: constraints.txt | $(BIN)/python
 	@$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.search-installed: pyproject.toml constraints.txt $(VENV)/.torch-installed
+	@echo "installing what a search needs into $(VENV) (some minutes, once)" >&2
 	@$(PIP) -e ".[search,quickstart]"
 	@touch $@
 
-$(VENV)/.all-installed: $(VENV)/.search-installed
-	@echo "installing what checks, tests and exports need into $(VENV)" >&2
+# Not after the one above, which it holds: the engine would be compiled twice.
+$(VENV)/.all-installed: pyproject.toml constraints.txt $(VENV)/.torch-installed
+	@echo "installing what a search, checks, tests and exports need into $(VENV) (some minutes, once)" >&2
 	@$(PIP) -e ".[search,quickstart,export,serve,dev]"
-	@touch $@
+	@touch $(VENV)/.search-installed $@
