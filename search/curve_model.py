@@ -20,6 +20,7 @@ The scales are those of the largest posterior density, under the priors below, f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,16 @@ class Curves:
     """Observations: the share of the budget that remained, 0 to 1."""
     log_errors: Array
     """Observations: what was measured."""
+
+    def ended(self, points: Array, trials: Sequence[int], log_errors: Sequence[float]) -> Curves:
+        """The same with more trials at `points`, and with final log errors of some `trials`, old or new."""
+        return Curves(
+            points=np.concatenate([self.points, points]),
+            groups=self.groups,
+            trial=np.concatenate([self.trial, np.asarray(trials, np.intp)]),
+            remaining=np.concatenate([self.remaining, np.zeros(len(trials))]),
+            log_errors=np.concatenate([self.log_errors, np.asarray(log_errors, np.float64)]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +98,20 @@ class Scales:
 class CurveModel:
     """The posterior given curves and scales."""
 
-    def __init__(self, curves: Curves, scales: Scales) -> None:
-        """Takes n^3 / 3 operations for n observations."""
+    def __init__(self, curves: Curves, scales: Scales, *, before: CurveModel | None = None) -> None:
+        """Takes n^3 / 3 operations for n observations.
+
+        With `before`, a model of the same scales whose trials and observations are the first of `curves`, it takes
+        n^2 for each new observation.
+        """
         self._curves, self._scales = curves, scales
         self._centre, self._unit = _standard(curves.log_errors)
         values = (curves.log_errors - self._centre) / self._unit
-        matern, _ = _matern(_distances(curves.points, curves.points, curves.groups, scales.lengths))
-        self._factor = np.linalg.cholesky(_covariance(curves, scales, matern))
-        self._matern = matern
-        self._weights = cho_solve((self._factor, True), values)
+        self._matern, _ = _matern(_distances(curves.points, curves.points, curves.groups, scales.lengths))
+        known = np.empty((0, 0)) if before is None else before._factor
+        new = _covariance(curves, scales, self._matern, first=len(known))
+        self._factor = _extended(known, new)
+        self._weights = cho_solve((self._factor, True), values, check_finite=False)
 
     def of_new(self, points: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the final log error of new trials at points (n x columns)."""
@@ -193,14 +209,29 @@ def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float,
     return float(-log_density + 0.5 * away @ away), gradient + away
 
 
-def _covariance(curves: Curves, scales: Scales, matern: Array) -> Array:
-    """Of the observations, noise included."""
-    walk = _walk(curves.remaining)
-    covariance = (scales.final**2 + scales.pending**2 * walk) * matern[np.ix_(curves.trial, curves.trial)]
+def _extended(factor: Array, covariance: Array) -> Array:
+    """The lower Cholesky factor (n x n) of a matrix, from the one of its first rows and from its other rows."""
+    n_known, n = len(factor), len(factor) + len(covariance)
+    if not n_known:
+        return np.asarray(np.linalg.cholesky(covariance))
+    whole = np.zeros((n, n))
+    whole[:n_known, :n_known] = factor
+    across = solve_triangular(factor, covariance[:, :n_known].T, lower=True, check_finite=False)
+    whole[n_known:, :n_known] = across.T
+    whole[n_known:, n_known:] = np.linalg.cholesky(covariance[:, n_known:] - across.T @ across)
+    return whole
+
+
+def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0) -> Array:
+    """Of the observations from the `first` on with all of them, noise included."""
+    trial, remaining = curves.trial[first:], curves.remaining[first:]
+    walk = np.minimum(remaining[:, None], curves.remaining)
+    covariance = (scales.final**2 + scales.pending**2 * walk) * matern[np.ix_(trial, curves.trial)]
     covariance += LEVEL_VARIANCE * (1.0 + walk)
-    same = curves.trial[:, None] == curves.trial
+    same = trial[:, None] == curves.trial
     covariance += same * (scales.own**2 + scales.wander**2 * walk)
-    covariance[np.diag_indices_from(covariance)] += NOISE_VARIANCE
+    own = np.arange(len(trial))
+    covariance[own, first + own] += NOISE_VARIANCE
     return np.asarray(covariance)
 
 

@@ -4,15 +4,16 @@
 Corners are (log2 of milliseconds, error), both to be minimised. Between two neighbours of a front lies the rectangle
 of what a student as fast as the one and as faithful as the other would add: its area is the most hypervolume that one
 point there can gain. Beyond the fastest neighbour the rectangle ends at the fastest student of the space and at the
-reference's error, beyond the most faithful one at the teacher, which is as slow as the teacher and without error.
-A gap is wide if it is larger than `WIDE` times the mean gap between neighbours.
+reference's error, beyond the most faithful one at the teacher's latency and at half the error. A gap is wide if it is
+larger than `WIDE` times the mean gap between neighbours.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 WIDE = 1.5
@@ -41,8 +42,8 @@ class Gap:
 
     @property
     def area(self) -> float:
-        """Of the rectangle, in doublings of latency times error."""
-        return (self.high_cost - self.low_cost) * (self.high_error - self.low_error)
+        """Of the rectangle, in doublings of latency times halvings of the error."""
+        return (self.high_cost - self.low_cost) * math.log2(self.high_error / self.low_error)
 
     def holds(self, cost: float) -> bool:
         """Whether a student of a cost belongs here: slower than the left edge, as far as that can be told, and faster
@@ -80,25 +81,22 @@ def gaps_of(
     found = []
     for faster, more_faithful in edges:
         low_cost, high_error = corners[faster] if faster is not None else (fastest_cost, worst_error)
-        high_cost, low_error = corners[more_faithful] if more_faithful is not None else (slowest_cost, 0.0)
         high_error = min(high_error, worst_error)
-        if high_cost - low_cost > _LEAST_WIDTH and high_error > low_error:
-            found.append((low_cost, high_cost, low_error, high_error, faster, more_faithful))
-    inner = [
-        (high_cost - low_cost) * (high_error - low_error)
-        for low_cost, high_cost, low_error, high_error, *neighbours in found
-        if None not in neighbours
-    ]
-    usual = statistics.fmean(inner) if len(inner) >= FEWEST else 0.0
-    return tuple(
-        Gap(
+        if more_faithful is not None:
+            high_cost, low_error = corners[more_faithful]
+        else:
+            high_cost, low_error = slowest_cost, high_error / 2.0
+        gap = Gap(
             low_cost=low_cost,
             high_cost=high_cost,
             low_error=low_error,
             high_error=high_error,
             faster=faster,
             more_faithful=more_faithful,
-            wide=(high_cost - low_cost) * (high_error - low_error) > WIDE * usual,
+            wide=True,
         )
-        for low_cost, high_cost, low_error, high_error, faster, more_faithful in found
-    )
+        if gap.high_cost - gap.low_cost > _LEAST_WIDTH and gap.high_error > gap.low_error:
+            found.append(gap)
+    inner = [gap.area for gap in found if gap.faster is not None and gap.more_faithful is not None]
+    usual = statistics.fmean(inner) if len(inner) >= FEWEST else 0.0
+    return tuple(replace(gap, wide=gap.area > WIDE * usual) for gap in found)

@@ -7,7 +7,9 @@ and error y adds to the dominated area, up to the reference,
     integral over t from c to the reference's cost of max(0, best(t) - y)
 
 where best(t) is the least error on the front at a cost of at most t: a staircase. Its expectation is a sum over steps,
-width x E[max(0, height - Y)], and that is Black and Scholes's price of a put option. No sampling, no approximation.
+width x E[max(0, height - Y)], and that is Black and Scholes's price of a put option. Where the halvings of the error
+count and not the error itself, heights are logarithms, normal ones at that, and the expectation is the expected
+improvement of Jones et al. (1998). No sampling, no approximation.
 """
 
 from __future__ import annotations
@@ -41,9 +43,13 @@ class Staircase:
     """The reference's cost."""
     error_limit: float
     """The reference's error."""
+    in_halvings: bool
+    """Whether an area is counted in halvings of the error, not in error."""
 
     @classmethod
-    def of(cls, points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> Staircase:
+    def of(
+        cls, points: Sequence[tuple[float, float]], reference: tuple[float, float], *, in_halvings: bool = False
+    ) -> Staircase:
         """Of points (cost, error); those beyond the reference do not matter.
 
         Raises ValueError if the reference is not finite.
@@ -58,7 +64,7 @@ class Staircase:
                 starts.append(cost)
                 heights.append(error)
                 owners.append(i)
-        return cls(np.array(starts), np.array(heights), tuple(owners), cost_limit, error_limit)
+        return cls(np.array(starts), np.array(heights), tuple(owners), cost_limit, error_limit, in_halvings)
 
     def step(self, cost: float) -> int:
         """The step that a cost lies on; 0 if no point is as cheap."""
@@ -68,7 +74,16 @@ class Staircase:
         """Expected added area (n) of students of `costs` (n) whose log error has `means` and `deviations` (n)."""
         ends = np.append(self.starts[1:], self.cost_limit)
         widths = np.maximum(0.0, ends - np.maximum(self.starts, costs[:, None]))  # n x steps
-        return np.asarray(np.sum(widths * _expected_gain(self.heights, means[:, None], deviations[:, None]), axis=1))
+        expected = _expected_halvings if self.in_halvings else _expected_gain
+        return np.asarray(np.sum(widths * expected(self.heights, means[:, None], deviations[:, None]), axis=1))
+
+
+def _expected_halvings(height: Array, mean: Array, deviation: Array) -> Array:
+    """E[max(0, log2 height - log2 Y)] where log Y is normal; all arguments broadcast."""
+    deviation = np.maximum(deviation, 1e-9)
+    distance = (np.log(np.maximum(height, 1e-300)) - mean) / deviation
+    density = np.exp(-(distance**2) / 2.0) / math.sqrt(2.0 * math.pi)
+    return np.asarray(deviation * np.maximum(0.0, distance * ndtr(distance) + density) / math.log(2.0))
 
 
 def _expected_gain(height: Array, mean: Array, deviation: Array) -> Array:

@@ -71,7 +71,8 @@ class Outlook:
         active: Callable[[Params], Params] = lambda point: point,
         decides: Callable[[str], bool] = lambda name: True,
         failed: Callable[[FrozenTrial], bool] = lambda trial: trial.state is TrialState.FAIL,
-        reference: tuple[float, float] | None = None,
+        worst_cost: float | None = None,
+        in_halvings: bool = False,
     ) -> None:
         """What is known of a problem before anything is trained.
 
@@ -80,8 +81,9 @@ class Outlook:
         positive error, to be minimised. `curve` gives the reported values of a trial by step. `active` takes the part
         of a point that matters, in spaces with conditions. `decides` tells of a dimension whether costs and what is
         active depend on its value, and not only on whether that is the lowest: then few costs are asked for. `failed`
-        says whether a trial failed for what its point is. `reference` is (worst cost, worst error) of the hypervolume,
-        None for the largest cost and a bad error of random points, as believed.
+        says whether a trial failed for what its point is. The hypervolume reaches to a bad error of random points, as
+        believed, and to `worst_cost`, None for the largest of random points; it counts halvings of the error if
+        `in_halvings`, so that a faithful student's last percent weighs as much as a poor one's last half.
 
         Raises ValueError unless the rungs are positive and rise.
         """
@@ -94,7 +96,9 @@ class Outlook:
         self.active = active
         self.decides = decides
         self.failed = failed
-        self.reference = reference
+        self.worst_cost = worst_cost
+        self.in_halvings = in_halvings
+        self._cube: tuple[dict[str, BaseDistribution], UnitCube] | None = None
         self._fitted: dict[bytes, Scales] = {}
         self._known: dict[tuple[str, ...], dict[bytes, tuple[float, Booleans] | None]] = {}
         self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
@@ -118,23 +122,30 @@ class Outlook:
         observed = [trial for trial in seen if trial.log_errors]
         if not observed:
             return None
-        cube = UnitCube(distributions(study))
+        cube = self._cube_of(distributions(study))
         scales = self._scales(cube, [trial for trial in observed if trial.ended is not None])
-        model = CurveModel(_curves(cube, observed, self.rungs), scales)
+        curves = _curves(cube, observed, self.rungs)
+        model = CurveModel(curves, scales)
         running = {trial.number for trial in seen if trial.ended is None and not looking_back} - {judging}
         if running:
             waiting = [trial for trial in seen if not trial.log_errors and trial.number in running]
-            means = [*model.of_trials()[0]]
-            if waiting:
-                means += [*model.of_new(cube.columns(np.array([cube.coordinates(each.point) for each in waiting])))[0]]
+            rows = np.array([cube.coordinates(each.point) for each in waiting]).reshape(-1, len(cube.names))
+            points = cube.columns(rows)
+            means = [*model.of_trials()[0], *model.of_new(points)[0]]
+            believed = [i for i, trial in enumerate((*observed, *waiting)) if trial.number in running]
+            model = CurveModel(curves.ended(points, believed, [means[i] for i in believed]), scales, before=model)
             observed = [
                 trial.finished(float(mean), self.rungs[-1]) if trial.number in running else trial
                 for trial, mean in zip((*observed, *waiting), means, strict=True)
             ]
-            observed.sort(key=lambda trial: trial.number)
-            model = CurveModel(_curves(cube, observed, self.rungs), scales)
         tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
         return View(self, cube, observed, model, self._failures(cube, trials), tried)
+
+    def _cube_of(self, found: dict[str, BaseDistribution]) -> UnitCube:
+        """The cube of dimensions; the one that was made last, if it is that one."""
+        if self._cube is None or self._cube[0] != found:
+            self._cube = found, UnitCube(found)
+        return self._cube[1]
 
     def random_points(self, cube: UnitCube) -> tuple[Array, Array]:
         """Columns and costs of points that a reference is taken from, the same ones in every view of a space."""
@@ -252,16 +263,18 @@ class View:
     def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
         """Of trained trials, up to the reference."""
         last = self._outlook.rungs[-1]
-        return Staircase.of([(trial.cost, math.exp(trial.log_errors[last])) for trial in complete], self._reference)
+        points = [(trial.cost, math.exp(trial.log_errors[last])) for trial in complete]
+        return Staircase.of(points, self._reference, in_halvings=self._outlook.in_halvings)
 
     def _agreed_reference(self) -> tuple[float, float]:
         """(worst cost, worst error)."""
-        if self._outlook.reference is not None:
-            return self._outlook.reference
         columns, costs = self._outlook.random_points(self.cube)
         means = self._model.of_new(columns)[0] if len(costs) else self.means
-        worst = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
-        return worst + 1e-6 * abs(worst) + 1e-9, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
+        worst_cost = self._outlook.worst_cost
+        if worst_cost is None:
+            largest = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
+            worst_cost = largest + 1e-6 * abs(largest) + 1e-9
+        return worst_cost, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
 
     def gain(self, number: int) -> float:
         """Expected gain in hypervolume if the trial of a number is trained to the end."""

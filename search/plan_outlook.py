@@ -31,7 +31,11 @@ def outlook_of(
     predict: Callable[[StudentSpec], float],
     limit_ms: float,
 ) -> Outlook:
-    """Cost is log2 of the predicted milliseconds; a point that cannot be built or is not below the limit has none."""
+    """Cost is log2 of the predicted milliseconds; a point that cannot be built or is not below the limit has none.
+
+    Students count by the halvings of their error, as in `search.objective`, and up to a doubling of latency beyond the
+    limit: one that is hardly faster than the teacher would else have no width, and nobody would look for it.
+    """
 
     @lru_cache(maxsize=10_000)
     def cost(items: tuple[tuple[str, Value], ...]) -> float | None:
@@ -50,6 +54,8 @@ def outlook_of(
         active=lambda point: active_point(point, space),
         decides=lambda name: not (isinstance(space.domains[name], Real) and _is_dose(name)),
         failed=_failed,
+        worst_cost=math.log2(limit_ms) + 1.0 if math.isfinite(limit_ms) else None,
+        in_halvings=True,
     )
 
 

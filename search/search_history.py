@@ -148,8 +148,8 @@ def corner_of(record: TrialRecord) -> Corner:
 
 
 def dominated_area(corners: Sequence[Corner], reference: Corner) -> float:
-    """Hypervolume of corners, in doublings of latency times error."""
-    return hypervolume([(cost, -error) for cost, error in corners], (reference[0], -reference[1]))
+    """Hypervolume of corners, in doublings of latency times halvings of the error."""
+    return hypervolume([(cost, -math.log2(error)) for cost, error in corners], (reference[0], -math.log2(reference[1])))
 
 
 def _n_common(record: TrialRecord, before: TrialRecord) -> int:

@@ -71,7 +71,7 @@ class SearchReview:
     history: SearchHistory | None
     """None if nothing was measured."""
     ideal: Corner | None
-    """As fast as the fastest student that was found in the space, without error."""
+    """As fast as the fastest student that was found in the space, and as faithful as the best complete trial."""
     rungs: tuple[RungCount, ...]
     """What became of the trials at each."""
     unmeasured: dict[str, int]
@@ -140,7 +140,7 @@ def _with_view(review: SearchReview, search: RecordedSearch, view: View) -> Sear
     return replace(
         review,
         history=history_of(search.trials, reference=reference),
-        ideal=(fastest_cost, 0.0),
+        ideal=(fastest_cost, min((place.error for place in complete), default=reference[1])),
         fidelity=_fidelity_shares(search, view),
         latency=_latency_shares(search, view),
         places=places,

@@ -54,10 +54,11 @@ def _history_panels(review: SearchReview) -> list[str]:
     over_tokens, over_time = history_charts(history, ideal)
     cost_limit, error_limit = history.reference
     explained = (
-        f"The area that the complete trials dominate, doublings of latency times error, up to the reference of the "
-        f"search: {format_ms(2.0**cost_limit)} ms and a fidelity of {1.0 - error_limit:.3f}. The ideal is as fast as "
-        f"the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and without error. Latencies are "
-        f"predicted; a trial counts from the moment it was complete. Before {ALMOST:.0%} of the end nothing is drawn."
+        f"The area that the complete trials dominate, doublings of latency times halvings of the error, up to the "
+        f"reference of the search: {format_ms(2.0**cost_limit)} ms and a fidelity of {1.0 - error_limit:.3f}. The "
+        f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful as "
+        f"the best, {1.0 - ideal[1]:.4f}. Latencies are predicted; a trial counts from the moment it was complete. "
+        f"Before {ALMOST:.0%} of the end nothing is drawn."
     )
     time = (
         "Time in which at least one trial ran: workers side by side count once, pauses between commands do not. A "
@@ -169,7 +170,7 @@ def _gaps_panel(review: SearchReview, link: Link) -> str:
     words = (
         "The front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
         "neighbour and as faithful as the next would add; one of more than 1.5 times the mean is wide. The ends reach "
-        "to the teacher and to the fastest student of the space. "
+        "to the fastest student of the space, and to half the error at the teacher's latency. "
         f"{review.n_candidates:,} untried points were looked at."
     )
     shown = shown_gaps(review)
@@ -184,7 +185,7 @@ def _gaps_panel(review: SearchReview, link: Link) -> str:
 
 def _gap_row(review: SearchReview, letter: str, number: int, each: GapContents, link: Link) -> list[str]:
     gap = each.gap
-    high = "the teacher" if gap.more_faithful is None else f"{1.0 - gap.low_error:.4f}"
+    high = f"{1.0 - gap.low_error:.4f}"
     low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.4f}"
     whole = ""
     if review.history is not None and review.ideal is not None:

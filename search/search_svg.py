@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ _STATES = (
 def share_of_ideal(history: SearchHistory, ideal: Corner) -> Callable[[float], float]:
     """From a hypervolume to percent of the ideal student's."""
     cost_limit, error_limit = history.reference
-    whole = (cost_limit - ideal[0]) * (error_limit - ideal[1])
+    whole = (cost_limit - ideal[0]) * math.log2(error_limit / ideal[1])
     return lambda area: 100.0 * area / whole if whole > 0.0 else 0.0
 
 

@@ -10,6 +10,7 @@ and what a trial was doing is read from its record and from Optuna's state toget
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -34,14 +35,13 @@ INITIAL = "initial"
 DRIVER_ENDED = "interrupted: the driver ended"
 
 _JOURNAL = "trials.journal"
+_SET_PARAMETER = 5  # Optuna's code of the operation, part of the file's format
 
 
 def open_storage(folder: Path) -> JournalStorage:
     """The study folder's storage, for the one search that writes (`search.study_lock`)."""
     journal = folder / _JOURNAL
     _cut_broken_line(journal)
-    for stale in folder.glob(f"{_JOURNAL}.lock*"):  # of a killed search: ours is the only one
-        stale.unlink()
     return JournalStorage(WholeLines(str(journal)))
 
 
@@ -49,14 +49,20 @@ class WholeLines(JournalFileBackend):
     """A journal of which a failed write leaves nothing, for the one process that writes.
 
     Where the disk is full, the system takes a part of a line. The next line would be written behind it, and nobody
-    could read the journal any more.
+    could read the journal any more. As there is one writer, no lock is taken; and a parameter of a new trial is not
+    forced to the disk, for without what follows, which is, it means nothing.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes all of the lines, or raises and writes none."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         size = os.path.getsize(self._file_path)
         try:
-            super().append_logs(logs)
+            with open(self._file_path, "ab") as file:
+                file.write(lines.encode())
+                file.flush()
+                if any(log["op_code"] != _SET_PARAMETER for log in logs):
+                    os.fsync(file.fileno())
         except OSError:
             os.truncate(self._file_path, size)
             raise

@@ -19,6 +19,7 @@ from search.tracking import TrackingError, is_refusal, reason_of, tracking_error
 from search.trial import TrialRecord
 from search.trial_log import TrialLog, endings
 
+GATHER_S = 1.0  # that news may wait for newer ones: fewer writes, and none while the next trial is being chosen
 RETRY_S = 1.0  # between two attempts while MLflow is away
 LAST_S = 3.0  # that an interrupted command waits for what is still to be written; the next command completes it
 
@@ -47,6 +48,7 @@ class TrialWriter:
         self._missed = False  # it was said to be away, and not that it is back
         self._news: list[str] = []
         self._broken: BaseException | None = None
+        self._hurried = False  # somebody waits until nothing waits
         self._ended = False
         self.processor_s = 0.0
         """Processor time that the thread has taken."""
@@ -92,7 +94,7 @@ class TrialWriter:
 
     def settle(self, seconds: float) -> None:
         """Waits until nothing waits or MLflow is found to be away, but no longer than so many seconds."""
-        with self._changed:
+        with self._hurry():
             self._changed.wait_for(self._halted(), seconds)
         self._tell()
 
@@ -113,8 +115,7 @@ class TrialWriter:
                 raise TrackingError(reason, reason=reason) from error
 
     def _drain(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        with self._hurry():
             self._changed.wait_for(self._halted())
             waits, failure, broken = bool(self._waiting), self._failure, self._broken
         self._tell()
@@ -123,6 +124,17 @@ class TrialWriter:
         if waits and failure is not None:
             reason = reason_of(failure)
             raise TrackingError(reason, reason=reason) from failure
+
+    @contextmanager
+    def _hurry(self) -> Iterator[None]:
+        """Within the block `_changed` is held, and news are written at once."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
+            try:
+                yield
+            finally:
+                self._hurried = False
 
     def _halted(self) -> Callable[[], bool]:
         """A condition: nothing waits, or an attempt from now on has failed."""
@@ -149,23 +161,37 @@ class TrialWriter:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._ended)
+                self._changed.wait_for(lambda: self._hurried or self._ended, GATHER_S)
                 if not self._waiting or (self._ended and self._missed):
                     return
-                record = next(iter(self._waiting.values()))
-            began = time.thread_time()
-            try:
-                self._log.write(record)
-            except tracking_errors() as error:
-                self._failed(record, error)
-            except BaseException as error:  # told to whoever waits for the end: trials go on
-                with self._changed:
-                    self._broken = error
-                    self._changed.notify_all()
+                names = list(self._waiting)
+            for name in names:
+                if not self._write(name):
+                    break
+            if self._broken is not None:
                 return
-            else:
-                self._written(record)
-            finally:
-                self.processor_s += time.thread_time() - began
+
+    def _write(self, name: str) -> bool:
+        """Writes the newest record of a trial, if it still waits; whether another one may be tried at once."""
+        with self._changed:
+            record = self._waiting.get(name)
+        if record is None:
+            return True
+        began = time.thread_time()
+        try:
+            self._log.write(record)
+        except tracking_errors() as error:
+            self._failed(record, error)
+            return is_refusal(error)
+        except BaseException as error:  # told to whoever waits for the end: trials go on
+            with self._changed:
+                self._broken = error
+                self._changed.notify_all()
+            return False
+        finally:
+            self.processor_s += time.thread_time() - began
+        self._written(record)
+        return True
 
     def _written(self, record: TrialRecord) -> None:
         with self._changed:

@@ -26,6 +26,7 @@ from optuna.distributions import (
 Array = npt.NDArray[np.float64]
 Indexes = npt.NDArray[np.intp]
 
+MOST_KNOWN = 10_000  # points whose coordinates are remembered
 NEAR_DEVIATIONS = (0.03, 0.1, 0.3)  # of a mutation, in shares of a range; which one is drawn by point
 
 
@@ -41,15 +42,26 @@ class UnitCube:
         self._distributions = [distributions[name] for name in self.names]
         widths = [_n_columns(distribution) for distribution in self._distributions]
         self.groups: Indexes = np.repeat(np.arange(len(widths)), widths)
+        self._known: dict[tuple[tuple[str, Any], ...], Array] = {}
 
     def coordinates(self, point: Mapping[str, Any]) -> Array:
-        """Of a possibly partial point (dimensions); other names of it do not matter, values outside are moved in."""
-        return np.array(
-            [
-                _coordinate(distribution, point[name]) if name in point else math.nan
-                for name, distribution in zip(self.names, self._distributions, strict=True)
-            ]
-        )
+        """Of a possibly partial point (dimensions); other names of it do not matter, values outside are moved in.
+
+        Read-only, and remembered: whoever looks at a study asks for the same points again and again.
+        """
+        key = tuple(point.items())
+        if key not in self._known:
+            found = np.array(
+                [
+                    _coordinate(distribution, point[name]) if name in point else math.nan
+                    for name, distribution in zip(self.names, self._distributions, strict=True)
+                ]
+            )
+            found.setflags(write=False)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return self._known[key]
 
     def point(self, coordinates: Sequence[float] | Array) -> dict[str, Any]:
         """The point of coordinates (dimensions) without those that are NaN."""

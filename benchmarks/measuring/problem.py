@@ -19,6 +19,14 @@ class Problem(Protocol):
     def rungs(self) -> Sequence[int]:
         """Steps at which a trial is evaluated; the last ends it."""
 
+    @property
+    def worst_cost(self) -> float | None:
+        """Of the hypervolume; None if a searcher is not told."""
+
+    @property
+    def in_halvings(self) -> bool:
+        """Whether the hypervolume counts halvings of the error."""
+
     def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """A new trial of a study and its configuration; None if there is no new one."""
 

@@ -57,7 +57,14 @@ class UnderstudyMethod:
     """The project's sampler and pruner, on a study of one objective."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        outlook = Outlook(rungs=problem.rungs, cost=problem.cost, active=problem.active, failed=lambda trial: False)
+        outlook = Outlook(
+            rungs=problem.rungs,
+            cost=problem.cost,
+            active=problem.active,
+            failed=lambda trial: False,
+            worst_cost=problem.worst_cost,
+            in_halvings=problem.in_halvings,
+        )
         self._problem = problem
         self._study = optuna.create_study(
             direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook)

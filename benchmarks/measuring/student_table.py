@@ -35,12 +35,19 @@ _ROW = "row"
 
 @dataclass(frozen=True)
 class StudentTable:
-    """Curves of students; cost is log2 of milliseconds, error 1 less the mean cosine."""
+    """Curves of students; cost is log2 of milliseconds, error 1 less the mean cosine.
+
+    The hypervolume counts as the search counts: in doublings of latency times halvings of the error.
+    """
+
+    in_halvings = True
 
     study: StudySpec
     """Whose space, rungs and teacher they have."""
     rows: tuple[dict[str, Any], ...]
     """Lines of the file that have a whole curve."""
+    teacher_latency_ms: float
+    """As it was measured beside the students'."""
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> StudentTable:
@@ -50,7 +57,8 @@ class StudentTable:
         rows = {line["number"]: line for line in lines if "rungs" in line and "failed" not in line}
         if not rows:
             raise ValueError(f"a table needs students, and there are none in {', '.join(map(str, files))}")
-        return cls(parse_study(json.dumps(about["study"])), tuple(rows[number] for number in sorted(rows)))
+        study = parse_study(json.dumps(about["study"]))
+        return cls(study, tuple(rows[number] for number in sorted(rows)), about["teacher_latency_ms"])
 
     @property
     def space(self) -> Space:
@@ -69,14 +77,18 @@ class StudentTable:
 
     @cached_property
     def reference(self) -> Point:
-        """The largest cost and nine tenths of the errors."""
-        costs, errors = zip(*self.points, strict=True)
-        return max(costs) + 0.01, float(np.quantile(errors, 0.9))
+        """A doubling of latency beyond the teacher, and nine tenths of the errors."""
+        return self.worst_cost, float(np.quantile([error for _, error in self.points], 0.9))
+
+    @property
+    def worst_cost(self) -> float:
+        """Of the reference."""
+        return math.log2(self.teacher_latency_ms) + 1.0
 
     def hypervolume(self, points: Sequence[Point]) -> float:
         """Up to the reference."""
         cost_limit, error_limit = self.reference
-        return hypervolume([(cost, -error) for cost, error in points], (cost_limit, -error_limit))
+        return hypervolume([(cost, -math.log2(error)) for cost, error in points], (cost_limit, -math.log2(error_limit)))
 
     def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """The nearest student that was not tried; None if all were."""

@@ -83,6 +83,8 @@ class Task:
     """One task, a `Problem`: cost is log10 of weights, error the validation error in per cent."""
 
     rungs = RUNGS
+    worst_cost = None
+    in_halvings = False
 
     def __init__(self, surrogate: Surrogate, name: str) -> None:
         """Draws 3,000 random points, the same ones in every run."""

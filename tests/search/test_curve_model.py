@@ -125,3 +125,13 @@ def test_what_is_foretold_without_a_trial_is_what_a_model_without_it_foretells(s
         centre = curves.log_errors.mean()  # of all, which is all that the trial itself is used for
         expected = centre + across @ np.linalg.solve(k, curves.log_errors[others] - centre)
         assert foretold[i] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("new", [[], [[0.7, 0.0, 1.0], [0.2, 1.0, 0.0]]], ids=["old trials alone", "new trials too"])
+def test_a_model_that_goes_on_from_another_is_the_one_of_all_observations(new):
+    curves = random_curves(0)
+    points = np.array(new).reshape(-1, 3)
+    more = curves.ended(points, [2, 4, *range(6, 6 + len(points))], [0.3, 0.1, *(0.2 for _ in points)])
+    at_once, in_two_steps = CurveModel(more, SCALES), CurveModel(more, SCALES, before=CurveModel(curves, SCALES))
+    np.testing.assert_allclose(in_two_steps.of_trials(), at_once.of_trials(), rtol=1e-6)
+    assert len(in_two_steps.of_new(np.empty((0, 3)))[0]) == 0

@@ -80,7 +80,8 @@ def test_each_step_is_the_hypervolume_of_all_that_was_complete(points):
     trials = [timed(trial_record(i, ms, cosine), 10.0 * i, 10.0 * (i + 1)) for i, (ms, cosine) in enumerate(points)]
     history = history_of(trials, reference=REFERENCE)
     for i, step in enumerate(history.steps):
-        area = hypervolume([(math.log2(ms), cosine - 1.0) for ms, cosine in points[: i + 1]], (4.0, -0.5))
+        corners = [(math.log2(ms), -math.log2(1.0 - cosine)) for ms, cosine in points[: i + 1]]
+        area = hypervolume(corners, (4.0, -math.log2(0.5)))
         assert step.hypervolume == pytest.approx(area, abs=1e-9)
     assert sum(step.gained for step in history.steps) == pytest.approx(history.steps[-1].hypervolume)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 import os
 import shutil
 
@@ -61,7 +62,8 @@ def test_the_history_ends_with_the_front_of_all_complete_trials(review):
     values = [step.hypervolume for step in review.history.steps]
     assert values == sorted(values)
     cost_limit, error_limit = review.history.reference
-    assert values[-1] < (cost_limit - review.ideal[0]) * error_limit
+    assert values[-1] <= (cost_limit - review.ideal[0]) * math.log2(error_limit / review.ideal[1])
+    assert review.ideal[1] == pytest.approx(min(1.0 - record.fidelity.cosine for record in complete))
 
 
 def test_the_places_on_the_front_are_those_that_no_complete_trial_beats(review):
