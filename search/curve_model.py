@@ -110,7 +110,7 @@ class CurveModel:
         self._matern, _ = _matern(_distances(curves.points, curves.points, curves.groups, scales.lengths))
         known = np.empty((0, 0)) if before is None else before._factor
         new = _covariance(curves, scales, self._matern, first=len(known))
-        self._factor = _extended(known, new)
+        self._factor: Array = _extended(known, new)
         self._weights = cho_solve((self._factor, True), values, check_finite=False)
 
     def of_new(self, points: Array) -> tuple[Array, Array]:
