@@ -15,13 +15,9 @@ INLINE __m256i dot_half(__m256i total, __m256i features, __m256i even_weights, _
 INLINE Integers dot(Integers total, Integers features, int32_t weight) {
   const __m256i weights = _mm256_set1_epi32(weight);
   const __m256i odd = _mm256_srai_epi16(weights, 8), even = _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8);
-  __m256i sums[2], halves[2];
-  std::memcpy(sums, &total, sizeof total);
-  std::memcpy(halves, &features, sizeof features);
-  sums[0] = dot_half(sums[0], halves[0], even, odd);
-  sums[1] = dot_half(sums[1], halves[1], even, odd);
-  std::memcpy(&total, sums, sizeof total);
-  return total;
+  return by_part<Integers>([&](int p) INLINE_LAMBDA {
+    return (Integers::Part)dot_half((__m256i)total.part[p], (__m256i)features.part[p], even, odd);
+  });
 }
 
 }  // namespace

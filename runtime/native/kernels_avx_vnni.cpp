@@ -9,13 +9,9 @@ constexpr int OUTPUTS = 4, BLOCKS = 1;
 
 INLINE Integers dot(Integers total, Integers features, int32_t weight) {
   const __m256i weights = _mm256_set1_epi32(weight);
-  __m256i sums[2], halves[2];
-  std::memcpy(sums, &total, sizeof total);
-  std::memcpy(halves, &features, sizeof features);
-  sums[0] = _mm256_dpbusd_avx_epi32(sums[0], halves[0], weights);
-  sums[1] = _mm256_dpbusd_avx_epi32(sums[1], halves[1], weights);
-  std::memcpy(&total, sums, sizeof total);
-  return total;
+  return by_part<Integers>([&](int p) INLINE_LAMBDA {
+    return (Integers::Part)_mm256_dpbusd_avx_epi32((__m256i)total.part[p], (__m256i)features.part[p], weights);
+  });
 }
 
 }  // namespace

@@ -184,7 +184,7 @@ INLINE void quantise_block(const float* x, int width, const float* smoothing, Fl
   store(q.zero + block * BLOCK, (all(ROUNDING) - zero) * scale);
   const auto byte = [&](int feature) {
     const Floats value = smooth ? load(x + feature * BLOCK) * smoothing[feature] : load(x + feature * BLOCK);
-    return reinterpret_cast<Words>(multiply_add(value, per_unit, zero));  // the byte, and ROUNDING_BITS
+    return bits_as<Words>(multiply_add(value, per_unit, zero));  // the byte, and ROUNDING_BITS
   };
   constexpr uint32_t FOUR_ROUNDING_BITS = ROUNDING_BITS * 0x01010101u;
   auto* row = reinterpret_cast<int32_t*>(q.values + size_t(block) * q.n_groups * BLOCK * GROUP);
@@ -192,12 +192,12 @@ INLINE void quantise_block(const float* x, int width, const float* smoothing, Fl
   for (; feature + GROUP <= width; feature += GROUP, row += BLOCK) {
     const Words low_half = byte(feature) + (byte(feature + 1) << 8);
     const Words packed = low_half + (byte(feature + 2) << 16) + (byte(feature + 3) << 24);
-    store(row, reinterpret_cast<Integers>(packed - FOUR_ROUNDING_BITS));
+    store(row, bits_as<Integers>(packed - FOUR_ROUNDING_BITS));
   }
   if (feature < width) {  // a width that is no multiple of 4: the weights beyond it are zero
     Words packed{};
     for (int i = 0; feature + i < width; ++i) packed += (byte(feature + i) - ROUNDING_BITS) << (8 * i);
-    store(row, reinterpret_cast<Integers>(packed));
+    store(row, bits_as<Integers>(packed));
   }
 }
 

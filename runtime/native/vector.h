@@ -21,11 +21,14 @@
 #define INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
+#include "lanes.h"
+
 namespace understudy {
 namespace {
 
 constexpr int LANES = 16;
 
+#if defined(__AVX512F__)
 typedef float Floats __attribute__((vector_size(64), may_alias));
 typedef int32_t Integers __attribute__((vector_size(64), may_alias));
 typedef uint32_t Words __attribute__((vector_size(64), may_alias));  // bits: their sums wrap whatever they are, as those of a NaN
@@ -38,8 +41,11 @@ INLINE void store(int32_t* p, Integers x) { *reinterpret_cast<Integers*>(p) = x;
 INLINE Floats all(float x) { return Floats{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 INLINE Integers all(int32_t x) { return Integers{} + x; }
 
-INLINE Floats bits_to_floats(Integers x) { return reinterpret_cast<Floats>(x); }
-INLINE Integers bits_to_integers(Floats x) { return reinterpret_cast<Integers>(x); }
+// The same bits as other lanes.
+template <typename To, typename From>
+INLINE To bits_as(From x) {
+  return reinterpret_cast<To>(x);
+}
 INLINE Floats to_floats(Integers x) { return __builtin_convertvector(x, Floats); }
 
 typedef int8_t Bytes __attribute__((vector_size(16)));
@@ -49,25 +55,83 @@ INLINE Floats to_floats(const int8_t (&x)[LANES]) {
   return __builtin_convertvector(bytes, Floats);
 }
 
-#if defined(__AVX512F__)
 INLINE Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE Floats minimum(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE Floats square_root(Floats x) { return (Floats)_mm512_sqrt_ps((__m512)x); }
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 #else
-INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
-INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+#if defined(__AVX2__)
+constexpr int REGISTER_BYTES = 32;
+#else
+constexpr int REGISTER_BYTES = 16;
+#endif
+typedef Parts<float, REGISTER_BYTES> Floats;
+typedef Parts<int32_t, REGISTER_BYTES> Integers;
+typedef Parts<uint32_t, REGISTER_BYTES> Words;
+
+template <typename Lanes, typename T>
+INLINE Lanes load_parts(const T* p) {
+  return by_part<Lanes>([&](int i) INLINE_LAMBDA { return reinterpret_cast<const typename Lanes::Part*>(p)[i]; });
+}
+template <typename Lanes, typename T>
+INLINE void store_parts(T* p, Lanes x) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes::PARTS; ++i) reinterpret_cast<typename Lanes::Part*>(p)[i] = x.part[i];
+}
+INLINE Floats load(const float* p) { return load_parts<Floats>(p); }
+INLINE Integers load(const int32_t* p) { return load_parts<Integers>(p); }
+INLINE void store(float* p, Floats x) { store_parts(p, x); }
+INLINE void store(int32_t* p, Integers x) { store_parts(p, x); }
+
+INLINE Floats all(float x) {
+  return by_part<Floats>([&](int) INLINE_LAMBDA {
+#if defined(__AVX2__)
+    return Floats::Part{x, x, x, x, x, x, x, x};
+#else
+    return Floats::Part{x, x, x, x};
+#endif
+  });
+}
+INLINE Integers all(int32_t x) { return Integers{} + x; }
+
+template <typename To, typename From>
+INLINE To bits_as(From x) {
+  return by_part<To>([&](int p) INLINE_LAMBDA { return reinterpret_cast<typename To::Part>(x.part[p]); });
+}
+INLINE Floats to_floats(Integers x) {
+  return by_part<Floats>([&](int p) INLINE_LAMBDA { return __builtin_convertvector(x.part[p], Floats::Part); });
+}
+INLINE Floats to_floats(const int8_t (&x)[LANES]) {
+  int32_t lanes[LANES];
+  for (int i = 0; i < LANES; ++i) lanes[i] = x[i];
+  Integers integers;
+  std::memcpy(&integers, lanes, sizeof integers);
+  return to_floats(integers);
+}
+
+INLINE Floats maximum(Floats a, Floats b) {
+  return by_part<Floats>([&](int p) INLINE_LAMBDA { return a.part[p] > b.part[p] ? a.part[p] : b.part[p]; });
+}
+INLINE Floats minimum(Floats a, Floats b) {
+  return by_part<Floats>([&](int p) INLINE_LAMBDA { return a.part[p] < b.part[p] ? a.part[p] : b.part[p]; });
+}
 INLINE Floats square_root(Floats x) {
-  for (int i = 0; i < LANES; ++i) x[i] = __builtin_sqrtf(x[i]);
+  float lanes[LANES];
+  std::memcpy(lanes, &x, sizeof lanes);
+  for (float& lane : lanes) lane = __builtin_sqrtf(lane);
+  std::memcpy(&x, lanes, sizeof lanes);
   return x;
 }
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }  // fused where the target can
 #endif
 
+INLINE Floats bits_to_floats(Integers x) { return bits_as<Floats>(x); }
+INLINE Integers bits_to_integers(Floats x) { return bits_as<Integers>(x); }
+
 // The first `n` lanes of x; zero in the others.
 INLINE Floats keep_first(Floats x, int n) {
-  constexpr Integers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return bits_to_floats(bits_to_integers(x) & (lane < all(int32_t(n))));
+  alignas(64) static constexpr int32_t LANE[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return bits_to_floats(bits_to_integers(x) & (load(LANE) < all(int32_t(n))));
 }
 
 // Adding it to a float of less than 2^22 rounds that to the nearest whole number, held in the lowest bits.
@@ -85,7 +149,7 @@ INLINE Floats exponential(Floats x) {
   y = multiply_add(y, fraction, all(2.402210736e-01f));
   y = multiply_add(y, fraction, all(6.931472067e-01f));
   y = multiply_add(y, fraction, all(1.000000075f));
-  return reinterpret_cast<Floats>(reinterpret_cast<Words>(y) + (reinterpret_cast<Words>(shifted) << 23));
+  return bits_as<Floats>(bits_as<Words>(y) + (bits_as<Words>(shifted) << 23));
 }
 
 enum class Activation : int { NONE, GELU, GELU_TANH, RELU };
@@ -129,11 +193,10 @@ INLINE Floats window(const float* low, const float* high, int first) {
                                          _mm512_set1_epi32(first));
   return (Floats)_mm512_permutex2var_ps(_mm512_load_ps(low), index, _mm512_load_ps(high));
 #else
-  Floats x;
-  float* lanes = reinterpret_cast<float*>(&x);
+  alignas(64) float lanes[LANES];
   std::memcpy(lanes, low + first, sizeof(float) * (LANES - first));
   std::memcpy(lanes + LANES - first, high, sizeof(float) * first);
-  return x;
+  return load(lanes);
 #endif
 }
 
@@ -142,9 +205,10 @@ INLINE Floats gather_lanes(const float* x, Integers index) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_i32gather_ps((__m512i)index, x, sizeof(float));
 #else
-  Integers lanes;
-  for (int i = 0; i < LANES; ++i) std::memcpy(reinterpret_cast<int32_t*>(&lanes) + i, x + index[i], sizeof(int32_t));
-  return bits_to_floats(lanes);
+  alignas(64) int32_t at[LANES], lanes[LANES];
+  store(at, index);
+  for (int i = 0; i < LANES; ++i) std::memcpy(lanes + i, x + at[i], sizeof(int32_t));
+  return bits_to_floats(load(lanes));
 #endif
 }
 
