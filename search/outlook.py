@@ -35,8 +35,8 @@ Params = Mapping[str, Any]
 
 FIRST_FIT = 6  # ended trials
 FIT_GROWTH = 1.5
-MOST_OBSERVATIONS = 500  # a model takes n^3 operations: beyond, the oldest trials keep their last `RUNGS_KEPT` rungs
-RUNGS_KEPT = 2
+MOST_OBSERVATIONS = 500  # a model takes n^3 operations: beyond, the oldest trials keep so many of their last rungs,
+RUNGS_KEPT = (2, 1)  # and once all do, so many
 N_REFERENCE = 256  # random points that a reference is taken from
 REFERENCE_QUANTILE = 0.9
 MOST_KNOWN = 10_000  # costs that are remembered
@@ -357,14 +357,14 @@ def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
 
 def _curves(cube: UnitCube, trials: Sequence[Seen], rungs: Sequence[int]) -> Curves:
     """What trials measured; no more of it than a model can take."""
-    excess = sum(len(trial.log_errors) for trial in trials) - MOST_OBSERVATIONS
-    rows = []
-    for i, trial in enumerate(trials):
-        measured = list(trial.log_errors.items())
-        if excess > 0:
-            excess -= len(measured[:-RUNGS_KEPT])
-            measured = measured[-RUNGS_KEPT:]
-        rows += [(i, step, log_error) for step, log_error in measured]
+    measured = [list(trial.log_errors.items()) for trial in trials]
+    excess = sum(map(len, measured)) - MOST_OBSERVATIONS
+    for n_kept in RUNGS_KEPT:
+        for i, curve in enumerate(measured):
+            if excess > 0:
+                excess -= len(curve[:-n_kept])
+                measured[i] = curve[-n_kept:]
+    rows = [(i, step, log_error) for i, curve in enumerate(measured) for step, log_error in curve]
     budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
     return Curves(
         points=cube.columns(np.array([cube.coordinates(trial.point) for trial in trials])),
