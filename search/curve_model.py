@@ -226,12 +226,16 @@ def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0
     """Of the observations from the `first` on with all of them, noise included."""
     trial, remaining = curves.trial[first:], curves.remaining[first:]
     walk = np.minimum(remaining[:, None], curves.remaining)
-    covariance = (scales.final**2 + scales.pending**2 * walk) * matern[np.ix_(trial, curves.trial)]
-    covariance += LEVEL_VARIANCE * (1.0 + walk)
-    same = trial[:, None] == curves.trial
-    covariance += same * (scales.own**2 + scales.wander**2 * walk)
+    covariance = scales.pending**2 * walk  # in place from here on: these are the largest matrices of a search
+    covariance += scales.final**2
+    covariance *= matern[np.ix_(trial, curves.trial)]
+    of_one_trial = np.nonzero(trial[:, None] == curves.trial)
+    covariance[of_one_trial] += scales.own**2 + scales.wander**2 * walk[of_one_trial]
     own = np.arange(len(trial))
     covariance[own, first + own] += NOISE_VARIANCE
+    walk += 1.0
+    walk *= LEVEL_VARIANCE
+    covariance += walk
     return np.asarray(covariance)
 
 
