@@ -28,6 +28,7 @@ def ray_session():
         yield
 
 
+@pytest.mark.slow
 def test_two_workers_search_prune_fail_and_tell_everything(ray_session, tmp_path, capfd):
     rates = [(0, 1e-3), (3, 1e-3), (3, 1.1e-3), (3, 9e-4), (2, 1e-3), (3, 1e-4)]  # the last one is clearly behind
     initial = [{"n_layers": depth, "learning_rate": rate} for depth, rate in rates]
