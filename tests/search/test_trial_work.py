@@ -29,7 +29,7 @@ def real():
     return DistillationWork(inheritance(), data())
 
 
-@pytest.fixture(params=["real", "toy"])
+@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.slow), "toy"])
 def work(request):
     """The contract of `TrialWork` holds for every implementation."""
     return request.getfixturevalue("real") if request.param == "real" else ToyWork()
