@@ -187,7 +187,7 @@ def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float,
     values = (curves.log_errors - centre_y) / unit
     squares = _squares(curves.points, curves.groups)
     matern, slope = _matern(np.tensordot(scales.lengths**-2.0, squares, axes=1))
-    walk = _walk(curves.remaining)
+    walk = _walk(curves.remaining, curves.remaining)
     same = curves.trial[:, None] == curves.trial
     factor = cho_factor(_covariance(curves, scales, matern), lower=True, check_finite=False)
     inverse = cho_solve(factor, np.eye(len(values)), check_finite=False)
@@ -225,7 +225,7 @@ def _extended(factor: Array, covariance: Array) -> Array:
 def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0) -> Array:
     """Of the observations from the `first` on with all of them, noise included."""
     trial, remaining = curves.trial[first:], curves.remaining[first:]
-    walk = np.minimum(remaining[:, None], curves.remaining)
+    walk = _walk(remaining, curves.remaining)
     covariance = scales.pending**2 * walk  # in place from here on: these are the largest matrices of a search
     covariance += scales.final**2
     covariance *= matern[np.ix_(trial, curves.trial)]
@@ -239,9 +239,9 @@ def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0
     return np.asarray(covariance)
 
 
-def _walk(remaining: Array) -> Array:
-    """Covariance of a random walk that ends at 0."""
-    return np.minimum(remaining[:, None], remaining)
+def _walk(first: Array, second: Array) -> Array:
+    """Covariance (n x m) of a random walk that ends at 0, where shares of n and m remain."""
+    return np.minimum(first[:, None], second)
 
 
 def _matern(squared: Array) -> tuple[Array, Array]:

@@ -22,9 +22,9 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmarks.measuring.problem import Point
-from search.front import hypervolume
 from search.outlook import distributions
 from search.points import active_point, suggest_point
+from search.search_history import dominated_area
 from search.unit_cube import UnitCube
 from spaces.dimensions import DIMENSIONS
 from spaces.space import Space
@@ -87,8 +87,7 @@ class StudentTable:
 
     def hypervolume(self, points: Sequence[Point]) -> float:
         """Up to the reference."""
-        cost_limit, error_limit = self.reference
-        return hypervolume([(cost, -math.log2(error)) for cost, error in points], (cost_limit, -math.log2(error_limit)))
+        return dominated_area(points, self.reference)
 
     def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """The nearest student that was not tried; None if all were."""
