@@ -35,6 +35,7 @@ from search.trial_plan import TrialPlan
 from search.trial_storage import (
     CONTINUES,
     INITIAL,
+    NUMBER,
     RECORD,
     document_of,
     open_storage,
@@ -265,7 +266,9 @@ class TrialLedger:
         self._twins.sampler = GivenPoint(record.point)
         twin = self._twins.ask()
         suggest_point(twin, self.plan.space)
-        twin.set_user_attr("number", record.number)
+        twin.set_user_attr(NUMBER, record.number)
+        if record.continues is not None:
+            twin.set_user_attr(CONTINUES, record.continues)
         twin.set_user_attr(LATENCY, record.predicted_latency_ms)
         for target, rung in zip(self.plan.rungs, record.rungs, strict=False):
             twin.report(rung.fidelity.cosine, step=target)
@@ -293,7 +296,7 @@ class TrialLedger:
         step = twin.last_step
         assert step is not None
         rivals = [
-            f"trial-{rival.user_attrs['number']:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
+            f"trial-{rival.user_attrs[NUMBER]:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
             for rival in self._pruner.dominators(self._twins, twin)[:2]
         ]
         return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(rivals)}" if rivals else ""
@@ -346,7 +349,7 @@ class TrialLedger:
                 tell(self._study, trial.number, record)
         records = {record.number: record for record in records_of(self._study, self.plan.folder)}
         for twin in self._twins.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get("number", -1)))
+            tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get(NUMBER, -1)))
 
     def _enqueue(self) -> None:
         """Interrupted trials that nobody continues yet, then initial points that were not tried yet."""

@@ -5,15 +5,15 @@ An `Outlook` belongs to a problem: costs that are known before training, learnin
 it makes of the trials of one moment: the front, a model of the curves, and the gain in hypervolume that a trial or a
 point can be expected to bring. The sampler and the pruner look at the same view, so they agree on what is promising.
 
-Scales of the model are fitted anew whenever the number of ended trials has grown by half, to the trials that had ended
-by then: a view depends on the trials alone, not on who has looked at them before.
+Scales of the model are fitted anew whenever the number of ended trials has grown by half, to the earliest so many: a
+view depends on the trials alone, not on the order in which they ended or on who has looked at them before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.curve_model import CurveModel, Curves, Scales, fit_scales
+from search.curve_model import CurveModel, Scales, fit_scales
 from search.failures import FailureModel
 from search.improvement import Staircase
+from search.seen_trials import Seen, as_many_as_fit, curves_of
 from search.unit_cube import UnitCube
 
 Array = npt.NDArray[np.float64]
@@ -35,8 +37,6 @@ Params = Mapping[str, Any]
 
 FIRST_FIT = 6  # ended trials
 FIT_GROWTH = 1.5
-MOST_OBSERVATIONS = 500  # a model takes n^3 operations: beyond, the oldest trials keep so many of their last rungs,
-RUNGS_KEPT = (2, 1)  # and once all do, so many
 N_REFERENCE = 256  # random points that a reference is taken from
 REFERENCE_QUANTILE = 0.9
 MOST_KNOWN = 10_000  # costs that are remembered
@@ -66,11 +66,12 @@ class Outlook:
         *,
         rungs: Sequence[int],
         cost: Callable[[Params], float | None],
-        error: Callable[[float], float] = lambda value: value,
-        curve: Callable[[FrozenTrial], Mapping[int, float]] = lambda trial: trial.intermediate_values,
+        error: Callable[[float], float] | None = None,
+        curve: Callable[[FrozenTrial], Mapping[int, float]] | None = None,
         active: Callable[[Params], Params] = lambda point: point,
         decides: Callable[[str], bool] = lambda name: True,
         failed: Callable[[FrozenTrial], bool] = lambda trial: trial.state is TrialState.FAIL,
+        superseded: Callable[[Sequence[FrozenTrial]], Collection[int]] = lambda trials: (),
         worst_cost: float | None = None,
         in_halvings: bool = False,
     ) -> None:
@@ -78,10 +79,12 @@ class Outlook:
 
         `rungs` are the steps at which trials report, the last one ends them. `cost` is a point's, to be minimised (a
         logarithm of time or size, say), and None if the point must not be tried. `error` turns a reported value into a
-        positive error, to be minimised. `curve` gives the reported values of a trial by step. `active` takes the part
+        positive error, to be minimised. `curve` gives the reported values of a trial by step; by default those that it
+        reported, and a complete trial's value at the last rung if it did not report there. `active` takes the part
         of a point that matters, in spaces with conditions. `decides` tells of a dimension whether costs and what is
         active depend on its value, and not only on whether that is the lowest: then few costs are asked for. `failed`
-        says whether a trial failed for what its point is. The hypervolume reaches to a bad error of random points, as
+        says whether a trial failed for what its point is, `superseded` which trials others have taken over, by number.
+        The hypervolume reaches to a bad error of random points, as
         believed, and to `worst_cost`, None for the largest of random points; it counts halvings of the error if
         `in_halvings`, so that a faithful student's last percent weighs as much as a poor one's last half.
 
@@ -91,15 +94,19 @@ class Outlook:
             raise ValueError(f"rungs must be positive and rise, got {tuple(rungs)}")
         self.rungs = tuple(rungs)
         self.cost = cost
-        self.error = error
-        self.curve = curve
+        self.error = _same if error is None else error
+        self._knows_error = error is not None
+        self.curve = self._reported if curve is None else curve
         self.active = active
         self.decides = decides
         self.failed = failed
+        self.superseded = superseded
         self.worst_cost = worst_cost
         self.in_halvings = in_halvings
         self._cube: tuple[dict[str, BaseDistribution], UnitCube] | None = None
         self._fitted: dict[bytes, Scales] = {}
+        self._model: CurveModel | None = None
+        self._ended: dict[tuple[str, int], tuple[FrozenTrial, Seen | None]] = {}
         self._known: dict[tuple[str, ...], dict[bytes, tuple[float, Booleans] | None]] = {}
         self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
 
@@ -117,28 +124,34 @@ class Outlook:
         that is expected of them, so that the next points are looked for elsewhere; but not the one that is being
         judged, which is to be compared with what is new. `looking_back`, nothing counts but what was measured.
         """
+        if study.directions == [StudyDirection.MAXIMIZE] and not self._knows_error:
+            raise ValueError("an outlook minimises an error: give `error`, or create the study to minimise")
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
-        seen = [one for one in map(self._seen, trials) if one is not None]
-        observed = [trial for trial in seen if trial.log_errors]
+        cube = self._cube_of(distributions(study))
+        tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
+        superseded = self.superseded(trials)
+        trials = [trial for trial in trials if trial.number not in superseded]
+        seen = [one for trial in trials if (one := self._remembered(study, trial)) is not None]
+        observed = as_many_as_fit([one for one in seen if one.log_errors])
         if not observed:
             return None
-        cube = self._cube_of(distributions(study))
-        scales = self._scales(cube, [trial for trial in observed if trial.ended is not None])
-        curves = _curves(cube, observed, self.rungs)
-        model = CurveModel(curves, scales)
-        running = {trial.number for trial in seen if trial.ended is None and not looking_back} - {judging}
+        observed.sort(key=lambda one: one.ended or (math.inf, one.number))  # what changes comes last
+        scales = self._scales(cube, [one for one in seen if one.ended is not None])
+        curves = curves_of(observed, cube, self.rungs)
+        model = CurveModel(curves, scales, before=self._model)
+        running = {one.number for one in seen if one.ended is None and not looking_back} - {judging}
         if running:
-            waiting = [trial for trial in seen if not trial.log_errors and trial.number in running]
-            rows = np.array([cube.coordinates(each.point) for each in waiting]).reshape(-1, len(cube.names))
+            waiting = [one for one in seen if not one.log_errors and one.number in running]
+            rows = np.array([cube.coordinates(one.point) for one in waiting]).reshape(-1, len(cube.names))
             points = cube.columns(rows)
-            means = [*model.of_trials()[0], *model.of_new(points)[0]]
-            believed = [i for i, trial in enumerate((*observed, *waiting)) if trial.number in running]
+            means = [*model.of_trials()[0], *model.means_of_new(points)]
+            believed = [i for i, one in enumerate((*observed, *waiting)) if one.number in running]
             model = CurveModel(curves.ended(points, believed, [means[i] for i in believed]), scales, before=model)
             observed = [
-                trial.finished(float(mean), self.rungs[-1]) if trial.number in running else trial
-                for trial, mean in zip((*observed, *waiting), means, strict=True)
+                one.finished(float(mean), self.rungs[-1]) if one.number in running else one
+                for one, mean in zip((*observed, *waiting), means, strict=True)
             ]
-        tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
+        self._model = model
         return View(self, cube, observed, model, self._failures(cube, trials), tried)
 
     def _cube_of(self, found: dict[str, BaseDistribution]) -> UnitCube:
@@ -183,6 +196,22 @@ class Outlook:
         columns = cube.columns(np.array([cube.coordinates(trial.params) for trial in judged]))
         return FailureModel(columns, np.array([self.failed(trial) for trial in judged]))
 
+    def _remembered(self, study: optuna.Study, trial: FrozenTrial) -> Seen | None:
+        """`_seen`, once for a trial that has ended."""
+        if not trial.state.is_finished():
+            return self._seen(trial)
+        key = study.study_name, trial.number
+        known = self._ended.get(key)
+        if known is None or known[0] is not trial:
+            known = self._ended[key] = trial, self._seen(trial)
+        return known[1]
+
+    def _reported(self, trial: FrozenTrial) -> Mapping[int, float]:
+        last = self.rungs[-1]
+        if trial.state is TrialState.COMPLETE and len(trial.values) == 1 and last not in trial.intermediate_values:
+            return {**trial.intermediate_values, last: trial.values[0]}
+        return trial.intermediate_values
+
     def _seen(self, trial: FrozenTrial) -> Seen | None:
         """What a trial shows; None if that is nothing, or if its point has no cost."""
         values = {step: self.error(value) for step, value in self.curve(trial).items() if math.isfinite(value)}
@@ -198,41 +227,17 @@ class Outlook:
         return Seen(trial.number, trial.params, cost, log_errors, ended, complete, failed)
 
     def _scales(self, cube: UnitCube, ended: list[Seen]) -> Scales:
+        """Of trials by number."""
         n = FIRST_FIT
         if len(ended) < n:
             return Scales.prior(len(cube.names))
         while int(FIT_GROWTH * n) <= len(ended):
             n = int(FIT_GROWTH * n)
-        ended = sorted(ended, key=lambda trial: trial.ended or (0.0, 0))[:n]
-        curves = _curves(cube, ended, self.rungs)
+        curves = curves_of(ended[:n], cube, self.rungs)
         key = curves.points.tobytes() + curves.log_errors.tobytes()
         if key not in self._fitted:
             self._fitted[key] = fit_scales(curves)
         return self._fitted[key]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A trial as a view sees it."""
-
-    number: int
-    """Of the trial."""
-    point: Params
-    """Its parameters."""
-    cost: float
-    """Of the point."""
-    log_errors: dict[int, float]
-    """By step."""
-    ended: tuple[float, int] | None
-    """When it ended, and its number; None while it runs."""
-    complete: bool
-    """Whether it was trained to the end."""
-    failed: bool
-    """Whether it failed or was interrupted: what it measured is true, but it will not be on any front."""
-
-    def finished(self, log_error: float, step: int) -> Seen:
-        """The trial as it would be with a final error."""
-        return replace(self, log_errors={**self.log_errors, step: log_error}, complete=True)
 
 
 class View:
@@ -269,7 +274,7 @@ class View:
     def _agreed_reference(self) -> tuple[float, float]:
         """(worst cost, worst error)."""
         columns, costs = self._outlook.random_points(self.cube)
-        means = self._model.of_new(columns)[0] if len(costs) else self.means
+        means = self._model.means_of_new(columns) if len(costs) else self.means
         worst_cost = self._outlook.worst_cost
         if worst_cost is None:
             largest = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
@@ -297,18 +302,16 @@ class View:
     def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
         n = len(self.trials)
         kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
-        curves = _curves(self.cube, [self.trials[i] for i in kept], self._outlook.rungs)
+        curves = curves_of([self.trials[i] for i in kept], self.cube, self._outlook.rungs)
         return CurveModel(curves, fit_scales(curves))
 
     def explained(self) -> float | None:
         """Share of the variance of complete trials' log errors that the model foretells, each from all other trials.
 
         At most 1, and below 0 if it foretells them worse than their mean does; None for fewer than 3, or equal ones.
-        Trials that continue another do not count: the other one foretells them.
         """
-        points = [self.cube.coordinates(trial.point).tobytes() for trial in self.trials]
-        complete = np.array([one.complete and points.count(p) == 1 for one, p in zip(self.trials, points, strict=True)])
-        measured = np.array([trial.log_errors[max(trial.log_errors)] for trial in self.trials])[complete]
+        complete = np.array([trial.complete for trial in self.trials])
+        measured = np.array([trial.last for trial in self.trials])[complete]
         n = len(measured)
         if n < 3 or np.ptp(measured) < 1e-9:
             return None
@@ -355,24 +358,8 @@ def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
     return found
 
 
-def _curves(cube: UnitCube, trials: Sequence[Seen], rungs: Sequence[int]) -> Curves:
-    """What trials measured; no more of it than a model can take."""
-    measured = [list(trial.log_errors.items()) for trial in trials]
-    excess = sum(map(len, measured)) - MOST_OBSERVATIONS
-    for n_kept in RUNGS_KEPT:
-        for i, curve in enumerate(measured):
-            if excess > 0:
-                excess -= len(curve[:-n_kept])
-                measured[i] = curve[-n_kept:]
-    rows = [(i, step, log_error) for i, curve in enumerate(measured) for step, log_error in curve]
-    budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
-    return Curves(
-        points=cube.columns(np.array([cube.coordinates(trial.point) for trial in trials])),
-        groups=cube.groups,
-        trial=np.array([i for i, _, _ in rows]),
-        remaining=np.array([max(0.0, math.log(rungs[-1] / step)) / budget for _, step, _ in rows]),
-        log_errors=np.array([log_error for _, _, log_error in rows]),
-    )
+def _same(value: float) -> float:
+    return value
 
 
 def _joined(first: Candidates, second: Candidates) -> Candidates:

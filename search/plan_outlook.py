@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import optuna
@@ -16,7 +15,7 @@ from search.objective import LEAST_ERROR
 from search.outlook import Outlook
 from search.points import active_point
 from search.trial import TrialState
-from search.trial_storage import RECORD
+from search.trial_storage import CONTINUES, NUMBER, RECORD
 from spaces.dimensions import DIMENSIONS
 from spaces.domain import Real, Value
 from spaces.space import Space
@@ -37,10 +36,9 @@ def outlook_of(
     limit: one that is hardly faster than the teacher would else have no width, and nobody would look for it.
     """
 
-    @lru_cache(maxsize=10_000)
-    def cost(items: tuple[tuple[str, Value], ...]) -> float | None:
+    def cost(point: Mapping[str, Value]) -> float | None:
         try:
-            spec, _ = space.decode(dict(items), teacher)
+            spec, _ = space.decode(dict(point), teacher)
         except ValueError:
             return None
         latency_ms = predict(spec)
@@ -48,12 +46,13 @@ def outlook_of(
 
     return Outlook(
         rungs=rungs,
-        cost=lambda point: cost(tuple(point.items())),
+        cost=cost,
         error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
         curve=lambda trial: _fidelities(trial, rungs),
         active=lambda point: active_point(point, space),
         decides=lambda name: not (isinstance(space.domains[name], Real) and _is_dose(name)),
         failed=_failed,
+        superseded=_superseded,
         worst_cost=math.log2(limit_ms) + 1.0 if math.isfinite(limit_ms) else None,
         in_halvings=True,
     )
@@ -83,6 +82,13 @@ def _failed(trial: FrozenTrial) -> bool:
     """Whether a trial failed, and was not merely interrupted or put off; Optuna has one state for all of these."""
     record = trial.user_attrs.get(RECORD)
     return record is not None and record["state"] == TrialState.FAILED
+
+
+def _superseded(trials: Sequence[FrozenTrial]) -> frozenset[int]:
+    """Trials, or twins, whose curve another has taken over: by number."""
+    begun = [trial.user_attrs for trial in trials if RECORD in trial.user_attrs or NUMBER in trial.user_attrs]
+    continued = {attributes[CONTINUES] for attributes in begun if CONTINUES in attributes}
+    return frozenset(trial.number for trial in trials if trial.user_attrs.get(NUMBER, trial.number) in continued)
 
 
 def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:

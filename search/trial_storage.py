@@ -28,7 +28,9 @@ from search.trial import TrialRecord, TrialState
 RECORD = "record"
 """User attribute of a trial: the JSON object of its record."""
 CONTINUES = "continues"
-"""User attribute of a trial: the number of the interrupted trial that it continues."""
+"""User attribute of a trial and of its twin: the number of the interrupted trial that it continues."""
+NUMBER = "number"
+"""User attribute of a twin: the number of its trial."""
 INITIAL = "initial"
 """User attribute of a trial: the study's initial point that it tries, as text."""
 

@@ -19,7 +19,7 @@ from search.tracking import TrackingError, is_refusal, reason_of, tracking_error
 from search.trial import TrialRecord
 from search.trial_log import TrialLog, endings
 
-GATHER_S = 1.0  # that news may wait for newer ones: fewer writes, and none while the next trial is being chosen
+GATHER_S = 3.0  # that news may wait for newer ones: fewer writes, and few while the next trial is being chosen
 RETRY_S = 1.0  # between two attempts while MLflow is away
 LAST_S = 3.0  # that an interrupted command waits for what is still to be written; the next command completes it
 

@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.front import non_dominated
 from search.ledger import MOST_POSTPONED, TrialLedger
+from search.plan_outlook import outlook_of
 from search.study_lock import exclusive
 from search.trial import TrialState
 from search.trial_storage import read_trials
@@ -29,10 +30,10 @@ def search(ledger, n=10**6):
     return begun
 
 
-def stored(folder):
+def stored(folder, name="toy"):
     """The study as Optuna alone reads it."""
     backend = JournalFileBackend(str(folder / "trials.journal"))
-    return optuna.load_study(study_name="toy", storage=JournalStorage(backend))
+    return optuna.load_study(study_name=name, storage=JournalStorage(backend))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -251,6 +252,21 @@ def test_what_a_killed_search_left_running_is_failed_and_tried_again(tmp_path, n
     assert {record.point["n_layers"] for record in begun[:2]} == {1, 2}
     assert [record.continues for record in begun] == [None, 0, None]
     assert len(begun[1].rungs) == 3
+
+
+def test_a_trial_that_was_continued_is_seen_once(tmp_path):
+    toy = plan(tmp_path, n_trials=1)
+    for n_rungs in (1, 1, 3):
+        killed = TrialLedger(toy)
+        train(killed, killed.ask(), rungs=n_rungs)
+        del killed
+    TrialLedger(toy)
+    outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=toy.rungs, predict=predict, limit_ms=predict(TEACHER))
+    for name in ("toy", "toy/rungs"):
+        study = stored(tmp_path, name)
+        view = outlook.view(study)
+        assert len(study.trials) == 3
+        assert [(seen.number, len(seen.log_errors), seen.complete) for seen in view.trials] == [(2, 3, True)]
 
 
 def test_a_search_killed_between_its_record_and_optuna_tells_the_rest(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search.pace import Pace
-from search.trial import TrialRecord
-from tests.search.toy_search import rung
+from search.trial import TrialRecord, TrialState
+from tests.search.toy_search import rung, trial_record
 
 
 def test_nothing_is_estimated_before_the_first_observation():
@@ -44,3 +46,9 @@ def test_earlier_trials_are_taken_rung_by_rung():
         rungs=(rung(100, 0.8, seconds=1.0), rung(300, 0.9, seconds=2.0)),
     )
     assert Pace.of([record]).estimate(2.0, n_tokens=1000) == pytest.approx(10.0)
+
+
+def test_rungs_that_a_trial_took_over_count_once():
+    first = trial_record(0, 2.0, 0.8, 0.9, state=TrialState.INTERRUPTED)
+    second = replace(first, number=1, rungs=(*first.rungs, rung(300, 0.95, seconds=40.0)), continues=0)
+    assert Pace.of([first, second]).estimate(2.0, n_tokens=300) == pytest.approx(10.0 + 10.0 + 40.0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import time
+from datetime import timedelta
 
 import numpy as np
 import optuna
@@ -13,6 +14,7 @@ from search.front import hypervolume
 from search.outlook import Outlook
 from search.pruner import FrontPruner
 from search.sampler import FrontSampler
+from search.seen_trials import MOST_OBSERVATIONS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -116,9 +118,66 @@ def test_points_asked_for_side_by_side_differ():
     assert len({tuple(sorted(point.items(), key=str)) for point in together}) == 6
 
 
-def test_what_a_model_foretells_of_trials_is_measured_without_what_they_continue():
+def test_the_order_in_which_trials_end_decides_nothing():
+    def believed(order):
+        """Of trials that began one after the other and ended in some order: by number."""
+        study = optuna.create_study()
+        for trial, i in zip(trials, order, strict=True):
+            end = trial.datetime_start + timedelta(minutes=i + 1)
+            other = optuna.trial.create_trial(
+                value=trial.value,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values={RUNGS[0]: trial.intermediate_values[RUNGS[0]]},
+            )
+            other.datetime_complete = end
+            study.add_trial(other)
+        view = outlook().view(study)
+        return [view.means[i] for i in np.argsort([seen.number for seen in view.trials])]
+
+    trials = search(optuna.samplers.RandomSampler(seed=3), n=11).trials
+    orders = [range(11), reversed(range(11)), np.random.default_rng(0).permutation(11)]
+    first, *others = [believed([int(i) for i in order]) for order in orders]
+    np.testing.assert_allclose(others, [first] * len(others), rtol=1e-9)
+
+
+def test_beyond_what_a_model_can_take_it_keeps_the_front_and_knows_how_curves_go_on():
+    study = optuna.create_study()
+    generator = np.random.default_rng(0)
+    for _ in range(1000):
+        point = {"size": int(generator.integers(1, 9)), "kind": "b"}
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=final_error(point),
+                params=point,
+                distributions={
+                    "size": optuna.distributions.IntDistribution(1, 10),
+                    "kind": optuna.distributions.CategoricalDistribution(KINDS),
+                },
+                intermediate_values={step: error_at(point, step) * generator.uniform(0.98, 1.02) for step in RUNGS},
+            )
+        )
+    point = {"size": 10, "kind": "b"}
+    study.enqueue_trial(point)
+    trial = study.ask()
+    suggest(trial)
+    trial.report(2.0, RUNGS[0])
+    view = outlook().view(study, looking_back=True)
+    assert sum(len(seen.log_errors) for seen in view.trials) <= MOST_OBSERVATIONS
+    first = {}
+    for old in study.trials[:1000]:
+        size = old.params["size"]
+        first[size] = min(first.get(size, math.inf), old.intermediate_values[RUNGS[-1]])
+    assert {math.exp(seen.last) for seen in view.complete} >= set(first.values())
+    believed = math.exp(view.means[[seen.number for seen in view.trials].index(trial.number)])
+    assert believed == pytest.approx(2.0 / (1.0 + 0.5 * math.log(RUNGS[-1])), rel=0.1)
+
+
+def test_a_trial_that_another_goes_on_with_counts_once():
     study = search(FrontSampler(outlook(), seed=0), n=20)
-    assert 0.5 < outlook().view(study).explained() <= 1.0
+    before = outlook().view(study)
+    assert 0.5 < before.explained() <= 1.0
+    n_trials = len(study.trials)
     for trial in study.get_trials():
         first = min(trial.intermediate_values)
         begun = optuna.trial.create_trial(
@@ -128,7 +187,35 @@ def test_what_a_model_foretells_of_trials_is_measured_without_what_they_continue
             intermediate_values={first: trial.intermediate_values[first]},
         )
         study.add_trial(begun)
-    assert outlook().view(study).explained() is None
+    shared = Outlook(rungs=RUNGS, cost=cost, active=active, superseded=lambda trials: range(n_trials, 2 * n_trials))
+    after = shared.view(study)
+    assert [trial.number for trial in after.trials] == [trial.number for trial in before.trials]
+    np.testing.assert_allclose(after.means, before.means)
+    np.testing.assert_allclose(after.deviations, before.deviations)
+    assert after.explained() == pytest.approx(before.explained())
+
+
+def test_the_value_of_a_complete_trial_is_its_last_report():
+    told, reported = search(None, n=0, study=optuna.create_study()), optuna.create_study()
+    for trial in search(optuna.samplers.RandomSampler(seed=0), n=8).trials:
+        for study, values in ((told, RUNGS[:-1]), (reported, RUNGS)):
+            study.add_trial(
+                optuna.trial.create_trial(
+                    value=trial.value,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    intermediate_values={step: trial.intermediate_values[step] for step in values},
+                )
+            )
+    one, other = outlook().view(told), outlook().view(reported)
+    assert len(one.complete) == len(other.complete) == 8
+    np.testing.assert_allclose(one.means, other.means)
+
+
+def test_a_study_to_maximise_asks_for_its_error():
+    study = optuna.create_study(direction="maximize", sampler=FrontSampler(outlook(), n_startup_trials=1))
+    with pytest.raises(ValueError, match="give `error`"):
+        search(None, n=2, study=study)
 
 
 def test_a_finite_space_is_not_proposed_from_twice():
