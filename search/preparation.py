@@ -186,13 +186,15 @@ def _static_table(
     reporter: Reporter,
 ) -> NDArray[np.float32]:
     """The trained static table, from the study's folder unless this command may train it for much longer."""
-    path, seconds = state.folder / "static-table.npy", plan.table_s(len(data.token_ids))
+    path, n = state.folder / "static-table.npy", len(data.token_ids)
+    seconds = plan.table_s(n)
     before = state.read("static-table") or {}
     if path.exists() and seconds < AGAIN * before.get("seconds", 0.0):
         known: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return known
-    reporter.step(f"training the static table for {seconds:.0f} s")
-    table = train_static_table(teacher, data, seconds=seconds, seed=seed)
+    reporter.step(f"training the static table for about {seconds:.0f} s")
+    limit_s = None if plan.budget_s is None else seconds
+    table = train_static_table(teacher, data, n_tokens=plan.table_tokens(n), seconds=limit_s, seed=seed)
     save_array(path, table)
     state.write("static-table", {"seconds": seconds})
     return table

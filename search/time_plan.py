@@ -19,7 +19,7 @@ TABLE_SHARE = 0.03
 CALIBRATION_SHARE = 0.03
 """Share of the budget for the latency calibration."""
 TABLE_S, MAX_TABLE_S = 30.0, 300.0
-"""Seconds of table training without a budget, and at most with one: it has converged by then."""
+"""Seconds of table training, roughly, without a budget, and at most with one: it has converged by then."""
 TABLE_PASSES, TABLE_TOKENS_PER_S = 40, 150_000
 """A table has converged after so many passes over its text; the speed (of one core, roughly) tells their time."""
 CALIBRATION_STUDENT_S, MIN_CALIBRATION_S = 1.0, 5.0
@@ -85,9 +85,13 @@ class TimePlan:
         return None if self.budget_s is None else CACHE_SHARE * self.budget_s
 
     def table_s(self, n_tokens: int) -> float:
-        """For training the static table on a text of so many tokens."""
+        """For training the static table on a text of so many tokens; without a budget its tokens count instead."""
         limit = TABLE_S if self.budget_s is None else min(MAX_TABLE_S, TABLE_SHARE * self.budget_s)
         return min(limit, TABLE_PASSES * n_tokens / TABLE_TOKENS_PER_S)
+
+    def table_tokens(self, n_tokens: int) -> int:
+        """Training tokens of the static table on a text of so many tokens, where no clock decides."""
+        return max(1, int(self.table_s(n_tokens) * TABLE_TOKENS_PER_S))
 
     def calibration_s(self, n_students: int) -> float:
         """For the latency calibration on so many architectures."""

@@ -23,8 +23,8 @@ from trainers.teacher import Teacher
 
 FREQUENCY_SMOOTHING = 1e-3  # a in a / (a + p), as in the source
 STATIC_RECIPE = RecipeSpec(batch_tokens=4096, table_learning_rate=5e-3, average_decay=0.98)
-TOKENS_PER_LOOK_AT_THE_CLOCK = 50_000
-DECAY_SHARE = 0.5  # of the seconds, over which the learning rate falls
+MOST_TOKENS_BETWEEN_LOOKS = 50_000  # at the clock
+DECAY_SHARE = 0.5  # of the whole, over which the learning rate falls
 
 
 def static_spec(teacher: StudentSpec) -> StudentSpec:
@@ -37,17 +37,26 @@ def static_spec(teacher: StudentSpec) -> StudentSpec:
     )
 
 
-def train_static_table(teacher: Teacher, data: DistillationData, *, seconds: float, seed: int) -> NDArray[np.float32]:
-    """Float32 [vocabulary, output_dim], distilled for about this wall time (after the teacher's look at each token)."""
+def train_static_table(
+    teacher: Teacher, data: DistillationData, *, n_tokens: int, seconds: float | None = None, seed: int
+) -> NDArray[np.float32]:
+    """Float32 [vocabulary, output_dim], distilled for `n_tokens`, or instead for about so many `seconds` of wall time.
+
+    The teacher's look at each token comes before that. Without `seconds` equal data and seeds give equal tables.
+    """
     table = token_vectors(teacher) * frequency_weights(data.token_ids, teacher.spec.vocabulary_size)[:, None]
     student = student_from_weights(static_spec(teacher.spec), {"static.tokens": table})
     distillation = Distillation(student, STATIC_RECIPE, data, seed=seed)
     start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        if distillation.decay is None and elapsed >= (1.0 - DECAY_SHARE) * seconds:
-            rate = distillation.n_tokens / max(elapsed, 1e-9)
-            distillation.begin_decay(distillation.n_tokens, int(distillation.n_tokens + rate * (seconds - elapsed)) + 1)
-        distillation.advance(distillation.n_tokens + TOKENS_PER_LOOK_AT_THE_CLOCK)
+    done, end, step = 0.0, n_tokens, min(MOST_TOKENS_BETWEEN_LOOKS, -(-n_tokens // 20))
+    while done < 1.0:
+        distillation.advance(distillation.n_tokens + step)
+        done = distillation.n_tokens / n_tokens
+        if seconds is not None:
+            done = (time.perf_counter() - start) / seconds
+            end = int(distillation.n_tokens / done) + 1
+        if distillation.decay is None and 1.0 - DECAY_SHARE <= done < 1.0:
+            distillation.begin_decay(distillation.n_tokens, end)
     return weights_of(distillation.averaged())["static.tokens"]
 
 

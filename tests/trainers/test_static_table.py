@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests.trainers.tiny import data, teacher
@@ -33,11 +34,20 @@ def test_frequent_tokens_weigh_less_and_absent_ones_one() -> None:
     np.testing.assert_allclose(weights, [0.001 / 0.901, 0.001 / 0.101, 1.0], rtol=1e-5)
 
 
-def test_training_the_table_raises_fidelity() -> None:
+def test_equal_seeds_give_equal_tables_where_no_clock_decides() -> None:
+    first, second, other = (
+        train_static_table(teacher_with_tokenizer(), data(), n_tokens=20_000, seed=seed) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("seconds", [None, 0.6])
+def test_training_the_table_raises_fidelity(seconds: float | None) -> None:
     tiny = data()
     source = teacher_with_tokenizer()
     untrained = token_vectors(source) * frequency_weights(tiny.token_ids, 60)[:, None]
-    trained = train_static_table(source, tiny, seconds=0.6, seed=0)
+    trained = train_static_table(source, tiny, n_tokens=100_000, seconds=seconds, seed=0)
 
     def cosine(table: np.ndarray) -> float:
         student = student_from_weights(static_spec(source.spec), {"static.tokens": table})
