@@ -33,6 +33,7 @@ Indexes = npt.NDArray[np.intp]
 
 LEVEL_VARIANCE = 9.0  # level and drift are nearly free: 3 standard deviations of the values
 NOISE_VARIANCE = 1e-5  # of a measurement; it keeps the factorisation stable
+LENGTH_DEVIATION, PART_DEVIATION = 0.5, 1.0  # of logarithms, before: a few trials fit many lengths, the boldest best
 LEAST_OWN = 0.03  # of a trial and of its walk: so a surprise is believed to be the trial's, not a wrong measurement
 MOST_FITTED = 320  # observations that the scales are fitted to: a fit takes n^3 operations many times
 _SQRT5 = np.sqrt(5.0)
@@ -220,8 +221,9 @@ def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float,
             scales.wander**2 * np.sum(outer * same * walk),
         ]
     )
-    away = logarithms - centre
-    return float(-log_density + 0.5 * away @ away), gradient + away
+    deviations = np.append(np.full(len(scales.lengths), LENGTH_DEVIATION), np.full(4, PART_DEVIATION))
+    away = (logarithms - centre) / deviations
+    return float(-log_density + 0.5 * away @ away), gradient + away / deviations
 
 
 def _extended(factor: Array, covariance: Array) -> Array:

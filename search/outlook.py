@@ -27,7 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.curve_model import CurveModel, Scales, fit_scales
 from search.failures import FailureModel
 from search.improvement import Staircase
-from search.seen_trials import Seen, as_many_as_fit, curves_of
+from search.model_inputs import ModelInputs
+from search.seen_trials import Seen, as_many_as_fit, columns_of, curves_of
 from search.unit_cube import UnitCube
 
 Array = npt.NDArray[np.float64]
@@ -108,7 +109,7 @@ class Outlook:
         self._model: CurveModel | None = None
         self._ended: dict[tuple[str, int], tuple[FrozenTrial, Seen | None]] = {}
         self._known: dict[tuple[str, ...], dict[bytes, tuple[float, Booleans] | None]] = {}
-        self._drawn: dict[tuple[str, ...], tuple[Array, Array]] = {}
+        self._inputs: dict[tuple[str, ...], ModelInputs] = {}
 
     def view(
         self,
@@ -136,14 +137,14 @@ class Outlook:
         if not observed:
             return None
         observed.sort(key=lambda one: one.ended or (math.inf, one.number))  # what changes comes last
+        inputs = self.inputs(cube)
         scales = self._scales(cube, [one for one in seen if one.ended is not None])
-        curves = curves_of(observed, cube, self.rungs)
+        curves = curves_of(observed, cube, inputs, self.rungs)
         model = CurveModel(curves, scales, before=self._model)
         running = {one.number for one in seen if one.ended is None and not looking_back} - {judging}
         if running:
             waiting = [one for one in seen if not one.log_errors and one.number in running]
-            rows = np.array([cube.coordinates(one.point) for one in waiting]).reshape(-1, len(cube.names))
-            points = cube.columns(rows)
+            points = columns_of(waiting, cube, inputs)
             means = [*model.of_trials()[0], *model.means_of_new(points)]
             believed = [i for i, one in enumerate((*observed, *waiting)) if one.number in running]
             model = CurveModel(curves.ended(points, believed, [means[i] for i in believed]), scales, before=model)
@@ -160,15 +161,13 @@ class Outlook:
             self._cube = found, UnitCube(found)
         return self._cube[1]
 
-    def random_points(self, cube: UnitCube) -> tuple[Array, Array]:
-        """Columns and costs of points that a reference is taken from, the same ones in every view of a space."""
-        if cube.names not in self._drawn:
-            drawn = cube.random(np.random.default_rng(0), N_REFERENCE)
-            points = [dict(self.active(cube.point(row))) for row in drawn]
-            costed = [(cube.coordinates(point), cost) for point in points if (cost := self.cost(point)) is not None]
-            coordinates = np.array([row for row, _ in costed]).reshape(-1, len(cube.names))
-            self._drawn[cube.names] = cube.columns(coordinates), np.array([cost for _, cost in costed])
-        return self._drawn[cube.names]
+    def inputs(self, cube: UnitCube) -> ModelInputs:
+        """Of a model of points in a cube, the same ones in every view."""
+        if cube.names not in self._inputs:
+            costs, coordinates = self.costs(cube, cube.random(np.random.default_rng(0), N_REFERENCE))
+            known = ~np.isnan(costs)
+            self._inputs[cube.names] = ModelInputs(cube, coordinates[known], costs[known])
+        return self._inputs[cube.names]
 
     def costs(self, cube: UnitCube, coordinates: Array) -> tuple[Array, Array]:
         """Of points (n x dimensions, none NaN): costs (n), NaN for none; coordinates, NaN for what is not active."""
@@ -230,10 +229,10 @@ class Outlook:
         """Of trials by number."""
         n = FIRST_FIT
         if len(ended) < n:
-            return Scales.prior(len(cube.names))
+            return Scales.prior(len(cube.names) + 1)
         while int(FIT_GROWTH * n) <= len(ended):
             n = int(FIT_GROWTH * n)
-        curves = curves_of(ended[:n], cube, self.rungs)
+        curves = curves_of(ended[:n], cube, self.inputs(cube), self.rungs)
         key = curves.points.tobytes() + curves.log_errors.tobytes()
         if key not in self._fitted:
             self._fitted[key] = fit_scales(curves)
@@ -261,6 +260,7 @@ class View:
         self._outlook = outlook
         self._model = model
         self._failures = failures
+        self._inputs = outlook.inputs(cube)
         self._reference = self._agreed_reference()
         self.complete = [trial for trial in trials if trial.complete]
         self.staircase = self.staircase_of(self.complete)
@@ -273,8 +273,8 @@ class View:
 
     def _agreed_reference(self) -> tuple[float, float]:
         """(worst cost, worst error)."""
-        columns, costs = self._outlook.random_points(self.cube)
-        means = self._model.means_of_new(columns) if len(costs) else self.means
+        costs = self._inputs.random_costs
+        means = self._model.means_of_new(self._inputs.random_columns) if len(costs) else self.means
         worst_cost = self._outlook.worst_cost
         if worst_cost is None:
             largest = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
@@ -288,13 +288,16 @@ class View:
         costs = np.array([self.trials[i].cost])
         return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
 
-    def draws(self, coordinates: Array, generator: np.random.Generator, *, n_models: int, n_each: int) -> Array:
-        """Functions of coordinates (points x dimensions) that may be what decides final log errors: (n x points).
+    def draws(
+        self, coordinates: Array, costs: Array, generator: np.random.Generator, *, n_models: int, n_each: int
+    ) -> Array:
+        """Functions of coordinates (points x dimensions) and costs (points; NaN where nobody knows) that may be what
+        decides final log errors: (n x points).
 
         `n_each` of this view's model, and of `n_models` others, each fitted anew to two thirds of the trials: so they
         differ by what trials leave open, and by what they happen to be.
         """
-        columns, found = self.cube.columns(coordinates), []
+        columns, found = self._inputs.columns(coordinates, costs), []
         for model in (self._model, *(self._fitted_to_some(generator) for _ in range(n_models))):
             found.append(model.draws(columns, generator, n_each))
         return np.concatenate(found)
@@ -302,7 +305,7 @@ class View:
     def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
         n = len(self.trials)
         kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
-        curves = curves_of([self.trials[i] for i in kept], self.cube, self._outlook.rungs)
+        curves = curves_of([self.trials[i] for i in kept], self.cube, self._inputs, self._outlook.rungs)
         return CurveModel(curves, fit_scales(curves))
 
     def explained(self) -> float | None:
@@ -343,10 +346,9 @@ class View:
         costs, coordinates = costs[new], coordinates[new]
         if not new:
             return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
-        columns = self.cube.columns(coordinates)
-        means, deviations = self._model.of_new(columns)
+        means, deviations = self._model.of_new(self._inputs.columns(coordinates, costs))
         gains = self.staircase.expected_improvement(costs, means, deviations)
-        gains *= 1.0 - self._failures.probability(columns)
+        gains *= 1.0 - self._failures.probability(self.cube.columns(coordinates))
         return Candidates(coordinates, gains, costs, means, deviations)
 
 

@@ -184,8 +184,8 @@ def _fidelity_shares(search: RecordedSearch, view: View) -> Shares:
     while 2 * n * (len(names) + 2) <= MOST_ROWS:
         n *= 2
     design = Design.of(len(names), n=n)
-    coordinates, usable = _students_of(search, view, _whole(view, names, design.rows))
-    values = view.draws(coordinates, np.random.default_rng(0), n_models=N_MODELS, n_each=N_EACH)
+    coordinates, costs, usable = _students_of(search, view, _whole(view, names, design.rows))
+    values = view.draws(coordinates, costs, np.random.default_rng(0), n_models=N_MODELS, n_each=N_EACH)
     found = importances(design, names, values, usable)
     if found is None:
         return Shares(dimensions=(), reason="Too little of the space can be built to tell.", explained=explained)
@@ -225,12 +225,17 @@ def _whole(view: View, names: Sequence[str], rows: Array) -> Array:
     return whole
 
 
-def _students_of(search: RecordedSearch, view: View, rows: Array) -> tuple[Array, Booleans]:
-    """Coordinates of the active part of each row, and whether a student can have it."""
+def _students_of(search: RecordedSearch, view: View, rows: Array) -> tuple[Array, Array, Booleans]:
+    """Coordinates of the active part of each row, its cost as far as it is known, and whether a student can have it."""
     assert search.teacher is not None
     points = [active_point(view.cube.point(row), search.space) for row in rows]
-    usable = [_spec(search, search.teacher, point) is not None for point in points]
-    return np.array([view.cube.coordinates(point) for point in points]), np.array(usable)
+    specs = [_spec(search, search.teacher, point) for point in points]
+    costs = np.full(len(specs), math.nan)
+    if search.predictor is not None:
+        predict = lru_cache(maxsize=None)(search.predictor.predict)
+        costs[:] = [math.nan if spec is None else math.log2(predict(spec)) for spec in specs]
+    usable = np.array([spec is not None for spec in specs])
+    return np.array([view.cube.coordinates(point) for point in points]), costs, usable
 
 
 def _spec(search: RecordedSearch, teacher: StudentSpec, point: dict[str, Any]) -> StudentSpec | None:

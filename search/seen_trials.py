@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from search.curve_model import Curves
 from search.front_gaps import front_of
+from search.model_inputs import ModelInputs
 from search.unit_cube import UnitCube
+
+Array = npt.NDArray[np.float64]
 
 MOST_OBSERVATIONS = 500  # a model takes n^3 operations
 WHOLE_OBSERVATIONS = 150  # of the latest trials: beyond the former, older ones lose rungs, and then whole trials
@@ -80,13 +84,19 @@ def as_many_as_fit(trials: Sequence[Seen]) -> list[Seen]:
     return kept
 
 
-def curves_of(trials: Sequence[Seen], cube: UnitCube, rungs: Sequence[int]) -> Curves:
+def columns_of(trials: Sequence[Seen], cube: UnitCube, inputs: ModelInputs) -> Array:
+    """What a model takes distances of (trials x columns)."""
+    coordinates = np.array([cube.coordinates(trial.point) for trial in trials])
+    return inputs.columns(coordinates, np.array([trial.cost for trial in trials]))
+
+
+def curves_of(trials: Sequence[Seen], cube: UnitCube, inputs: ModelInputs, rungs: Sequence[int]) -> Curves:
     """What trials measured."""
     rows = [(i, step, error) for i, trial in enumerate(trials) for step, error in trial.log_errors.items()]
     budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
     return Curves(
-        points=cube.columns(np.array([cube.coordinates(trial.point) for trial in trials])),
-        groups=cube.groups,
+        points=columns_of(trials, cube, inputs),
+        groups=inputs.groups,
         trial=np.array([i for i, _, _ in rows]),
         remaining=np.array([max(0.0, math.log(rungs[-1] / step)) / budget for _, step, _ in rows]),
         log_errors=np.array([error for _, _, error in rows]),
