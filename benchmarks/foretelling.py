@@ -2,8 +2,9 @@
 """How well a brief trial foretells a long one, on students of every family that were distilled ten times longer.
 
 For each rung the rank correlation of fidelities there with those of the long run, within each family and across all of
-them; the same for what the searcher believes at the last brief rung; and which members of the long runs' front the
-brief front lacks. The students are those of `python -m benchmarks.student_curves families`.
+them; the same for what the search believes at the last brief rung (`search.foresight`), by which it chooses who is
+distilled for longer; and which members of the long runs' front the brief front lacks. The students are those of
+`python -m benchmarks.student_curves families`.
 
     python -m benchmarks.foretelling [--table benchmarks/curves/families*.jsonl] [--json]
 """
@@ -17,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
+from search.foresight import fidelity_after
 from search.front import non_dominated
 
 Row = dict[str, Any]
@@ -39,15 +40,10 @@ def beliefs(rows: Sequence[Row]) -> dict[str, list[float]]:
     n_rungs = len(rows[0]["rungs"])
     found = {f"rung {i + 1}": [row["rungs"][i][1] for row in rows] for i in range(n_rungs)}
     found["best rung"] = [max(cosine for _, cosine, _ in row["rungs"]) for row in rows]
-    found["slope of the last rungs"] = [_extrapolated(row["rungs"], row["long"][-1][0]) for row in rows]
+    found["the search"] = [
+        fidelity_after([(n_tokens, cosine) for n_tokens, cosine, _ in row["rungs"]], row["long"][-1][0]) for row in rows
+    ]
     return found
-
-
-def _extrapolated(rungs: Sequence[Sequence[float]], to_tokens: float) -> float:
-    """The logarithm of the error, straight on in the logarithm of tokens from the last two rungs; never upwards."""
-    (tokens_a, a, _), (tokens_b, b, _) = rungs[-2:]
-    slope = min(0.0, (np.log(1.0 - b) - np.log(1.0 - a)) / (np.log(tokens_b) - np.log(tokens_a)))
-    return float(1.0 - (1.0 - b) * np.exp(slope * (np.log(to_tokens) - np.log(tokens_b))))
 
 
 def correlations(rows: Sequence[Row], believed: Sequence[float]) -> dict[str, float]:

@@ -1,21 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trials graduate: the front of the complete ones, spread over it when it is large, filled up when it is small.
+"""Which trials graduate: those that are expected on the front after long training, spread over it when they are many,
+filled up when they are few.
 
-Distances are taken between (log2 latency, log2 error), so that twice as fast and half the error are equally far at
-the fast and at the faithful end.
+What counts is what a brief trial foretells (`search.foresight`), for curves cross. Distances are taken between (log2
+latency, log2 error), so that twice as fast and half the error are equally far at the fast and at the faithful end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from search.foresight import LONGER, fidelity_after
 from search.front import non_dominated
+from search.objective import LEAST_ERROR
 from search.trial import TrialRecord, TrialState
 
-LEAST_ERROR = 2.0**-14  # below it errors are rounding
 NEAR = 0.5
 """A trial whose error is at most 2 ** NEAR times that of the front at its latency may still overtake it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    record: TrialRecord
+    latency_ms: float
+    fidelity: float
+    """Expected after long training."""
+
+    @property
+    def depth(self) -> int:
+        """Layers."""
+        assert self.record.spec is not None
+        return self.record.spec.n_layers
+
+    @property
+    def point(self) -> tuple[float, float]:
+        """(latency, fidelity)."""
+        return self.latency_ms, self.fidelity
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """(log2 latency, log2 error)."""
+        return math.log2(max(self.latency_ms, 1e-9)), math.log2(max(1.0 - self.fidelity, LEAST_ERROR))
 
 
 def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> list[TrialRecord]:
@@ -25,21 +52,23 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> li
     nearest to the front, within `NEAR`. A depth of which no trial is complete may send one that was interrupted after
     a rung: where the budget was too short for the machine, graduation gives it the tokens that it lacks.
     """
-    candidates = [record for record in records if _is_candidate(record, TrialState.COMPLETE)]
-    depths = {_depth(record) for record in candidates}
-    interrupted = [record for record in records if _is_candidate(record, TrialState.INTERRUPTED)]
-    candidates += [record for record in interrupted if _depth(record) not in depths]
-    front = [candidates[i] for i in non_dominated([_point(record) for record in candidates])]
+    complete = [record for record in records if _may_graduate(record, TrialState.COMPLETE)]
+    interrupted = [record for record in records if _may_graduate(record, TrialState.INTERRUPTED)]
+    n_tokens = LONGER * max((record.n_tokens for record in (*complete, *interrupted)), default=0)
+    candidates = [_candidate(record, n_tokens) for record in complete]
+    depths = {candidate.depth for candidate in candidates}
+    candidates += [one for record in interrupted if (one := _candidate(record, n_tokens)).depth not in depths]
+    front = [candidates[i] for i in non_dominated([candidate.point for candidate in candidates])]
     front = _without_twins(front)
     if len(front) > max_students:
         chosen = _spread(front, max_students)
     else:
-        others = [record for record in candidates if record not in front]
+        others = [candidate for candidate in candidates if candidate not in front]
         chosen = front + _fill(front, others, max_students - len(front))
-    return sorted(chosen, key=_point)
+    return [candidate.record for candidate in sorted(chosen, key=lambda candidate: candidate.point)]
 
 
-def _is_candidate(record: TrialRecord, state: TrialState) -> bool:
+def _may_graduate(record: TrialRecord, state: TrialState) -> bool:
     return (
         record.state is state
         and record.spec is not None
@@ -50,54 +79,45 @@ def _is_candidate(record: TrialRecord, state: TrialState) -> bool:
     )
 
 
-def _depth(record: TrialRecord) -> int:
-    assert record.spec is not None
-    return record.spec.n_layers
+def _candidate(record: TrialRecord, n_tokens: float) -> _Candidate:
+    assert record.predicted_latency_ms is not None
+    curve = [(rung.n_tokens, rung.fidelity.cosine) for rung in record.rungs]
+    return _Candidate(record, record.predicted_latency_ms, fidelity_after(curve, n_tokens))
 
 
-def _point(record: TrialRecord) -> tuple[float, float]:
-    assert record.predicted_latency_ms is not None and record.fidelity is not None
-    return (record.predicted_latency_ms, record.fidelity.cosine)
-
-
-def _place(record: TrialRecord) -> tuple[float, float]:
-    latency_ms, fidelity = _point(record)
-    return (math.log2(max(latency_ms, 1e-9)), math.log2(max(1.0 - fidelity, LEAST_ERROR)))
-
-
-def _without_twins(front: list[TrialRecord]) -> list[TrialRecord]:
-    """One record of those whose points are equal: the earliest."""
-    seen: dict[tuple[float, float], TrialRecord] = {}
-    for record in front:
-        seen.setdefault(_point(record), record)
+def _without_twins(front: list[_Candidate]) -> list[_Candidate]:
+    """One of those whose points are equal: the earliest."""
+    seen: dict[tuple[float, float], _Candidate] = {}
+    for candidate in front:
+        seen.setdefault(candidate.point, candidate)
     return list(seen.values())
 
 
-def _spread(front: list[TrialRecord], n: int) -> list[TrialRecord]:
-    """Both ends, then each time the record farthest from those chosen (Gonzalez 1985)."""
+def _spread(front: list[_Candidate], n: int) -> list[_Candidate]:
+    """Both ends, then each time the one farthest from those chosen (Gonzalez 1985)."""
     if n == 1:
-        return [max(front, key=lambda record: -sum(_place(record)))]
+        return [max(front, key=lambda candidate: -sum(candidate.place))]
     chosen = [front[0], front[-1]]
     while len(chosen) < n:
-        rest = [record for record in front if record not in chosen]
-        chosen.append(max(rest, key=lambda record: min(math.dist(_place(record), _place(other)) for other in chosen)))
+        rest = [candidate for candidate in front if candidate not in chosen]
+        chosen.append(max(rest, key=lambda one: min(math.dist(one.place, other.place) for other in chosen)))
     return chosen
 
 
-def _fill(front: list[TrialRecord], others: list[TrialRecord], room: int) -> list[TrialRecord]:
-    def gap(record: TrialRecord) -> float:
-        """Doublings of error above the front's at the record's latency."""
-        errors = [_place(other)[1] for other in front if _point(other)[0] <= _point(record)[0]]
-        return _place(record)[1] - min(errors) if errors else 0.0
+def _fill(front: list[_Candidate], others: list[_Candidate], room: int) -> list[_Candidate]:
+    def gap(candidate: _Candidate) -> float:
+        """Doublings of error above the front's at the candidate's latency."""
+        errors = [other.place[1] for other in front if other.latency_ms <= candidate.latency_ms]
+        return candidate.place[1] - min(errors) if errors else 0.0
 
-    depths = {_depth(record) for record in front}
-    filled: list[TrialRecord] = []
-    nearest = sorted(others, key=lambda record: (gap(record), record.number))
-    for record in nearest:
-        if len(filled) < room and _depth(record) not in depths:
-            depths.add(_depth(record))
-            filled.append(record)
-    for record in nearest:
-        if len(filled) < room and record not in filled and gap(record) <= NEAR:
-            filled.append(record)
+    depths = {candidate.depth for candidate in front}
+    filled: list[_Candidate] = []
+    nearest = sorted(others, key=lambda candidate: (gap(candidate), candidate.record.number))
+    for candidate in nearest:
+        if len(filled) < room and candidate.depth not in depths:
+            depths.add(candidate.depth)
+            filled.append(candidate)
+    for candidate in nearest:
+        if len(filled) < room and candidate not in filled and gap(candidate) <= NEAR:
+            filled.append(candidate)
     return filled

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -259,6 +261,16 @@ def test_a_proposal_after_300_trials_takes_less_than_a_second():
     started = time.process_time()
     study.ask()
     assert time.process_time() - started < 1.0
+
+
+def test_the_example_of_the_readme_searches_and_prunes():
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "FrontSampler" in block)
+    names = {}
+    exec(example, names)
+    states = [trial.state for trial in names["study"].trials]
+    assert len(states) == 30
+    assert {TrialState.COMPLETE, TrialState.PRUNED} == set(states)
 
 
 @pytest.mark.parametrize("rungs", [(), (0, 1), (3, 3), (4, 2)])

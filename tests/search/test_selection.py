@@ -111,6 +111,26 @@ def test_a_small_front_is_filled_with_other_depths_first_then_with_those_near_it
     assert [r.number for r in choose_graduates(records, max_students=8)] == [0, 1, 2]
 
 
+def test_a_trial_that_still_learns_graduates_before_one_that_stands_still() -> None:
+    def with_curve(number: int, latency_ms: float, *cosines: float) -> TrialRecord:
+        (rung,) = record_of(number, latency_ms, cosines[-1]).rungs
+        assert rung.fidelity is not None
+        return record_of(
+            number,
+            latency_ms,
+            cosines[-1],
+            rungs=tuple(
+                replace(rung, n_tokens=100 * 3**i, fidelity=replace(rung.fidelity, cosine=cosine))
+                for i, cosine in enumerate(cosines)
+            ),
+        )
+
+    still, learning, far = with_curve(0, 1.0, 0.9, 0.9), with_curve(1, 1.1, 0.7, 0.85), with_curve(2, 1.2, 0.3, 0.35)
+    assert choose_graduates([still, learning, far], max_students=2) == [still, learning]
+    worse = with_curve(3, 1.1, 0.9, 0.85)
+    assert choose_graduates([still, worse, far], max_students=1) == [still]
+
+
 def test_of_equal_points_the_earliest_graduates() -> None:
     assert [r.number for r in choose_graduates([record_of(i, 1.0, 0.9) for i in range(3)], max_students=1)] == [0]
 
