@@ -48,11 +48,11 @@ INLINE To bits_as(From x) {
 }
 INLINE Floats to_floats(Integers x) { return __builtin_convertvector(x, Floats); }
 
-typedef int8_t Bytes __attribute__((vector_size(16)));
-INLINE Floats to_floats(const int8_t (&x)[LANES]) {
-  Bytes bytes;
-  std::memcpy(&bytes, x, sizeof bytes);
-  return __builtin_convertvector(bytes, Floats);
+// The first n of what stands at p; zero in the other lanes.
+INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
+INLINE Floats load_first(const float* p, int n) { return (Floats)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+INLINE Floats load_first(const int8_t* p, int n) {
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
 }
 
 INLINE Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -101,9 +101,14 @@ INLINE To bits_as(From x) {
 INLINE Floats to_floats(Integers x) {
   return by_part<Floats>([&](int p) INLINE_LAMBDA { return __builtin_convertvector(x.part[p], Floats::Part); });
 }
-INLINE Floats to_floats(const int8_t (&x)[LANES]) {
-  int32_t lanes[LANES];
-  for (int i = 0; i < LANES; ++i) lanes[i] = x[i];
+INLINE Floats load_first(const float* p, int n) {
+  Floats lanes{};
+  std::memcpy(&lanes, p, size_t(n) * sizeof(float));
+  return lanes;
+}
+INLINE Floats load_first(const int8_t* p, int n) {
+  int32_t lanes[LANES] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
   Integers integers;
   std::memcpy(&integers, lanes, sizeof integers);
   return to_floats(integers);
