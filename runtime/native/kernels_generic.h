@@ -250,10 +250,11 @@ INLINE void normalise_blocks(float* x, const float* addend, int width, const Nor
     const Floats square = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
     const Floats variance = maximum(square - mean * mean, Floats{});
     const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
+    const Floats shift = (Floats{} - mean) * inverse;
     Extremes extremes;
     for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
-      const Floats centred = load(rows + feature * BLOCK) - mean;
-      const Floats value = multiply_add(centred * inverse, all(norm.weight[feature]), all(norm.bias[feature]));
+      const Floats standard = multiply_add(load(rows + feature * BLOCK), inverse, shift);
+      const Floats value = multiply_add(standard, all(norm.weight[feature]), all(norm.bias[feature]));
       store(rows + feature * BLOCK, value);
       extremes.take(smooth ? value * norm.smoothing[feature] : value, chain);
     });
