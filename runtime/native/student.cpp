@@ -154,16 +154,14 @@ class Student::Workspace {
     const auto bytes = [&](Quantised& q, int features, int n_blocks) { q = take_quantised(layout, features, n_blocks); };
     if (s.n_layers) {
       x = floats(s.width, n);
-      y = floats(s.width, n);
-      qkv = floats(3 * attention_width, n);
-      context = floats(attention_width, n);
+      y = context = floats(std::max(s.width, attention_width), n);
       bytes(x8, s.width, n);
       bytes(context8, attention_width, n);
       narrow = floats(s.embedding_dim, n);
       bytes(narrow8, s.embedding_dim, n);
       positions = layout.take<int32_t>(size_t(n) * BLOCK);
       const int most = sorted_blocks(s);
-      hidden = floats(s.units, s.n_experts ? most : n);
+      hidden = qkv = layout.take<float>(std::max(size_t(s.n_experts ? most : n) * s.units, size_t(n) * 3 * attention_width) * BLOCK);
       bytes(hidden8, s.units, s.n_experts ? most : n);
       if (s.n_experts) {
         bytes(sorted8, s.width, most);
