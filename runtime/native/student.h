@@ -95,6 +95,7 @@ class Student {
   std::vector<Layer> layers_;
   size_t n_bytes_ = 0;
   int n_sparse_ = 0;
+  int part_tokens_;
 
   mutable Crew crew_;
   mutable std::mutex spaces_lock_;
