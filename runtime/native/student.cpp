@@ -215,7 +215,7 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
     Barrier alone(1);
     look_up({sample.token_ids.data(), sample.offsets.data(), 0, SAMPLE_SENTENCES, nullptr}, space, 0, 1, alone);
     layers_.reserve(size_t(s.n_layers));
-    const size_t n_bytes_before = n_bytes_;
+    const size_t n_bytes_before = weights_.n_bytes();
     for (int i = 0; i < s.n_layers; ++i) {
       const std::string name = "layers." + std::to_string(i) + ".";
       Norm& before = i ? layers_.back().feed_forward_norm : embedding_norm_;
@@ -230,7 +230,7 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
     }
     if (s.n_experts)
       part_tokens_ = EXPERTS_PART_TOKENS;
-    else if (n_bytes_ - n_bytes_before > LARGE_LAYER_BYTES * size_t(s.n_layers))
+    else if (weights_.n_bytes() - n_bytes_before > LARGE_LAYER_BYTES * size_t(s.n_layers))
       part_tokens_ = LARGE_PART_TOKENS;
     if (s.projection) projection_ = matrix(tensors, "projection", s.output_dim, s.width);
   }
@@ -307,8 +307,8 @@ const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, cons
   return found->second;
 }
 
-PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs,
-                             int n_inputs, const float* smoothing, int expert) {
+Matrix Student::matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs,
+                       int n_inputs, const float* smoothing, int expert) {
   const auto o = size_t(n_outputs), i = size_t(n_inputs), experts = size_t(shape_.n_experts);
   const bool stacked = expert >= 0;
   const auto shape = stacked ? std::vector<size_t>{experts, o, i} : std::vector<size_t>{o, i};
@@ -317,10 +317,9 @@ PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const
   const float* bias = nullptr;
   if (biased) bias = tensor(tensors, name + ".bias", stacked ? std::vector<size_t>{experts, o} : std::vector<size_t>{o}).data;
   const size_t e = stacked ? size_t(expert) : 0;
-  PackedMatrix packed =
-      pack_matrix(weight.data + e * o * i, bias ? bias + e * o : nullptr, n_outputs, n_inputs, kernels_, smoothing);
-  n_bytes_ += packed.memory.size();
-  n_sparse_ += packed.matrix.groups != nullptr;
+  const Matrix packed =
+      pack_matrix(weights_, weight.data + e * o * i, bias ? bias + e * o : nullptr, n_outputs, n_inputs, kernels_, smoothing);
+  n_sparse_ += packed.groups != nullptr;
   return packed;
 }
 
@@ -447,7 +446,7 @@ void Student::look_up(const Part& part, Workspace& w, int thread, int n_threads,
     kernels_.quantise(w.narrow, s.embedding_dim, nullptr, nullptr, own.first, own.last, w.narrow8);
     barrier.wait();
     const Share rows(panels(s.width), thread, n_threads, 2);
-    kernels_.product(expand_.matrix, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
+    kernels_.product(expand_, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
     barrier.wait();
     for (int t = own.first * BLOCK; t < std::min(n_tokens, own.last * BLOCK); ++t) {
       const float* position = positions_.data() + size_t(w.positions[t]) * s.width;
@@ -467,7 +466,7 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
   const int attention_width = s.n_heads * s.head_width;
   const Share own(w.n_blocks, thread, n_threads), qkv(panels(3 * attention_width), thread, n_threads, 2),
       out(panels(s.width), thread, n_threads, 2), heads(w.n_spans * s.n_heads, thread, n_threads);
-  kernels_.product(layer.qkv.matrix, w.x8, w.n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
+  kernels_.product(layer.qkv, w.x8, w.n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
   barrier.wait();
   for (int task = heads.first; task < heads.last;) {
     const int sentence = task / s.n_heads, head = task % s.n_heads;
@@ -479,7 +478,7 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
   barrier.wait();
   kernels_.quantise(w.context, attention_width, nullptr, nullptr, own.first, own.last, w.context8);
   barrier.wait();
-  kernels_.product(layer.attention_output.matrix, w.context8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  kernels_.product(layer.attention_output, w.context8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
   barrier.wait();
   kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
   barrier.wait();
@@ -502,7 +501,7 @@ void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, i
   const Range range{w.low + size_t(thread) * columns, w.high + size_t(thread) * columns};
   std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
   std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
-  kernels_.product(layer.input[0].matrix, w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, s.units, &range);
+  kernels_.product(layer.input[0], w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, s.units, &range);
   barrier.wait();
   const Range whole{w.low, w.high};
   for (int i = own.first * BLOCK; i < own.last * BLOCK; ++i)
@@ -512,7 +511,7 @@ void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, i
     }
   kernels_.quantise(w.hidden, s.units, nullptr, &whole, own.first, own.last, w.hidden8);
   barrier.wait();
-  kernels_.product(layer.output[0].matrix, w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  kernels_.product(layer.output[0], w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
   barrier.wait();
 }
 
@@ -551,9 +550,9 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
     std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
     std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
     float* hidden = w.hidden + size_t(first) * s.units * BLOCK;
-    kernels_.product(layer.input[e].matrix, part(w.sorted8), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
+    kernels_.product(layer.input[e], part(w.sorted8), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
     kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8));
-    kernels_.product(layer.output[e].matrix, part(w.hidden8), n, 0, panels(s.width), 0,
+    kernels_.product(layer.output[e], part(w.hidden8), n, 0, panels(s.width), 0,
                      w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
   }
   barrier.wait();
@@ -590,7 +589,7 @@ void Student::finish(const Part& part, Workspace& w) const {
       kernels_.average_columns(w.x, s.width, span, row);
     }
     if (s.projection)
-      multiply_rows(projection_.matrix, w.pooled, n_sentences, w, vectors);
+      multiply_rows(projection_, w.pooled, n_sentences, w, vectors);
     else
       std::copy(w.pooled, w.pooled + n_sentences * dim, vectors);
     if (s.tanh) std::transform(vectors, vectors + n_sentences * dim, vectors, [](float v) { return std::tanh(v); });
@@ -606,7 +605,7 @@ void Student::finish(const Part& part, Workspace& w) const {
     }
     const float* added = w.pooled;
     if (s.static_dim) {
-      multiply_rows(static_expand_.matrix, w.pooled, n_sentences, w, w.results);
+      multiply_rows(static_expand_, w.pooled, n_sentences, w, w.results);
       added = w.results;
     }
     for (size_t i = 0; i < n_sentences * dim; ++i) vectors[i] += added[i];
