@@ -543,16 +543,17 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
   for (int e = thread; e < s.n_experts; e += n_threads) {
     const int first = w.first_block[e], n = w.first_block[e + 1] - first, columns = n * BLOCK;
     if (n == 0) continue;
-    const auto part = [&](const Quantised& q) {
-      return Quantised{q.values + size_t(first) * q.n_groups * BLOCK * GROUP, q.scale + first * BLOCK, q.zero + first * BLOCK, q.n_groups};
+    const auto part = [](const Quantised& q, int block) {
+      return Quantised{q.values + size_t(block) * q.n_groups * BLOCK * GROUP, q.scale + block * BLOCK, q.zero + block * BLOCK, q.n_groups};
     };
     const Range range{w.low + first * BLOCK, w.high + first * BLOCK};
     std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
     std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
-    float* hidden = w.hidden + size_t(first) * s.units * BLOCK;
-    kernels_.product(layer.input[e], part(w.sorted8), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
-    kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8));
-    kernels_.product(layer.output[e], part(w.hidden8), n, 0, panels(s.width), 0,
+    const int place = n_threads > 1 ? first : 0;  // alone, in the place of the expert before, which is in the cache
+    float* hidden = w.hidden + size_t(place) * s.units * BLOCK;
+    kernels_.product(layer.input[e], part(w.sorted8, first), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
+    kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8, place));
+    kernels_.product(layer.output[e], part(w.hidden8, place), n, 0, panels(s.width), 0,
                      w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
   }
   barrier.wait();
