@@ -96,7 +96,7 @@ class Student {
   std::vector<Layer> layers_;
   size_t n_bytes_ = 0;  // of all but the matrices
   int n_sparse_ = 0;
-  int part_tokens_;
+  int part_tokens_;  // of sentences that go through the layers together; a longer one goes alone
 
   mutable Crew crew_;
   mutable std::mutex spaces_lock_;
