@@ -250,10 +250,11 @@ INLINE void normalise_blocks(float* x, const float* addend, int width, const Nor
     const Floats square = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
     const Floats variance = maximum(square - mean * mean, Floats{});
     const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
+    const Floats shift = (Floats{} - mean) * inverse;
     Extremes extremes;
     for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
-      const Floats centred = load(rows + feature * BLOCK) - mean;
-      const Floats value = multiply_add(centred * inverse, all(norm.weight[feature]), all(norm.bias[feature]));
+      const Floats standard = multiply_add(load(rows + feature * BLOCK), inverse, shift);
+      const Floats value = multiply_add(standard, all(norm.weight[feature]), all(norm.bias[feature]));
       store(rows + feature * BLOCK, value);
       extremes.take(smooth ? value * norm.smoothing[feature] : value, chain);
     });
@@ -288,11 +289,8 @@ void look_up(const int8_t* table, const float* scales, const float* positions, i
       const int n_features = width - first < LANES ? width - first : LANES;
       Floats values[LANES];
       for (int i = 0; i < BLOCK; ++i) {
-        int8_t bytes[LANES] = {};
-        Floats position{};
-        std::memcpy(bytes, token_rows[i] + first, size_t(n_features));
-        if (positions) std::memcpy(&position, position_rows[i] + first, size_t(n_features) * sizeof(float));
-        values[i] = multiply_add(to_floats(bytes), all(scales[token_ids[columns[i]]]), position);
+        const Floats position = positions ? load_first(position_rows[i] + first, n_features) : Floats{};
+        values[i] = multiply_add(load_first(token_rows[i] + first, n_features), all(scales[token_ids[columns[i]]]), position);
       }
       transpose(values);
       for (int f = 0; f < n_features; ++f) store(rows + (first + f) * BLOCK, values[f]);
@@ -320,15 +318,23 @@ void route(const float* x, int width, const float* router, int n_experts, int fi
     const float* rows = x + size_t(block) * width * BLOCK;
     Floats largest = all(-__builtin_inff()), total{};
     Integers best{};
-    for (int e = 0; e < n_experts; ++e) {
-      Floats logit{};
-      for (int feature = 0; feature < width; ++feature)
-        logit = multiply_add(load(rows + feature * BLOCK), all(router[size_t(e) * width + feature]), logit);
-      const Integers better = logit > largest;
-      const Floats new_largest = maximum(largest, logit);
-      total = total * exponential(largest - new_largest) + exponential(logit - new_largest);
-      largest = new_largest;
-      best = (best & ~better) | (all(int32_t(e)) & better);
+    for (int first = 0; first < n_experts; first += OUTPUTS) {  // several at a time: each sum is a chain
+      const int n = n_experts - first < OUTPUTS ? n_experts - first : OUTPUTS;
+      const float* weights[OUTPUTS];
+      for (int i = 0; i < OUTPUTS; ++i) weights[i] = router + size_t(first + (i < n ? i : 0)) * width;
+      Floats logits[OUTPUTS] = {};
+      for (int feature = 0; feature < width; ++feature) {
+        const Floats x_row = load(rows + feature * BLOCK);
+#pragma GCC unroll 8
+        for (int i = 0; i < OUTPUTS; ++i) logits[i] = multiply_add(x_row, all(weights[i][feature]), logits[i]);
+      }
+      for (int i = 0; i < n; ++i) {
+        const Integers better = logits[i] > largest;
+        const Floats new_largest = maximum(largest, logits[i]);
+        total = total * exponential(largest - new_largest) + exponential(logits[i] - new_largest);
+        largest = new_largest;
+        best = (best & ~better) | (all(int32_t(first + i)) & better);
+      }
     }
     store(expert + block * BLOCK, best);
     store(probability + block * BLOCK, all(1.0f) / total);

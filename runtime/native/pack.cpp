@@ -38,8 +38,8 @@ bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int gr
 
 }  // namespace
 
-PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
-                         const float* smoothing, Storage storage) {
+Matrix pack_matrix(Arena& arena, const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
+                   const float* smoothing, Storage storage) {
   const int n_panels = panels(n_outputs), n_groups = (n_inputs + GROUP - 1) / GROUP;
   if (n_outputs < 1 || n_inputs < 1 || n_inputs > MOST_INPUTS)
     throw std::invalid_argument("a matrix must have outputs and 1 to 65,536 inputs, got " + std::to_string(n_outputs) + " x " +
@@ -63,20 +63,20 @@ PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, 
   }
   const size_t n_tiles = size_t(first_tile[n_panels]);
 
-  PackedMatrix packed;
+  std::byte* memory = nullptr;
   int8_t* tiles = nullptr;
   int32_t* firsts = nullptr;
   uint16_t* groups = nullptr;
   float *scale = nullptr, *offset = nullptr, *biases = nullptr;
   for (int pass = 0; pass < 2; ++pass) {
-    Layout layout(pass ? packed.memory.get() : nullptr);
+    Layout layout(memory);
     firsts = layout.take<int32_t>(n_panels + 1);
     scale = layout.take<float>(size_t(n_panels) * PANEL);
     offset = layout.take<float>(size_t(n_panels) * PANEL);
     biases = layout.take<float>(size_t(n_panels) * PANEL);
     groups = sparse ? layout.take<uint16_t>((n_tiles + 1) * TILE_GROUPS) : nullptr;
     tiles = layout.take<int8_t>(n_tiles * TILE_BYTES);
-    if (!pass) packed.memory = Buffer::zeros(layout.used() + AHEAD_BYTES);
+    if (!pass) memory = arena.take(layout.used() + AHEAD_BYTES);
   }
   std::copy(first_tile.begin(), first_tile.end(), firsts);
 
@@ -109,8 +109,7 @@ PackedMatrix pack_matrix(const float* weight, const float* bias, int n_outputs, 
     for (int panel = 0; panel < n_panels; ++panel)
       std::copy(kept[panel].begin(), kept[panel].end(), groups + size_t(first_tile[panel]) * TILE_GROUPS);
 
-  packed.matrix = {n_outputs, n_inputs, tiles, firsts, groups, scale, offset, biases};
-  return packed;
+  return {n_outputs, n_inputs, tiles, firsts, groups, scale, offset, biases};
 }
 
 PackedTable pack_table(const float* table, size_t n_rows, size_t width) {

@@ -17,7 +17,7 @@ class Product {
       : kernels_(kernels) {
     if (n_copies < 1) throw std::invalid_argument("n_copies must be at least 1, got " + std::to_string(n_copies));
     for (int i = 0; i < n_copies; ++i)
-      packed_.push_back(pack_matrix(weight, nullptr, n_outputs, n_inputs, kernels, nullptr, storage));
+      matrices_.push_back(pack_matrix(weights_, weight, nullptr, n_outputs, n_inputs, kernels, nullptr, storage));
   }
 
   // Takes x [n_tokens][n_inputs] in eight bits.
@@ -40,8 +40,8 @@ class Product {
   }
 
   void run() {
-    const Matrix& m = packed_[next_].matrix;
-    next_ = (next_ + 1) % packed_.size();
+    const Matrix& m = matrices_[next_];
+    next_ = (next_ + 1) % matrices_.size();
     kernels_.product(m, x_, blocks(n_tokens_), 0, panels(m.n_outputs), 0, y_, m.n_outputs, nullptr);
   }
 
@@ -53,11 +53,12 @@ class Product {
   }
 
   int n_tokens() const { return n_tokens_; }
-  const Matrix& matrix() const { return packed_.front().matrix; }
+  const Matrix& matrix() const { return matrices_.front(); }
 
  private:
   const Kernels& kernels_;
-  std::vector<PackedMatrix> packed_;
+  Arena weights_;
+  std::vector<Matrix> matrices_;
   size_t next_ = 0;
   Buffer memory_;
   Quantised x_;

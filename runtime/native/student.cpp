@@ -12,8 +12,9 @@ namespace understudy {
 namespace {
 
 // Tokens that go through the layers together: so few that their activations stay in the second cache, but enough to fill
-// the experts' blocks.
-constexpr int PART_TOKENS = 128, EXPERTS_PART_TOKENS = 512;
+// the experts' blocks, and to be worth the weights of a layer that the second cache cannot keep anyway.
+constexpr int PART_TOKENS = 128, LARGE_PART_TOKENS = 256, EXPERTS_PART_TOKENS = 512;
+constexpr size_t LARGE_LAYER_BYTES = 3 << 20;  // at 12 x 768, 2.2 MB are faster with 128 tokens, 2.9 MB as fast with either
 constexpr float SMALLEST_NORM = 1e-12f;  // torch.nn.functional.normalize's floor
 constexpr size_t MOST_SPACES = 16;       // workspaces kept for later calls
 constexpr int SAMPLE_SENTENCES = 8, SAMPLE_TOKENS = 32;  // of random tokens, to learn the features' sizes from
@@ -128,7 +129,7 @@ class Student::Workspace {
 
   const int n_tokens, n_sentences, n_threads;
   int n_blocks = 0, n_spans = 0;  // of the present part
-  float *x, *y, *qkv, *context, *hidden;
+  float *x, *y, *qkv, *context, *hidden;  // y shares its memory with context, hidden with qkv
   Quantised x8, context8, hidden8, narrow8;
   float* narrow;          // embeddings before their expansion
   int32_t* positions;
@@ -154,16 +155,15 @@ class Student::Workspace {
     const auto bytes = [&](Quantised& q, int features, int n_blocks) { q = take_quantised(layout, features, n_blocks); };
     if (s.n_layers) {
       x = floats(s.width, n);
-      y = floats(s.width, n);
-      qkv = floats(3 * attention_width, n);
-      context = floats(attention_width, n);
+      y = context = floats(std::max(s.width, attention_width), n);
       bytes(x8, s.width, n);
       bytes(context8, attention_width, n);
       narrow = floats(s.embedding_dim, n);
       bytes(narrow8, s.embedding_dim, n);
       positions = layout.take<int32_t>(size_t(n) * BLOCK);
       const int most = sorted_blocks(s);
-      hidden = floats(s.units, s.n_experts ? most : n);
+      const size_t n_hidden = size_t(s.n_experts ? most : n) * s.units;
+      hidden = qkv = layout.take<float>(std::max(n_hidden, size_t(n) * 3 * attention_width) * BLOCK);
       bytes(hidden8, s.units, s.n_experts ? most : n);
       if (s.n_experts) {
         bytes(sorted8, s.width, most);
@@ -194,7 +194,7 @@ class Student::Workspace {
 };
 
 Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensors, const Kernels& kernels)
-    : shape_(shape), kernels_(kernels) {
+    : shape_(shape), kernels_(kernels), part_tokens_(PART_TOKENS) {
   check(shape);
   const Shape& s = shape_;
   const auto vocabulary = size_t(s.vocabulary_size);
@@ -216,6 +216,7 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
     Barrier alone(1);
     look_up({sample.token_ids.data(), sample.offsets.data(), 0, SAMPLE_SENTENCES, nullptr}, space, 0, 1, alone);
     layers_.reserve(size_t(s.n_layers));
+    const size_t n_bytes_before = weights_.n_bytes();
     for (int i = 0; i < s.n_layers; ++i) {
       const std::string name = "layers." + std::to_string(i) + ".";
       Norm& before = i ? layers_.back().feed_forward_norm : embedding_norm_;
@@ -228,6 +229,10 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
       add_feed_forward(layer, tensors, name + "feed_forward.", space);
       feed_forward(layer, space, 0, 1, alone);
     }
+    if (s.n_experts)
+      part_tokens_ = EXPERTS_PART_TOKENS;
+    else if (weights_.n_bytes() - n_bytes_before > LARGE_LAYER_BYTES * size_t(s.n_layers))
+      part_tokens_ = LARGE_PART_TOKENS;
     if (s.projection) projection_ = matrix(tensors, "projection", s.output_dim, s.width);
   }
   if (s.static_path) {
@@ -303,8 +308,8 @@ const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, cons
   return found->second;
 }
 
-PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs,
-                             int n_inputs, const float* smoothing, int expert) {
+Matrix Student::matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs,
+                       int n_inputs, const float* smoothing, int expert) {
   const auto o = size_t(n_outputs), i = size_t(n_inputs), experts = size_t(shape_.n_experts);
   const bool stacked = expert >= 0;
   const auto shape = stacked ? std::vector<size_t>{experts, o, i} : std::vector<size_t>{o, i};
@@ -313,10 +318,9 @@ PackedMatrix Student::matrix(const std::map<std::string, Tensor>& tensors, const
   const float* bias = nullptr;
   if (biased) bias = tensor(tensors, name + ".bias", stacked ? std::vector<size_t>{experts, o} : std::vector<size_t>{o}).data;
   const size_t e = stacked ? size_t(expert) : 0;
-  PackedMatrix packed =
-      pack_matrix(weight.data + e * o * i, bias ? bias + e * o : nullptr, n_outputs, n_inputs, kernels_, smoothing);
-  n_bytes_ += packed.memory.size();
-  n_sparse_ += packed.matrix.groups != nullptr;
+  const Matrix packed =
+      pack_matrix(weights_, weight.data + e * o * i, bias ? bias + e * o : nullptr, n_outputs, n_inputs, kernels_, smoothing);
+  n_sparse_ += packed.groups != nullptr;
   return packed;
 }
 
@@ -368,12 +372,10 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
       throw std::invalid_argument("token ids must lie in 0 to " + std::to_string(shape_.vocabulary_size - 1) + ", got " +
                                   std::to_string(token_ids[i]) + "; use the student's own tokenizer");
 
-  const int most_tokens = shape_.n_experts ? EXPERTS_PART_TOKENS : PART_TOKENS;
   std::vector<Part> parts;
   for (size_t first = 0; first < n_sentences;) {
     size_t last = first + 1;
-    while (last < n_sentences && last - first < size_t(most_tokens) &&
-           offsets[last + 1] - offsets[first] <= most_tokens)
+    while (last < n_sentences && last - first < size_t(part_tokens_) && offsets[last + 1] - offsets[first] <= part_tokens_)
       ++last;
     parts.push_back({token_ids, offsets, first, last, vectors});
     first = last;
@@ -444,7 +446,7 @@ void Student::look_up(const Part& part, Workspace& w, int thread, int n_threads,
     kernels_.quantise(w.narrow, s.embedding_dim, nullptr, nullptr, own.first, own.last, w.narrow8);
     barrier.wait();
     const Share rows(panels(s.width), thread, n_threads, 2);
-    kernels_.product(expand_.matrix, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
+    kernels_.product(expand_, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
     barrier.wait();
     for (int t = own.first * BLOCK; t < std::min(n_tokens, own.last * BLOCK); ++t) {
       const float* position = positions_.data() + size_t(w.positions[t]) * s.width;
@@ -464,7 +466,7 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
   const int attention_width = s.n_heads * s.head_width;
   const Share own(w.n_blocks, thread, n_threads), qkv(panels(3 * attention_width), thread, n_threads, 2),
       out(panels(s.width), thread, n_threads, 2), heads(w.n_spans * s.n_heads, thread, n_threads);
-  kernels_.product(layer.qkv.matrix, w.x8, w.n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
+  kernels_.product(layer.qkv, w.x8, w.n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
   barrier.wait();
   for (int task = heads.first; task < heads.last;) {
     const int sentence = task / s.n_heads, head = task % s.n_heads;
@@ -476,7 +478,7 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
   barrier.wait();
   kernels_.quantise(w.context, attention_width, nullptr, nullptr, own.first, own.last, w.context8);
   barrier.wait();
-  kernels_.product(layer.attention_output.matrix, w.context8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  kernels_.product(layer.attention_output, w.context8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
   barrier.wait();
   kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
   barrier.wait();
@@ -499,7 +501,7 @@ void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, i
   const Range range{w.low + size_t(thread) * columns, w.high + size_t(thread) * columns};
   std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
   std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
-  kernels_.product(layer.input[0].matrix, w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, s.units, &range);
+  kernels_.product(layer.input[0], w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, s.units, &range);
   barrier.wait();
   const Range whole{w.low, w.high};
   for (int i = own.first * BLOCK; i < own.last * BLOCK; ++i)
@@ -509,7 +511,7 @@ void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, i
     }
   kernels_.quantise(w.hidden, s.units, nullptr, &whole, own.first, own.last, w.hidden8);
   barrier.wait();
-  kernels_.product(layer.output[0].matrix, w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  kernels_.product(layer.output[0], w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
   barrier.wait();
 }
 
@@ -541,16 +543,17 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
   for (int e = thread; e < s.n_experts; e += n_threads) {
     const int first = w.first_block[e], n = w.first_block[e + 1] - first, columns = n * BLOCK;
     if (n == 0) continue;
-    const auto part = [&](const Quantised& q) {
-      return Quantised{q.values + size_t(first) * q.n_groups * BLOCK * GROUP, q.scale + first * BLOCK, q.zero + first * BLOCK, q.n_groups};
+    const auto part = [](const Quantised& q, int block) {
+      return Quantised{q.values + size_t(block) * q.n_groups * BLOCK * GROUP, q.scale + block * BLOCK, q.zero + block * BLOCK, q.n_groups};
     };
     const Range range{w.low + first * BLOCK, w.high + first * BLOCK};
     std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
     std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
-    float* hidden = w.hidden + size_t(first) * s.units * BLOCK;
-    kernels_.product(layer.input[e].matrix, part(w.sorted8), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
-    kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8));
-    kernels_.product(layer.output[e].matrix, part(w.hidden8), n, 0, panels(s.width), 0,
+    const int place = n_threads > 1 ? first : 0;  // alone, in the place of the expert before, which is in the cache
+    float* hidden = w.hidden + size_t(place) * s.units * BLOCK;
+    kernels_.product(layer.input[e], part(w.sorted8, first), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
+    kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8, place));
+    kernels_.product(layer.output[e], part(w.hidden8, place), n, 0, panels(s.width), 0,
                      w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
   }
   barrier.wait();
@@ -587,7 +590,7 @@ void Student::finish(const Part& part, Workspace& w) const {
       kernels_.average_columns(w.x, s.width, span, row);
     }
     if (s.projection)
-      multiply_rows(projection_.matrix, w.pooled, n_sentences, w, vectors);
+      multiply_rows(projection_, w.pooled, n_sentences, w, vectors);
     else
       std::copy(w.pooled, w.pooled + n_sentences * dim, vectors);
     if (s.tanh) std::transform(vectors, vectors + n_sentences * dim, vectors, [](float v) { return std::tanh(v); });
@@ -603,7 +606,7 @@ void Student::finish(const Part& part, Workspace& w) const {
     }
     const float* added = w.pooled;
     if (s.static_dim) {
-      multiply_rows(static_expand_.matrix, w.pooled, n_sentences, w, w.results);
+      multiply_rows(static_expand_, w.pooled, n_sentences, w, w.results);
       added = w.results;
     }
     for (size_t i = 0; i < n_sentences * dim; ++i) vectors[i] += added[i];

@@ -49,7 +49,7 @@ class Student {
 
   const Shape& shape() const { return shape_; }
   const Kernels& kernels() const { return kernels_; }
-  size_t n_bytes() const { return n_bytes_; }
+  size_t n_bytes() const { return n_bytes_ + weights_.n_bytes(); }
   int n_sparse() const { return n_sparse_; }
 
  private:
@@ -58,16 +58,16 @@ class Student {
     NormWeights weights;
   };
   struct Layer {
-    PackedMatrix qkv, attention_output;
+    Matrix qkv, attention_output;
     Norm attention_norm, feed_forward_norm;
     std::vector<float> router;                   // [n_experts][width]; empty: dense
-    std::vector<PackedMatrix> input, output;     // one for each expert, or one
+    std::vector<Matrix> input, output;           // one for each expert, or one
   };
   class Workspace;
   struct Part;  // sentences that go through the layers together
 
-  PackedMatrix matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs, int n_inputs,
-                      const float* smoothing = nullptr, int expert = -1);
+  Matrix matrix(const std::map<std::string, Tensor>& tensors, const std::string& name, int n_outputs, int n_inputs,
+                const float* smoothing = nullptr, int expert = -1);
   void add_feed_forward(Layer& layer, const std::map<std::string, Tensor>& tensors, const std::string& name, Workspace& space);
   void smooth(Norm& norm, const Tensor& weight, Workspace& space) const;
   Norm norm(const std::map<std::string, Tensor>& tensors, const std::string& name);
@@ -88,13 +88,15 @@ class Student {
 
   const Shape shape_;
   const Kernels& kernels_;
+  Arena weights_;
   PackedTable tokens_, static_tokens_;
-  PackedMatrix expand_, projection_, static_expand_;
+  Matrix expand_, projection_, static_expand_;
   std::vector<float> positions_;
   Norm embedding_norm_;
   std::vector<Layer> layers_;
-  size_t n_bytes_ = 0;
+  size_t n_bytes_ = 0;  // of all but the matrices
   int n_sparse_ = 0;
+  int part_tokens_;  // of sentences that go through the layers together; a longer one goes alone
 
   mutable Crew crew_;
   mutable std::mutex spaces_lock_;

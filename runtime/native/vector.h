@@ -48,11 +48,11 @@ INLINE To bits_as(From x) {
 }
 INLINE Floats to_floats(Integers x) { return __builtin_convertvector(x, Floats); }
 
-typedef int8_t Bytes __attribute__((vector_size(16)));
-INLINE Floats to_floats(const int8_t (&x)[LANES]) {
-  Bytes bytes;
-  std::memcpy(&bytes, x, sizeof bytes);
-  return __builtin_convertvector(bytes, Floats);
+// The first n of what stands at p; zero in the other lanes.
+INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
+INLINE Floats load_first(const float* p, int n) { return (Floats)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+INLINE Floats load_first(const int8_t* p, int n) {
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
 }
 
 INLINE Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -101,9 +101,14 @@ INLINE To bits_as(From x) {
 INLINE Floats to_floats(Integers x) {
   return by_part<Floats>([&](int p) INLINE_LAMBDA { return __builtin_convertvector(x.part[p], Floats::Part); });
 }
-INLINE Floats to_floats(const int8_t (&x)[LANES]) {
-  int32_t lanes[LANES];
-  for (int i = 0; i < LANES; ++i) lanes[i] = x[i];
+INLINE Floats load_first(const float* p, int n) {
+  Floats lanes{};
+  std::memcpy(&lanes, p, size_t(n) * sizeof(float));
+  return lanes;
+}
+INLINE Floats load_first(const int8_t* p, int n) {
+  int32_t lanes[LANES] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
   Integers integers;
   std::memcpy(&integers, lanes, sizeof integers);
   return to_floats(integers);
@@ -154,14 +159,14 @@ INLINE Floats exponential(Floats x) {
 
 enum class Activation : int { NONE, GELU, GELU_TANH, RELU };
 
-// Coefficients of g(a) = a - gelu(a) for a in 0 to 3.8, the minimax polynomial of degree 7 in a / 1.9 - 1. With g(3.8)
-// beyond, it errs by at most 1.7e-4, far less than the eight bits that its result is rounded to.
-constexpr float GELU_END = 3.8f;
+// Coefficients c of (gelu(a) - a) / a for a in 0 to 3.9 (3.8): a times c[0] + c[1] a + ... errs by at most 1.6e-4, the
+// minimax of its degree, if it stays as it is beyond. That is far less than the eight bits that the result is rounded to.
+constexpr float GELU_END = 3.9f, GELU_TANH_END = 3.8f;
 constexpr float LEAST_GELU = -0.1705f;  // of both
-constexpr float GELU[] = {5.450311996e-02f,  -1.831546345e-01f, 1.931218920e-01f, 6.699510478e-02f,
-                          -3.103935458e-01f, 1.814710922e-01f,  6.281244788e-02f, -6.518998653e-02f};
-constexpr float GELU_TANH[] = {5.448372401e-02f,  -1.846409096e-01f, 1.921426609e-01f, 7.180559662e-02f,
-                               -3.084542390e-01f, 1.756866898e-01f,  6.181596372e-02f, -6.276937134e-02f};
+constexpr float GELU[] = {-4.993295074e-01f, 3.851954043e-01f,  5.218329653e-02f, -1.472749710e-01f,
+                          6.046702713e-02f,  -1.049047057e-02f, 6.865538890e-04f};
+constexpr float GELU_TANH[] = {-4.986350238e-01f, 3.826177418e-01f,  5.525607243e-02f, -1.493256986e-01f,
+                               6.132695079e-02f,  -1.068706904e-02f, 7.044271333e-04f};
 
 // Several at a time, step by step together: each has long to wait for its last step.
 template <Activation kind, int n>
@@ -173,17 +178,17 @@ INLINE void activate(Floats (&x)[n]) {
     for (int i = 0; i < n; ++i) x[i] = positive[i];
     return;
   }
-  const float* coefficients = kind == Activation::GELU ? GELU : GELU_TANH;
-  Floats t[n], y[n];
+  constexpr bool by_tanh = kind == Activation::GELU_TANH;
+  const float* coefficients = by_tanh ? GELU_TANH : GELU;
+  Floats magnitude[n], y[n];
   for (int i = 0; i < n; ++i) {
-    const Floats magnitude = bits_to_floats(bits_to_integers(x[i]) & 0x7fffffff);
-    t[i] = multiply_add(minimum(magnitude, all(GELU_END)), all(2.0f / GELU_END), all(-1.0f));
-    y[i] = all(coefficients[7]);
+    magnitude[i] = minimum(bits_to_floats(bits_to_integers(x[i]) & 0x7fffffff), all(by_tanh ? GELU_TANH_END : GELU_END));
+    y[i] = all(coefficients[6]);
   }
-#pragma GCC unroll 7
-  for (int c = 6; c >= 0; --c)
-    for (int i = 0; i < n; ++i) y[i] = multiply_add(y[i], t[i], all(coefficients[c]));
-  for (int i = 0; i < n; ++i) x[i] = positive[i] - y[i];
+#pragma GCC unroll 6
+  for (int c = 5; c >= 0; --c)
+    for (int i = 0; i < n; ++i) y[i] = multiply_add(y[i], magnitude[i], all(coefficients[c]));
+  for (int i = 0; i < n; ++i) x[i] = multiply_add(y[i], magnitude[i], positive[i]);
 }
 
 // Lane i of the result is lane `first + i` of the 32 lanes of low and high; first in 0 to 15.
