@@ -33,7 +33,7 @@ Indexes = npt.NDArray[np.intp]
 
 LEVEL_VARIANCE = 9.0  # level and drift are nearly free: 3 standard deviations of the values
 NOISE_VARIANCE = 1e-5  # of a measurement; it keeps the factorisation stable
-LENGTH_DEVIATION, PART_DEVIATION = 0.5, 1.0  # of logarithms, before: a few trials fit many lengths, the boldest best
+LENGTH_SCALE, LENGTH_FREEDOM = 0.5, 4.0  # of the lengths' prior: a few trials fit the boldest best, many are believed
 LEAST_OWN = 0.03  # of a trial and of its walk: so a surprise is believed to be the trial's, not a wrong measurement
 MOST_FITTED = 320  # observations that the scales are fitted to: a fit takes n^3 operations many times
 _SQRT5 = np.sqrt(5.0)
@@ -197,7 +197,8 @@ def fit_scales(curves: Curves) -> Scales:
 
 
 def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float, Array]:
-    """Minus the log posterior density of scales, and its gradient; logarithms are normal about `centre`."""
+    """Minus the log posterior density of scales, and its gradient; logarithms lie about `centre`, those of the lengths
+    as Student's t, those of the parts as a normal distribution."""
     scales = Scales.of_logarithms(logarithms)
     centre_y, unit = _standard(curves.log_errors)
     values = (curves.log_errors - centre_y) / unit
@@ -221,9 +222,10 @@ def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float,
             scales.wander**2 * np.sum(outer * same * walk),
         ]
     )
-    deviations = np.append(np.full(len(scales.lengths), LENGTH_DEVIATION), np.full(4, PART_DEVIATION))
-    away = (logarithms - centre) / deviations
-    return float(-log_density + 0.5 * away @ away), gradient + away / deviations
+    away, parts = (logarithms - centre)[:-4], (logarithms - centre)[-4:]
+    spread = LENGTH_FREEDOM * LENGTH_SCALE**2 + away**2
+    improbable = 0.5 * (LENGTH_FREEDOM + 1.0) * np.sum(np.log(spread)) + 0.5 * parts @ parts
+    return float(improbable - log_density), gradient + np.append((LENGTH_FREEDOM + 1.0) * away / spread, parts)
 
 
 def _extended(factor: Array, covariance: Array) -> Array:
