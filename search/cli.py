@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -26,7 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from spaces.fields import parse_duration, require_name
+from search.arguments import address, cosine, count, duration, named, port, positive, seed, store_folder, tracking
+from search.room import room_explained
 from spaces.serving import add_serving_options, serving_options
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: argparse.Namespace | None = None
     try:
         options = build_parser().parse_args(_join_negative(sys.argv[1:] if arguments is None else arguments))
-        options.run(options)
+        with room_explained(*_written(options)):
+            options.run(options)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -85,11 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     search = _command(commands, "search", _search, "run a study, or go on with it, and register its front")
     search.add_argument("study", metavar="STUDY", help="a study file, or the name of one that ships: quickstart")
-    search.add_argument("--trials", type=_count, metavar="N", help="most trials, instead of the study's")
-    search.add_argument("--time-budget", type=_duration, metavar="TIME", help="of the whole run: 90s, 10m or 2h")
-    search.add_argument("--address", type=_address, metavar="ADDRESS", help="of a Ray cluster: auto or HOST:PORT")
-    search.add_argument("--seed", type=_seed, metavar="N", help="instead of the study's")
-    search.add_argument("--name", type=_named("study"), metavar="NAME", help="search under another name")
+    search.add_argument("--trials", type=count, metavar="N", help="most trials, instead of the study's")
+    search.add_argument("--time-budget", type=duration, metavar="TIME", help="of the whole run: 90s, 10m or 2h")
+    search.add_argument("--address", type=address, metavar="ADDRESS", help="of a Ray cluster: auto or HOST:PORT")
+    search.add_argument("--seed", type=seed, metavar="N", help="instead of the study's")
+    search.add_argument("--name", type=named("study"), metavar="NAME", help="search under another name")
 
     watch = _command(commands, "watch", _watch, "look on while another process searches a study")
     _add_name(watch)
@@ -102,10 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     select = _command(commands, "select", _select, "choose one student of a front")
     _add_name(select)
     wish = select.add_mutually_exclusive_group(required=True)
-    wish.add_argument("--max-latency-ms", type=_positive, metavar="MS", help="the most faithful within this latency")
-    wish.add_argument("--min-fidelity", type=_cosine, metavar="COSINE", help="the fastest with this mean cosine")
+    wish.add_argument("--max-latency-ms", type=positive, metavar="MS", help="the most faithful within this latency")
+    wish.add_argument("--min-fidelity", type=cosine, metavar="COSINE", help="the fastest with this mean cosine")
     wish.add_argument("--balanced", action="store_true", help="the one that the search calls balanced")
-    select.add_argument("--alias", type=_named("alias"), metavar="ALIAS", help="point this alias at it: production")
+    select.add_argument("--alias", type=named("alias"), metavar="ALIAS", help="point this alias at it: production")
     select.add_argument("--json", action="store_true", help="print the student as one JSON document")
 
     export = _command(commands, "export", _export, "write a registered student for use elsewhere")
@@ -118,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
     embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text, a sentence a line")
     embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE with the suffix .npy")
-    embed.add_argument("--threads", type=_count, default=1, metavar="N", help="default: 1")
+    embed.add_argument("--threads", type=count, default=1, metavar="N", help="default: 1")
 
     serve = _command(commands, "serve", _serve, "serve a student over HTTP, as OpenAI's embeddings API")
     serve.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
@@ -129,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("out", metavar="OUT.html", type=Path, help="the page")
 
     ui = _command(commands, "ui", _ui, "serve the MLflow UI over the store, on loopback")
-    ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default: 5000")
+    ui.add_argument("--port", type=port, default=5000, metavar="N", help="default: 5000")
     ui.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1; there are no accounts")
 
     validate = _command(commands, "validate", _validate, "explain every mistake in a study; run nothing", store=False)
@@ -286,16 +287,16 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=description)
     if store:
         default = "default: $UNDERSTUDY_STORE or understudy-store"
-        parser.add_argument("--store", type=_folder, metavar="FOLDER", help=default)
+        parser.add_argument("--store", type=store_folder, metavar="FOLDER", help=default)
         where = "MLflow's: http://HOST:PORT or sqlite:///FILE; default: what the store remembers, else its own database"
-        parser.add_argument("--tracking-uri", type=_tracking, metavar="ADDRESS", help=where)
+        parser.add_argument("--tracking-uri", type=tracking, metavar="ADDRESS", help=where)
     parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
     parser.set_defaults(run=run)
     return parser
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", type=_named("study"), metavar="NAME", help="the study; default: the latest")
+    parser.add_argument("name", nargs="?", type=named("study"), metavar="NAME", help="the study; default: the latest")
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -303,6 +304,13 @@ def _store(options: argparse.Namespace) -> Store:
 
     tracking = options.tracking_uri
     return Store.default(tracking=tracking) if options.store is None else Store(options.store, tracking)
+
+
+def _written(options: argparse.Namespace) -> list[Path]:
+    """Folders in which the command writes."""
+    folders = [_store(options).root] if "store" in options else []
+    out: Path | None = getattr(options, "out", None)
+    return folders if out is None else [*folders, out.absolute().parent]
 
 
 def _describe(entry: Entry) -> str:
@@ -343,57 +351,3 @@ def _version() -> str:
         return version(PROGRAM)
     except PackageNotFoundError:  # run from its sources
         return "not installed"
-
-
-def _argument(
-    rule: str, convert: Callable[[str], Any], accepts: Callable[[Any], bool] = lambda value: True
-) -> Callable[[str], Any]:
-    """A converter for argparse that says the rule, then the value."""
-
-    def read(text: str) -> Any:
-        try:
-            value = convert(text)
-            if accepts(value):
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
-
-    return read
-
-
-_count = _argument("a whole number of at least 1", int, lambda value: value >= 1)
-_seed = _argument("a whole number from 0 to 4294967295", int, lambda value: 0 <= value < 2**32)
-_port = _argument("a whole number from 1 to 65535", int, lambda value: 1 <= value <= 65535)
-_positive = _argument("a finite number above 0", float, lambda value: math.isfinite(value) and value > 0.0)
-_cosine = _argument("a mean cosine, -1 to 1", float, lambda value: -1.0 <= value <= 1.0)
-_folder = _argument("a folder's path", Path, lambda value: value != Path())
-_duration = _argument("a positive duration such as 90s, 10m or 2h", parse_duration)
-
-
-def _address(text: str) -> str:
-    from search.preflight import require_address
-
-    try:
-        return require_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _tracking(text: str) -> str:
-    from search.tracking import require_tracking_uri
-
-    try:
-        return require_tracking_uri(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _named(kind: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        try:
-            return require_name(kind, text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Room on the store's disk: what a search must find free before it begins, and how it ends when none is left.
+"""Room on the disk: what a search must find free before it begins, and how every command ends when none is left.
 
 Every writer says it in its own words: the system by an error number, sqlite, MLflow and safetensors in a text, NumPy
 by what it could not write, Ray in the text of an error from another process. So the whole chain of an error is read.
@@ -30,7 +30,7 @@ _WORDS = re.compile(
 
 
 class NoRoomError(ValueError):
-    """The store's disk is full; everything measured before is kept."""
+    """A disk is full; everything measured before is kept."""
 
 
 def is_no_room(error: BaseException) -> bool:
@@ -51,8 +51,11 @@ def is_no_room(error: BaseException) -> bool:
 
 
 @contextmanager
-def room_explained(folder: Path) -> Iterator[None]:
-    """Within the block every error that comes from a full disk becomes one NoRoomError, which says what to do."""
+def room_explained(*folders: Path) -> Iterator[None]:
+    """Within the block every error that comes from a full disk becomes one NoRoomError, which says what to do.
+
+    `folders` are where the block writes, as far as that is known.
+    """
     try:
         yield
     except NoRoomError:
@@ -60,9 +63,10 @@ def room_explained(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not is_no_room(error):
             raise
+        free = [f"{_free(folder)} are free in {folder}" for folder in dict.fromkeys(folders)]
         raise NoRoomError(
-            f"a search needs room for what it measures: {_free(folder)} are free in {folder}; everything measured is "
-            "kept: make room, and the same command goes on from there"
+            f"{', '.join(['what is written needs room', *free])}; everything measured is kept: make room, and give the "
+            "same command again"
         ) from error
 
 

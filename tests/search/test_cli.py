@@ -7,11 +7,13 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -497,6 +499,18 @@ def understudy(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def test_a_full_disk_is_one_message_whatever_the_command(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """What sqlite says on a full disk comes from a trigger here: it takes the same way through MLflow."""
+    store = Store(Path(shutil.copytree(bench.store.root, "full")).resolve())
+    with closing(sqlite3.connect(store.database)) as connection:
+        connection.execute(
+            "create trigger full before insert on registered_model_aliases "
+            "begin select raise(abort, 'database or disk is full'); end"
+        )
+    alias = ("select", "toy", "--balanced", "--alias", "new")
+    says(fails(capsys, *alias, "--store", store.root), "needs room", f"MB are free in {store.root}", "make room")
 
 
 def cpu_seconds_of_children() -> float:
