@@ -2,7 +2,8 @@
 """Notices a trial that hangs: that runs, and has not reported for longer than it can possibly need.
 
 What a rung should take is learnt from the rungs of other trials. Unless the user names a limit the watch is generous: a
-slow node or a long evaluation must not look like a hang.
+slow node or a long evaluation must not look like a hang. Students that graduate are watched by the same rule, between
+the signs of life that they give (`search.graduation_job`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 TIMES_EXPECTED = 10.0
 LEAST_S = 600.0  # a worker may wait so long for its imports and its data
-UNKNOWN_S = 86_400.0  # as long as no rung was reached by any trial
+UNKNOWN_S = 3_600.0  # as long as no rung was reached by any trial; a time budget may end the search before
 
 
 def rung_limit_s(wanted_s: float | None, *, expected_s: float | None) -> float:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about when a trial counts as hung."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.hang_watch import HangWatch, rung_limit_s
+
+
+@pytest.mark.parametrize(
+    ("wanted_s", "expected_s", "limit_s"),
+    [
+        (30.0, None, 30.0),
+        (30.0, 500.0, 30.0),
+        (None, None, 3_600.0),
+        (None, 1.0, 600.0),
+        (None, 500.0, 5_000.0),
+    ],
+)
+def test_the_limit_is_the_users_or_ten_times_what_is_expected_or_an_hour(
+    wanted_s: float | None, expected_s: float | None, limit_s: float
+) -> None:
+    assert rung_limit_s(wanted_s, expected_s=expected_s) == limit_s
+
+
+def test_silence_begins_with_the_first_question_and_again_with_every_report() -> None:
+    now = 0.0
+    watch = HangWatch(clock=lambda: now)
+    assert watch.silence_s(3) == 0.0
+    now = 5.0
+    assert (watch.silence_s(3), watch.silence_s(4)) == (5.0, 0.0)
+    watch.heard(3)
+    now = 7.0
+    assert (watch.silence_s(3), watch.silence_s(4)) == (2.0, 2.0)
+    watch.forget(3)
+    assert watch.silence_s(3) == 0.0
