@@ -88,7 +88,7 @@ class Soak:
         with log.open("w") as file:
             command = Command(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True), log)
             try:
-                was_struck = self._strike_until_it_ends(command)
+                was_struck = self._strike_until_it_ends(command, scene.store.study_folder(study.name) / "graduation")
             finally:  # a Ctrl-C must not leave it behind
                 command.process.kill()
         self.n_commands += 1
@@ -104,12 +104,13 @@ class Soak:
         self.losses.add("commands_failed", f"exit status {status}:\n{command.text()[-3000:]}")
         return False
 
-    def _strike_until_it_ends(self, command: Command) -> bool:
-        """Whether it was struck."""
+    def _strike_until_it_ends(self, command: Command, graduation: Path) -> bool:
+        """Whether it was struck; looks at the folder of the graduates all the while."""
         was_struck = False
         step, moment = self.generator.choice(self.victim.steps), None
         while command.process.poll() is None:
             time.sleep(0.1)
+            self.losses.watch_graduates(graduation)
             if self.n_kills >= self.kills:
                 continue
             if moment is None and _step(command.text()) == step:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.entry import Entry, FrontDocument
 from search.experiment import TRIAL, runs_of_kind, study_experiment
-from search.graduate import graduates_of
+from search.graduate import failures_of, graduates_of
+from search.json_file import read_json
+from search.lost_trials import WORKER_DIED
 from search.registry import load_front, load_trials, registered_entries
 from search.selection import choose_graduates
 from search.store import Store
@@ -34,6 +36,7 @@ KINDS = {
     "rungs_lost": "reported, and not in the journal afterwards",
     "finished_changed": "trials whose record changed after they had ended",
     "rungs_repeated": "measured again although they were in the journal",
+    "graduates_redone": "finished graduates that were trained and measured again, to no more tokens than before",
     "more_than_a_rung_lost": "trials that were continued from before their last rung",
     "left_running": "trials that are RUNNING in a complete study",
     "miscounted": "trials more than the study asks for, or fewer with time left, or continued twice, or not at all",
@@ -55,6 +58,8 @@ class Losses:
     """Counts by kind; all should be 0."""
 
     counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+    _graduates: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
+    """What each student's folder said of its training."""
 
     def add(self, kind: str, what: str) -> None:
         """One more, which is shown."""
@@ -78,6 +83,17 @@ class Losses:
                 earlier = by_number[record.continues].rungs
                 if record.rungs[: len(earlier)] != earlier:
                     self.add("more_than_a_rung_lost", f"{name}, which continues trial-{record.continues:04d}")
+
+    def watch_graduates(self, folder: Path) -> None:
+        """A look at a study's graduation folder while a command works there; one may be replaced by a longer one."""
+        for path in folder.glob("*/student/student.json"):
+            document = read_json(path)
+            if document is None:  # just being replaced
+                continue
+            training, before = document["training"], self._graduates.get(path, document["training"])
+            if training != before and training["n_tokens"] <= before["n_tokens"]:
+                self.add("graduates_redone", f"{path.parents[1].name}: first {before}, then {training}")
+            self._graduates[path] = training
 
     def check_complete(self, store: Store, study: StudySpec, records: Records) -> None:
         """A study whose last command has ended well."""
@@ -160,7 +176,9 @@ class Losses:
         folder = store.study_folder(study.name)
         chosen = choose_graduates(list(records.values()), max_students=study.graduation.max_students)
         graduates = {one.record.name for one in graduates_of(list(records.values()), folder / "graduation")}
-        wanted = {record.name for record in chosen}
+        failures = failures_of(chosen, folder / "graduation")
+        killed = {name for name, outcome in failures.items() if outcome.startswith(WORKER_DIED)}  # again and again
+        wanted = {record.name for record in chosen} - killed
         if graduates != wanted:
             self.add("front_differs", f"graduated are {sorted(graduates)}, chosen were {sorted(wanted)}")
         again = FrontDocument.of(
