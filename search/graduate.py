@@ -5,29 +5,24 @@ One job, because starting one costs ten seconds and more. Its workers take stude
 assignment and answer through files in the study's folder, which must be where all nodes see it. An
 interrupted graduation goes on from its last saves; a finished one is extended, from before its decay, when a later
 command brings enough time or tokens to make a difference.
+
+A job that a dead worker or a hung student ends is followed by another, for the students that are not through. Deaths
+are counted for each student as for trials (`search.lost_trials`), and the limits of trials hold here too.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-
 from search.cluster import n_cpus_available
+from search.graduation_job import JobEnd, run_job
 from search.graduation_state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
-from search.graduation_worker import graduate_students
+from search.hang_watch import rung_limit_s
 from search.json_file import read_json
 from search.room import is_no_room
 from search.selection import choose_graduates
@@ -41,12 +36,8 @@ WORTH_EXTENDING = 1.25
 """A finished student trains on if that brings it to this many times the tokens it has seen."""
 START_S = 12.0
 """Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
-COLLECTIVE_S = 600
-"""Seconds that a group waits for its first worker, which evaluates and saves alone."""
 MOST_RESTARTS = 3
-"""Deaths of workers in one job; each costs the work since the last saves."""
-STOP_S = 60.0
-"""Seconds that workers get to save after a Ctrl-C."""
+"""Jobs of one command that end for no student's sake; each costs the work since the last saves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,36 +68,46 @@ def graduate(
     document: Mapping[str, Any],
     connect: Callable[[], None] = lambda: None,
     deadline: float | None = None,
+    memory_gib: float | None = None,
+    rung_time_limit_s: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Graduate, ...]:
     """Distils the chosen of a search's records for longer; returns all graduates of the study, earlier ones included.
 
     `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
-    behind by then still gets a few steps. `document` goes into every student.json. `progress` is told
-    (seconds, seconds until the deadline), or without one (students ended, students in all). Raises
-    KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray Train fails and there is no
-    graduate, or because a disk is full; else `failures_of` says who is not through, and the next command goes on.
+    behind by then still gets a few steps. `document` goes into every student.json. `memory_gib` is what a student may
+    take, None for no limit, and `rung_time_limit_s` how long it may show no life, None for what trials are given
+    (`search.hang_watch`). `progress` is told (seconds, seconds until the deadline), or without one (students ended,
+    students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray Train
+    fails and there is no graduate, or because a disk is full; else `failures_of` says who is not through, and the
+    next command goes on.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
-    seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
     weights = time_weights([record.rungs[-1].tokens_per_s for record in chosen])
     tasks = [
-        _task(record, spec=spec, folder=folder, weight=weight, document=document)
+        _task(
+            record,
+            spec=spec,
+            folder=folder,
+            weight=weight,
+            document=document,
+            memory_gib=memory_gib,
+            silence_limit_s=rung_limit_s(rung_time_limit_s, expected_s=_evaluation_s(record, data)),
+        )
         for record, weight in zip(chosen, weights, strict=True)
     ]
-    tasks = _worth_training(tasks, seconds=seconds, n_groups=spec.n_workers // spec.workers_per_student)
+    tasks = _worth_training(tasks, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
     if tasks:
-        connect()
-        n_groups, n_per_student = _groups(spec, n_tasks=len(tasks))
-        groups = balance([task.weight for task in tasks], n_groups)
-        job = GraduationJob(
-            groups=tuple(tuple(tasks[i] for i in group) for group in groups),
-            workers_per_student=n_per_student,
-            deadline=None if seconds is None else time.time() + seconds,
-            stop_file=folder / "stop",
+        error = _train(
+            tasks,
+            data,
+            spec=spec,
+            folder=folder,
             tokenizer_json=tokenizer_json,
+            connect=connect,
+            deadline=deadline,
+            progress=progress,
         )
-        error = _run(job, data, scratch=folder / "ray", progress=progress)
         if error is not None and (is_no_room(error) or not graduates_of(records, folder)):
             raise RuntimeError(f"graduation ended before its students were through: {error}") from error
         if error is not None:
@@ -130,6 +131,73 @@ def unfinished_of(records: Sequence[TrialRecord], folder: Path) -> tuple[str, ..
     """Names of the trials whose graduation another command must bring to its end."""
     states = {record.name: GraduationState.read(folder / record.name) for record in records}
     return tuple(name for name, state in states.items() if state is not None and state.status == UNFINISHED)
+
+
+def _train(
+    tasks: list[GraduationTask],
+    data: DistillationData,
+    *,
+    spec: GraduationSpec,
+    folder: Path,
+    tokenizer_json: str,
+    connect: Callable[[], None],
+    deadline: float | None,
+    progress: Callable[[int, int], None],
+) -> Exception | None:
+    """Trains one job after another until all students are through; returns the error that kept them from it."""
+    before = {task.name: GraduationState.read(task.folder) for task in tasks}
+    begin, n_restarts, left = time.monotonic(), 0, tasks
+
+    def is_through(task: GraduationTask) -> bool:
+        state = GraduationState.read(task.folder)
+        return state is not None and state.status != UNFINISHED and state != before[task.name]
+
+    def look() -> None:
+        if deadline is None:
+            progress(sum(map(is_through, tasks)), len(tasks))
+        else:
+            progress(int(time.monotonic() - begin), int(deadline - begin) + 1)
+
+    while left:
+        connect()
+        job = _job(left, spec=spec, folder=folder, tokenizer_json=tokenizer_json, seconds=_seconds_to(deadline))
+        end = run_job(job, data, scratch=folder / "ray", look=look)
+        if end.error is None or is_no_room(end.error):
+            return end.error
+        _write_losses(left, end)
+        n_restarts += not (end.deaths or end.hung)
+        if n_restarts > MOST_RESTARTS:
+            return end.error
+        left = [task for task in left if not is_through(task)]
+        left = _worth_training(left, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
+    return None
+
+
+def _job(
+    tasks: Sequence[GraduationTask], *, spec: GraduationSpec, folder: Path, tokenizer_json: str, seconds: float | None
+) -> GraduationJob:
+    """On the CPUs that there are now."""
+    n_workers = min(spec.n_workers, n_cpus_available())
+    n_per_student = min(spec.workers_per_student, n_workers)
+    groups = balance([task.weight for task in tasks], max(1, min(n_workers // n_per_student, len(tasks))))
+    return GraduationJob(
+        groups=tuple(tuple(tasks[i] for i in group) for group in groups),
+        workers_per_student=n_per_student,
+        deadline=None if seconds is None else time.time() + seconds,
+        stop_file=folder / "stop",
+        tokenizer_json=tokenizer_json,
+    )
+
+
+def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
+    """Writes down whose worker died, and who hung."""
+    for task in tasks:
+        state = GraduationState.read(task.folder) or GraduationState()
+        if task.name in end.deaths:
+            state.died(end.deaths[task.name]).write(task.folder)
+        elif task.name in end.hung:
+            outcome = f"hung: no sign of life within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
+            replace(state, status=FAILED, outcome=outcome).write(task.folder)
 
 
 def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
@@ -162,7 +230,14 @@ def _graduate_of(record: TrialRecord, folder: Path) -> Graduate | None:
 
 
 def _task(
-    record: TrialRecord, *, spec: GraduationSpec, folder: Path, weight: float, document: Mapping[str, Any]
+    record: TrialRecord,
+    *,
+    spec: GraduationSpec,
+    folder: Path,
+    weight: float,
+    document: Mapping[str, Any],
+    memory_gib: float | None,
+    silence_limit_s: float,
 ) -> GraduationTask:
     assert record.spec is not None and record.recipe is not None and record.checkpoint is not None
     return GraduationTask(
@@ -176,19 +251,25 @@ def _task(
         tokens_per_s=record.rungs[-1].tokens_per_s,
         max_tokens=spec.n_tokens,
         document={**document, "trial": record.name, "recipe": record.recipe.to_json()},
+        memory_gib=memory_gib,
+        silence_limit_s=silence_limit_s,
     )
 
 
-def _groups(spec: GraduationSpec, *, n_tasks: int) -> tuple[int, int]:
-    """Groups of workers, and workers of a group, on the CPUs that there are."""
-    n_workers = min(spec.n_workers, n_cpus_available())
-    n_per_student = min(spec.workers_per_student, n_workers)
-    return max(1, min(n_workers // n_per_student, n_tasks)), n_per_student
+def _evaluation_s(record: TrialRecord, data: DistillationData) -> float:
+    """Ample seconds for the longest silence of a student's workers: a forward pass costs less than a training step."""
+    return len(data.held_out_token_ids) / record.rungs[-1].tokens_per_s
 
 
-def _worth_training(
-    tasks: list[GraduationTask], *, seconds: float | None, n_groups: int
-) -> list[GraduationTask]:
+def _seconds_to(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _n_groups(spec: GraduationSpec) -> int:
+    return spec.n_workers // spec.workers_per_student
+
+
+def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_groups: int) -> list[GraduationTask]:
     """The unfinished ones, and the finished ones that time and tokens bring clearly further."""
 
     def is_worth(task: GraduationTask, slice_s: float) -> bool:
@@ -208,70 +289,3 @@ def _worth_training(
         if len(kept) == len(tasks):
             return kept
         tasks = kept
-
-
-def _run(
-    job: GraduationJob, data: DistillationData, *, scratch: Path, progress: Callable[[int, int], None]
-) -> Exception | None:
-    """Runs the job and returns the error that ended it, if one did.
-
-    In a thread: in the main thread Ray Train takes over Ctrl-C for good and ends the process with it.
-    """
-    shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
-    job.stop_file.parent.mkdir(parents=True, exist_ok=True)
-    job.stop_file.unlink(missing_ok=True)
-    errors: list[Exception] = []
-
-    def fit() -> None:
-        try:
-            _trainer(job, data, scratch=scratch).fit()
-        except Exception as error:
-            errors.append(error)
-
-    tasks, start = [task for group in job.groups for task in group], time.time()
-    thread = threading.Thread(target=fit, name="graduation", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.5)
-            if job.deadline is not None:
-                progress(int(time.time() - start), int(job.deadline - start) + 1)
-                continue
-            states = [GraduationState.read(task.folder) for task in tasks]
-            progress(sum(state is not None and state.status != UNFINISHED for state in states), len(tasks))
-    except KeyboardInterrupt:
-        job.stop_file.touch()
-        thread.join(STOP_S)
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return errors[0] if errors else None
-
-
-class _LeanTrainer(TorchTrainer):
-    """Without Ray Train's helpers for Ray Data and for crashes of its controller: two processes and seconds less.
-
-    The placement group of a local Ray ends with it, that of a cluster with the driver's job.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        idle = (DatasetsCallback, PlacementGroupCleanerCallback)
-        defaults = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the older trainer
-        return [callback for callback in defaults if not isinstance(callback, idle)]
-
-
-def _trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> TorchTrainer:
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    return _LeanTrainer(
-        graduate_students,
-        train_loop_config={"job": job, "data": ray.put(data)},
-        torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_S),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=len(job.groups) * job.workers_per_student, resources_per_worker={"CPU": 1}
-        ),
-        run_config=ray.train.RunConfig(
-            name="graduation",
-            storage_path=str(scratch),
-            failure_config=ray.train.FailureConfig(max_failures=MOST_RESTARTS),
-        ),
-    )

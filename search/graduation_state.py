@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What graduation's driver and its workers tell each other: tasks one way, files the other.
 
-    FOLDER/graduation.json   how far it is, its curve, its outcome
+    FOLDER/graduation.json   how far it is, its curve, its outcome; touched as long as its workers work
     FOLDER/state/            what `Distillation.restore` reads: the last save of an unfinished graduation
     FOLDER/stable/           the save before the decay: a longer graduation goes on from here
     FOLDER/student/          the graduated student
@@ -10,16 +10,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from search.json_file import read_json, write_json
+from search.lost_trials import MOST_TRIES, WORKER_DIED
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+_FILE = "graduation.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,10 @@ class GraduationTask:
     """Most training tokens, its trial's included; None: bounded by time."""
     document: Mapping[str, Any]
     """What its student.json says beside the spec."""
+    memory_gib: float | None
+    """What it may take beyond what its worker holds already; None: no limit."""
+    silence_limit_s: float
+    """Seconds without a sign of life after which it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +86,33 @@ class GraduationState:
     """Spent on it, evaluation included."""
     curve: tuple[RungRecord, ...] = field(default=())
     """Evaluations, by rising tokens."""
+    n_deaths: int = 0
+    """How often its worker ended under it since it last saved."""
 
     @property
     def n_tokens(self) -> int:
         """Tokens at the last evaluation, its trial's included."""
         return self.curve[-1].n_tokens if self.curve else self.start_tokens
 
+    def begun(self) -> GraduationState:
+        """As it is when training goes on: of a finished graduation the decay is undone, the curve up to it stays."""
+        if self.status != DONE:
+            return replace(self, status=UNFINISHED, outcome="")
+        n_tokens = self.start_tokens if self.decay is None else self.decay[0]
+        curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
+        return replace(self, status=UNFINISHED, outcome="", decay=None, curve=curve)
+
+    def died(self, outcome: str) -> GraduationState:
+        """After its worker ended under it; failed if that happens again and again without a save between."""
+        n_deaths = self.n_deaths + 1
+        if n_deaths < MOST_TRIES.get(outcome.split(":", 1)[0], MOST_TRIES[WORKER_DIED]):
+            return replace(self, n_deaths=n_deaths)
+        return replace(self, status=FAILED, outcome=f"{outcome}; {n_deaths} times since its last save")
+
     @classmethod
     def read(cls, folder: Path) -> GraduationState | None:
         """The state of a student's folder; None if its graduation never began."""
-        document = read_json(folder / "graduation.json")
+        document = read_json(folder / _FILE)
         if document is None:
             return None
         decay = document["decay"]
@@ -99,4 +122,17 @@ class GraduationState:
     def write(self, folder: Path) -> None:
         """Replace the state of a student's folder."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        write_json(folder / "graduation.json", {**document, "curve": [rung.to_json() for rung in self.curve]})
+        write_json(folder / _FILE, {**document, "curve": [rung.to_json() for rung in self.curve]})
+
+
+def show_life(folder: Path) -> None:
+    """Says of a student's folder, whose state is written, that its workers still work."""
+    (folder / _FILE).touch()
+
+
+def sign_of_life(folder: Path) -> int | None:
+    """What is another value after every sign of life from a student's workers; None before the first."""
+    try:
+        return (folder / _FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

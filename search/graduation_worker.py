@@ -21,7 +21,9 @@ import torch
 import torch.distributed as distributed
 
 from search.graduation_pace import Advance, Decay, Decision, Finish, Limits, decide
-from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.graduation_state import DONE, FAILED, GraduationJob, GraduationState, GraduationTask, show_life
+from search.json_file import read_json
+from search.memory_limit import is_out_of_memory, limited_memory
 from search.room import is_no_room
 from search.trial import RungRecord
 from search.trial_work import failure_of
@@ -80,7 +82,7 @@ class Graduation:
     ) -> None:
         self._task, self._data, self._replica = task, data, replica
         self._slice_s, self._tokenizer_json = slice_s, tokenizer_json
-        self._state = GraduationState.read(task.folder) or GraduationState()
+        self._state = (GraduationState.read(task.folder) or GraduationState()).begun()
         self._start = self._saved = self._evaluated = self._counted = self._tidied = time.monotonic()
         self._leads = replica.rank == 0
         self._speed = task.tokens_per_s
@@ -90,23 +92,32 @@ class Graduation:
     def run(self, stop_file: Path) -> None:
         """Train until the limits, a failure or the stop file; whatever comes first is written down.
 
-        What fails in one worker of several ends them all, and Ray Train starts them again once: the others wait for
-        it in the middle of a step. A loss that is not finite is seen by all of them. A full disk is not the student's
-        fault: graduation ends, and goes on from the last save.
+        What fails in one worker of several ends them all, for the others wait for it in the middle of a step; then the
+        driver counts a death. A loss that is not finite is seen by all of them, and the one that may not have more
+        memory says so. A full disk is not the student's fault: graduation ends, and goes on from the last save.
         """
+        memory_gib = self._task.memory_gib
         try:
-            self._begin()
-            if self._train(stop_file):
-                self._finish()
+            self._write()
+            with limited_memory(memory_gib):
+                self._begin()
+                if self._train(stop_file):
+                    self._finish()
         except Exception as error:
-            if is_no_room(error) or (self._replica.n_replicas > 1 and not isinstance(error, NotFiniteError)):
+            if is_no_room(error):
                 raise
-            self._fail(failure_of(error))
+            outcome = failure_of(error, memory_gib=memory_gib)
+            if self._replica.n_replicas == 1 or isinstance(error, NotFiniteError):
+                self._fail(outcome)
+                return
+            if is_out_of_memory(error):  # of this worker, which need not be the one that writes
+                state = GraduationState.read(self._task.folder) or self._state
+                replace(state, status=FAILED, outcome=outcome).write(self._task.folder)
+            raise
 
     def _begin(self) -> None:
         task = self._task
         spec, folder = task.spec, task.folder
-        self._state = replace(self._state, outcome="")
         self._distillation = Distillation(
             build(spec, seed=task.seed),
             task.recipe,
@@ -117,11 +128,7 @@ class Graduation:
         )
         sources = (folder / "state", folder / "stable", task.checkpoint)
         self._distillation.restore(next(source for source in sources if source.is_dir()))
-        if self._state.status == DONE:  # a longer graduation: the decay is undone, the curve up to it stays
-            n_tokens = self._distillation.n_tokens
-            curve = tuple(rung for rung in self._state.curve if rung.n_tokens <= n_tokens)
-            self._state = replace(self._state, status=UNFINISHED, decay=None, curve=curve)
-        elif not self._state.start_tokens:
+        if not self._state.start_tokens:
             self._state = replace(self._state, start_tokens=self._distillation.n_tokens)
         if self._state.decay is not None and self._distillation.decay is None:
             self._distillation.begin_decay(*self._state.decay)
@@ -152,6 +159,8 @@ class Graduation:
                     self._distillation.begin_decay(self._distillation.n_tokens, to_tokens)
                 case Advance(to_tokens):
                     self._note(self._distillation.advance(to_tokens))
+                    if self._leads:
+                        show_life(self._task.folder)
                     if time.monotonic() - self._tidied > TIDY_EVERY_S:
                         return_freed_memory()
                         self._tidied = time.monotonic()
@@ -219,16 +228,29 @@ class Graduation:
     def _save(self, name: str) -> None:
         if self._leads:
             self._distillation.save(self._task.folder / name)
+            self._state = replace(self._state, n_deaths=0)
             self._write()
         self._saved = time.monotonic()
 
     def _finish(self) -> None:
-        self._evaluate()
+        """Evaluates and saves the student, unless one that has seen as many tokens is there.
+
+        That is one which this graduation was to extend and had no time for, or which was saved just before a kill.
+        """
         if not self._leads:
             return
-        if self._failure:
-            self._fail(self._failure)
-            return
+        graduate = read_json(self._task.folder / "student" / "student.json")
+        if graduate is None or graduate["training"]["n_tokens"] < self._distillation.n_tokens:
+            self._evaluate()
+            if self._failure:
+                self._fail(self._failure)
+                return
+            self._save_student()
+        self._state = replace(self._state, status=DONE, n_deaths=0)
+        self._write()
+        shutil.rmtree(self._task.folder / "state", ignore_errors=True)
+
+    def _save_student(self) -> None:
         task, state = self._task, self._state
         training = {
             "n_tokens": self._distillation.n_tokens,
@@ -243,9 +265,6 @@ class Graduation:
             tokenizer_json=self._tokenizer_json,
             document={**task.document, "training": training},
         )
-        self._state = replace(state, status=DONE)
-        self._write()
-        shutil.rmtree(task.folder / "state", ignore_errors=True)
 
     def _fail(self, outcome: str) -> None:
         self._state = replace(self._state, status=FAILED, outcome=outcome)

@@ -3,7 +3,8 @@
 
 A trial did nothing wrong when its node died, and perhaps nothing when its worker did: it goes on from its last
 checkpoint, in the same search. But a student may be what kills its worker (the operating system ends a process that
-takes too much memory), so the tries without a new rung are counted.
+takes too much memory), so the tries without a new rung are counted. So are those of students that graduate, without a
+new save (`search.graduation_state`).
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 GIB = 1 << 30
@@ -39,6 +41,16 @@ def limit_memory(n_bytes: int | None) -> None:
     if hard != resource.RLIM_INFINITY and (wanted == resource.RLIM_INFINITY or wanted > hard):
         wanted = hard
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+@contextmanager
+def limited_memory(gib: float | None) -> Iterator[None]:
+    """Within the block this process may take so many GiB beyond what it has now; None: as many as there are."""
+    limit_memory(None if gib is None else int(gib * GIB))
+    try:
+        yield
+    finally:
+        limit_memory(None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -252,6 +252,8 @@ class _Run:
             },
             connect=lambda: self._connect(prepared),
             deadline=None if seconds is None else time.monotonic() + seconds,
+            memory_gib=study.search.trial_memory_gib,
+            rung_time_limit_s=study.search.rung_time_limit_s,
             progress=self.reporter.step("graduating the front's students"),
         )
         failures = failures_of(records, folder)
@@ -260,7 +262,8 @@ class _Run:
             self.reporter.say(f"{name} did not graduate: {outcome}")
         if not graduates:
             raise ValueError(
-                f"no student of {study.name} graduated: {'; '.join(failures.values())}; lower the learning rates"
+                f"no student of {study.name} graduated: {'; '.join(failures.values())}; lower the learning rates, or "
+                "raise the limits that they met"
             )
         return graduates
 

@@ -193,9 +193,12 @@ class SearchSpec:
     patience: Annotated[float, Range(above=0, high=1000)] = 4.0
     """How many times more a new trial must promise for its tokens before a running one is stopped at a rung."""
     rung_time_limit_s: Seconds | None = None
-    """Seconds after which a trial that has not reached its next rung hangs; None: ten times what is expected."""
+    """Seconds after which a trial without a new rung, or a graduating student without a sign of life, counts as hung.
+
+    None: ten times what is expected.
+    """
     trial_memory_gib: Annotated[float, Range(above=0, high=_MOST_GIB)] | None = None
-    """GiB that a trial may take beyond what its worker holds already; None: what the machine has."""
+    """GiB that a trial, or a graduating student, may take beyond what its worker holds; None: what the machine has."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
 

@@ -8,7 +8,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +17,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks.measuring.processes import descendants, name_of
+from benchmarks.measuring.losses import Losses
+from benchmarks.measuring.processes import descendants, is_alive, name_of
 from search.cluster import cluster
-from search.graduate import Graduate, failures_of, graduate, unfinished_of
-from search.graduation_state import DONE, GraduationState
+from search.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
+from search.graduation_state import DONE, UNFINISHED, GraduationState, GraduationTask
+from search.graduation_worker import Graduation
+from search.lost_trials import MOST_TRIES, WORKER_DIED
 from search.preparation import Prepared, prepare
 from search.progress import Silent
 from search.store import Store
 from search.time_plan import TimePlan
 from search.trial import TrialRecord, TrialState
 from search.trial_work import DistillationWork
+from spaces.student import Dense
 from spaces.study import GraduationSpec, StudySpec
 from tests.search.tiny_study import tiny_study
+from trainers.replicas import Replica
 
 # Ray Train 2.60 uses what Ray Data 2.60 deprecates.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray.data.context")]
@@ -82,7 +88,14 @@ def ray_session() -> Iterator[None]:
 
 
 def run(
-    records: list[TrialRecord], prepared: Prepared, folder: Path, *, deadline_s: float | None = None, **spec: int
+    records: list[TrialRecord],
+    prepared: Prepared,
+    folder: Path,
+    *,
+    deadline_s: float | None = None,
+    memory_gib: float | None = None,
+    rung_time_limit_s: float | None = None,
+    **spec: int,
 ) -> dict[str, Graduate]:
     graduates = graduate(
         records,
@@ -92,6 +105,8 @@ def run(
         tokenizer_json=prepared.teacher.tokenizer_json,
         document={"study": "tiny", "tokenizer": {"max_tokens": 16}},
         deadline=None if deadline_s is None else time.monotonic() + deadline_s,
+        memory_gib=memory_gib,
+        rung_time_limit_s=rung_time_limit_s,
     )
     return {one.record.name: one for one in graduates}
 
@@ -140,10 +155,11 @@ def test_an_interrupted_graduation_saves_and_the_same_call_finishes_it_as_if_it_
     def stop_soon() -> None:
         while GraduationState.read(folder / records[0].name) is None:
             time.sleep(0.01)
-        (folder / "stop").touch()
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop_soon, daemon=True).start()
-    assert run(records[:1], prepared, folder, n_tokens=30_000, n_workers=1) == {}
+    with pytest.raises(KeyboardInterrupt):
+        run(records[:1], prepared, folder, n_tokens=30_000, n_workers=1)
     assert (folder / records[0].name / "state").is_dir()
     parts = run(records[:1], prepared, folder, n_tokens=30_000, n_workers=1)
     name = records[0].name
@@ -190,24 +206,83 @@ def test_a_student_that_diverges_is_dropped_with_its_outcome(
     assert failures_of(with_relations, tmp_path)[records[1].name].startswith("not finite")
 
 
-def test_a_student_whose_workers_are_killed_is_said_not_to_be_through_and_goes_on_later(
-    alone: dict[str, Graduate],
+def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice(
     records: list[TrialRecord],
     prepared: Prepared,
+    ray_session: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("search.graduate.MOST_RESTARTS", 0)
-    folder, first, second = copied(alone, tmp_path), records[0].name, records[1].name
-    shutil.rmtree(folder / second)
-    killer = threading.Thread(target=_kill_what_graduates, args=(folder / second / "graduation.json",))
-    killer.start()
-    assert set(run(records[:2], prepared, folder, n_tokens=100_000, n_workers=1)) == {first}
-    killer.join()
-    assert failures_of(records, folder)[second].startswith("its workers ended before it was through, ")
-    assert unfinished_of(records[:2], folder) == (second,)
-    assert set(run(records[:2], prepared, folder, n_tokens=4_000, n_workers=1)) == {first, second}
-    assert unfinished_of(records[:2], folder) == () and second not in failures_of(records, folder)
+    monkeypatch.setitem(MOST_TRIES, WORKER_DIED, 2)
+    first, victim, last = in_turn(records)
+    losses = Losses()
+    with striking(tmp_path / victim.name, signal.SIGKILL, look=lambda: losses.watch_graduates(tmp_path)) as strikes:
+        graduates = run([first, victim, last], prepared, tmp_path, n_tokens=20_000, n_workers=1)
+    assert len(strikes) == 2
+    assert set(graduates) == {first.name, last.name}
+    assert losses.counts["graduates_redone"] == 0
+    assert unfinished_of(records, tmp_path) == ()
+    assert list(failures_of(records, tmp_path)) == [victim.name]
+    outcome = failures_of(records, tmp_path)[victim.name]
+    assert outcome.startswith("worker died: ") and outcome.endswith("; 2 times since its last save")
+
+
+def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    first, victim, last = in_turn(records)
+    with striking(tmp_path / victim.name, signal.SIGSTOP) as strikes:
+        graduates = run(
+            [first, victim, last], prepared, tmp_path, deadline_s=8.0, rung_time_limit_s=3.0, n_workers=1
+        )
+    assert set(graduates) == {first.name, last.name}
+    outcome = "hung: no sign of life within 3 s (search.rung_time_limit)"
+    assert failures_of(records, tmp_path) == {victim.name: outcome}
+    assert len(strikes) == 1 and not any(map(is_alive, strikes))
+
+
+def test_who_takes_more_memory_than_a_trial_may_is_failed_as_a_trial_is(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    large, other = records[0], records[1]
+    assert large.spec is not None and large.spec.encoder is not None
+    encoder = replace(large.spec.encoder, n_layers=16, feed_forward=Dense(units=1 << 16))  # 256 MiB
+    large = replace(large, spec=replace(large.spec, encoder=encoder))
+    limited = run([large, other], prepared, tmp_path, memory_gib=0.125, n_tokens=4_000, n_workers=1)
+    assert set(limited) == {other.name}
+    outcome = "out of memory: it takes more than 0.125 GiB (search.trial_memory_gib)"
+    assert failures_of([large, other], tmp_path) == {large.name: outcome}
+
+
+def test_a_longer_graduation_that_runs_out_of_time_leaves_the_student_that_there_is(
+    alone: dict[str, Graduate], records: list[TrialRecord], prepared: Prepared, tmp_path: Path
+) -> None:
+    folder, record = copied(alone, tmp_path), records[0]
+    [before] = graduates_of([record], folder)
+    weights = (before.folder / "model.safetensors").read_bytes()
+    assert record.spec is not None and record.recipe is not None and record.checkpoint is not None
+    task = GraduationTask(
+        name=record.name,
+        spec=record.spec,
+        recipe=record.recipe,
+        seed=record.seed,
+        checkpoint=record.checkpoint,
+        folder=folder / record.name,
+        weight=1.0,
+        tokens_per_s=record.rungs[-1].tokens_per_s,
+        max_tokens=None,
+        document={},
+        memory_gib=None,
+        silence_limit_s=60.0,
+    )
+    replica = Replica(rank=0, n_replicas=1, group=None)
+    Graduation(task, prepared.data, replica=replica, slice_s=0.0, tokenizer_json="").run(folder / "stop")
+    state = GraduationState.read(task.folder)
+    assert state is not None and state.status == DONE and state.decay is not None
+    assert state.decay[1] < before.n_tokens
+    [after] = graduates_of([record], folder)
+    assert (after.n_tokens, after.fidelity) == (before.n_tokens, before.fidelity)
+    assert (after.folder / "model.safetensors").read_bytes() == weights
 
 
 def copied(graduates: dict[str, Graduate], to: Path) -> Path:
@@ -216,13 +291,43 @@ def copied(graduates: dict[str, Graduate], to: Path) -> Path:
     return Path(shutil.copytree(folder, to / "copy"))
 
 
-def _kill_what_graduates(begun: Path) -> None:
-    """As soon as the student has begun, and not before."""
-    while not begun.exists():
-        time.sleep(0.05)
-    for pid in descendants(os.getpid()):
-        if name_of(pid).startswith("ray::RayTrainWorker"):
-            os.kill(pid, signal.SIGKILL)
+def in_turn(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The records with speeds of which follows that one worker trains them in this order."""
+    speeds = (4_000.0, 2_000.0, 1_000.0)
+    return [
+        replace(record, rungs=(replace(record.rungs[0], tokens_per_s=speed),))
+        for record, speed in zip(records, speeds, strict=True)
+    ]
+
+
+@contextmanager
+def striking(student: Path, number: signal.Signals, look: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """Within the block every worker that works on this student gets a signal; yields those that did."""
+    strikes: list[int] = []
+    ended = threading.Event()
+
+    def strike() -> None:
+        seconds = 0.0
+        while not ended.wait(0.01):
+            look()
+            state = GraduationState.read(student)
+            if state is None or state.status != UNFINISHED or state.seconds == seconds:  # the driver writes, too
+                continue
+            for pid in descendants(os.getpid()):
+                if name_of(pid).startswith("ray::RayTrainWorker"):
+                    os.kill(pid, number)
+                    strikes.append(pid)
+            time.sleep(0.1)
+            last = GraduationState.read(student)
+            seconds = seconds if last is None else last.seconds
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield strikes
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _with_nan(prepared: Prepared) -> np.ndarray:
