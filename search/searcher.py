@@ -168,6 +168,9 @@ class SearchStopper(Stopper):
         """Whether to end now. Raises what `guard` caught."""
         if self._error is not None:
             raise self._error
+        for trial in self._trials:
+            if trial.is_finished():
+                _drop_statistics(trial)
         self._trials = [trial for trial in self._trials if not trial.is_finished()]
         if self.interrupted.is_set() or self._past_deadline():
             for trial in self._trials:
@@ -193,6 +196,12 @@ def _kill_actor(trial: Trial) -> None:
     actor = trial.temporary_state.ray_actor
     if trial.status == Trial.RUNNING and actor is not None:
         ray.kill(actor)
+
+
+def _drop_statistics(trial: Trial) -> None:
+    """Tune keeps averages of every metric of every trial to its end; nobody reads them."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
 
 
 def _task_of(trial: Trial) -> TrialTask:
