@@ -161,10 +161,8 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
   if constexpr (n_blocks > 2) store_sum<2>(sums + 512), store_sum<3>(sums + 768);
 }
 
-// Sums that are finished: up to two panels by two blocks, or one by four. Without an activation that happens while the
-// next are multiplied; arithmetic worth more than that is faster by itself, as beside tiles a core has one unit for it
-// instead of two.
-template <Activation kind, bool ranged>
+// Sums that are finished, up to two panels by two blocks or one by four, while the next are multiplied.
+template <Activation kind>
 class Finisher {
  public:
   explicit Finisher(const Output& out) : out_(out) {}
@@ -178,7 +176,6 @@ class Finisher {
     taken_ = 1 - taken_;
     panel_ = panel, block_ = block, n_blocks_ = n_blocks;
     done_ = 0, n_ = n_panels * n_blocks;
-    if constexpr (kind == Activation::GELU || kind == Activation::GELU_TANH) finish_rest();
   }
 
   INLINE void finish_one() {
@@ -190,7 +187,8 @@ class Finisher {
 
  private:
   INLINE void finish_next() {
-    finish_panel<kind, ranged>(out_, panel_ + done_ / n_blocks_, block_ + done_ % n_blocks_, sums_[taken_] + done_ * 256);
+    const bool second = done_ >= n_blocks_;
+    finish_panel<kind>(out_, panel_ + second, block_ + done_ - (second ? n_blocks_ : 0), sums_[taken_] + done_ * 256);
     ++done_;
   }
 
@@ -199,9 +197,9 @@ class Finisher {
   alignas(64) int32_t sums_[2][4 * 256];
 };
 
-template <Activation kind, bool ranged>
+template <Activation kind>
 struct TileProduct {
-  using Rows = Finisher<kind, ranged>;
+  using Rows = Finisher<kind>;
 
   template <int n_panels, int n_blocks, bool fetch>
   static INLINE void dense(const Output& out, int panel, int block, Rows& rows) {
@@ -247,12 +245,6 @@ struct TileProduct {
     if (panel < last_panel) dense_row<1>(out, panel, n_blocks, rows);
   }
 };
-
-void tile_product(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel,
-                  int activation, float* y, int y_rows, const Range* range) {
-  const Output out{matrix, x, y, y_rows, range};
-  dispatch<TileProduct>(activation, range != nullptr, out, n_blocks, first_panel, last_panel);
-}
 
 // ---- attention in bfloat16 ----
 
@@ -517,6 +509,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
 
 }  // namespace
 
-const Kernels AMX{"amx", tile_product, normalise, quantise, look_up, tile_attend, average_rows, route, gather, average_columns, 0.6f};
+const Kernels AMX{"amx", product_by<TileProduct>, activate_by<TileProduct>, sizeof(HiddenNumber), quantise_hidden,
+                  normalise, quantise, look_up, tile_attend, average_rows, route, gather, average_columns, 0.6f};
 
 }  // namespace understudy
