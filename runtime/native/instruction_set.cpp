@@ -13,7 +13,8 @@ namespace {
 
 #if defined(__x86_64__)
 struct Processor {
-  bool avx2 = false, avx_vnni = false, avx512_vnni = false, avx512_vbmi = false, avx512_bf16 = false, amx = false;
+  bool avx2 = false, avx_vnni = false, avx512_vnni = false, avx512_vbmi = false, avx512_bf16 = false,
+       avx512_fp16 = false, amx = false;
   bool system_vectors = false, system_wide_vectors = false, system_tiles = false;  // what the system saves and restores
 };
 
@@ -41,12 +42,13 @@ Processor look() {
   const bool avx512 = (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));  // F DQ BW VL
   p.avx512_vnni = avx512 && fused && (c & (1u << 11));
   p.avx512_vbmi = c & (1u << 1);
+  p.avx512_fp16 = d & (1u << 23);
   const bool tiles = (d & (1u << 24)) && (d & (1u << 25)) && (d & (1u << 22));  // tiles, int8, bf16
   if (highest >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
     p.avx_vnni = p.avx2 && (a & (1u << 4));
     p.avx512_bf16 = a & (1u << 5);
   }
-  p.amx = tiles && p.avx512_vnni && p.avx512_vbmi && p.avx512_bf16;
+  p.amx = tiles && p.avx512_vnni && p.avx512_vbmi && p.avx512_bf16 && p.avx512_fp16;
   p.system_tiles = p.amx && tile_state && p.system_wide_vectors && request_tiles();
   return p;
 }
@@ -65,7 +67,7 @@ const std::vector<InstructionSet>& instruction_sets() {
     std::vector<InstructionSet> sets;
 #if defined(__x86_64__)
     const Processor p = look();
-    sets.push_back(describe(AMX, p.amx, p.system_tiles, "AMX with int8 and bfloat16"));
+    sets.push_back(describe(AMX, p.amx, p.system_tiles, "AMX with int8 and bfloat16, and AVX-512 with float16"));
     sets.push_back(describe(AVX512_VNNI, p.avx512_vnni, p.system_wide_vectors, "AVX-512 with VNNI"));
     sets.push_back(describe(AVX_VNNI, p.avx_vnni, p.system_vectors, "AVX-VNNI"));
     sets.push_back(describe(AVX2, p.avx2, p.system_vectors, "AVX2 with FMA"));

@@ -6,12 +6,6 @@
 
 namespace understudy {
 
-// Smallest and largest value of each token: [block * 16].
-struct Range {
-  float* low;
-  float* high;
-};
-
 struct NormWeights {
   const float* weight;
   const float* bias;
@@ -28,20 +22,26 @@ struct Span {
 struct Kernels {
   const char* name;
 
-  // y = activation(matrix x + bias) for panels first_panel to last_panel - 1; y is [block][y_rows][16].
-  // With a range, it is widened by what was written.
-  void (*product)(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel,
-                  int activation, float* y, int y_rows, const Range* range);
+  // y = matrix x + bias for panels first_panel to last_panel - 1; y is [block][n_outputs][16].
+  void (*product)(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel, float* y);
+
+  // Hidden units: activation(matrix x + bias) in a form of their own, [block][panels * 16][16] of hidden_bytes each; and
+  // `largest` of each token becomes the largest of them, if it was less.
+  void (*activate)(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel, int activation,
+                   std::byte* hidden, float* largest);
+  size_t hidden_bytes;
+
+  // Hidden units in eight bits.
+  void (*quantise_hidden)(const std::byte* hidden, int n_units, int activation, const float* largest, int first_block,
+                          int last_block, const Quantised& q);
 
   // x + addend (null: x alone), normalised over the features, into x; and the same in eight bits into q.
   // For blocks first_block to last_block - 1.
   void (*normalise)(float* x, const float* addend, int width, const NormWeights& norm, int first_block,
                     int last_block, const Quantised& q);
 
-  // x [block][width][16] in eight bits, each feature times its smoothing (null: as it is). Without a range, which is that
-  // of the smoothed values, it is looked up first.
-  void (*quantise)(const float* x, int width, const float* smoothing, const Range* range, int first_block,
-                   int last_block, const Quantised& q);
+  // x [block][width][16] in eight bits, each feature times its smoothing (null: as it is).
+  void (*quantise)(const float* x, int width, const float* smoothing, int first_block, int last_block, const Quantised& q);
 
   // Rows of an int8 table with scales (and position rows in float32, or null) for the tokens of blocks, as columns.
   void (*look_up)(const int8_t* table, const float* scales, const float* positions, int width,

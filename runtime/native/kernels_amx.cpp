@@ -82,27 +82,29 @@ INLINE void multiply_bytes() {  // signed weights, unsigned activations
 
 constexpr int AHEAD = 6;  // tiles of weights fetched ahead: about the time of a fetch from the last cache
 
-INLINE void fetch_ahead(const int8_t* tile) {
+INLINE void fetch(const int8_t* tile) {  // beyond the last panel what it fetches is of no use and no harm
 #pragma GCC unroll 16
-  for (int line = 0; line < 16; ++line) _mm_prefetch(tile + AHEAD * TILE_BYTES + line * 64, _MM_HINT_T0);
+  for (int line = 0; line < 16; ++line) _mm_prefetch(tile + line * 64, _MM_HINT_T0);
 }
 
 // Dense sums of n_panels x n_blocks from (panel, block) on; sums is [n_panels][n_blocks][16][16].
-template <int n_panels, int n_blocks, bool fetch, typename Finisher>
+template <int n_panels, int n_blocks, bool fetching, typename Finisher>
 INLINE void dense_sums(const Matrix& m, int panel, const uint8_t* x, size_t block_bytes, int32_t* sums, Finisher& finisher) {
   const int n_tiles = m.first_tile[panel + 1] - m.first_tile[panel];
   const int8_t* left = m.tiles + size_t(m.first_tile[panel]) * TILE_BYTES;
   const size_t next_panel = size_t(n_tiles) * TILE_BYTES;
+  const int last = n_tiles > AHEAD ? n_tiles - AHEAD : n_tiles;  // from it on what is fetched is of the panels after these
   clear_sum<0>();
   if constexpr (n_panels * n_blocks > 1) clear_sum<1>();
   if constexpr (n_panels * n_blocks > 2) clear_sum<2>(), clear_sum<3>();
   for (int tile = 0; tile < n_tiles; ++tile, left += TILE_BYTES, x += TILE_BYTES) {
-    if constexpr (fetch) fetch_ahead(left);
+    const int8_t* later = left + AHEAD * TILE_BYTES + (tile < last ? 0 : (n_panels - 1) * next_panel);
+    if constexpr (fetching) fetch(later);
     load_left<0>(left);
     load_right<0>(x);
     multiply_bytes<0, 0, 0>();
     if constexpr (n_panels == 2) {
-      if constexpr (fetch) fetch_ahead(left + next_panel);
+      if constexpr (fetching) fetch(later + next_panel);
       load_left<1>(left + next_panel);
       multiply_bytes<n_blocks, 1, 0>();
     }
@@ -140,7 +142,7 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
     for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[0][b]);
   for (int tile = 0; tile < n_tiles; ++tile, left += TILE_BYTES) {
     groups += TILE_GROUPS;
-    fetch_ahead(left);
+    fetch(left + AHEAD * TILE_BYTES);
     if (tile + 1 < n_tiles)
       for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[(tile + 1) % 2][b]);
     settle();
@@ -161,10 +163,8 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
   if constexpr (n_blocks > 2) store_sum<2>(sums + 512), store_sum<3>(sums + 768);
 }
 
-// Sums that are finished: up to two panels by two blocks, or one by four. Without an activation that happens while the
-// next are multiplied; arithmetic worth more than that is faster by itself, as beside tiles a core has one unit for it
-// instead of two.
-template <Activation kind, bool ranged>
+// Sums that are finished, up to two panels by two blocks or one by four, while the next are multiplied.
+template <Activation kind>
 class Finisher {
  public:
   explicit Finisher(const Output& out) : out_(out) {}
@@ -178,7 +178,6 @@ class Finisher {
     taken_ = 1 - taken_;
     panel_ = panel, block_ = block, n_blocks_ = n_blocks;
     done_ = 0, n_ = n_panels * n_blocks;
-    if constexpr (kind == Activation::GELU || kind == Activation::GELU_TANH) finish_rest();
   }
 
   INLINE void finish_one() {
@@ -190,7 +189,8 @@ class Finisher {
 
  private:
   INLINE void finish_next() {
-    finish_panel<kind, ranged>(out_, panel_ + done_ / n_blocks_, block_ + done_ % n_blocks_, sums_[taken_] + done_ * 256);
+    const bool second = done_ >= n_blocks_;
+    finish_panel<kind>(out_, panel_ + second, block_ + done_ - (second ? n_blocks_ : 0), sums_[taken_] + done_ * 256);
     ++done_;
   }
 
@@ -199,14 +199,14 @@ class Finisher {
   alignas(64) int32_t sums_[2][4 * 256];
 };
 
-template <Activation kind, bool ranged>
+template <Activation kind>
 struct TileProduct {
-  using Rows = Finisher<kind, ranged>;
+  using Rows = Finisher<kind>;
 
-  template <int n_panels, int n_blocks, bool fetch>
+  template <int n_panels, int n_blocks, bool fetching>
   static INLINE void dense(const Output& out, int panel, int block, Rows& rows) {
     const size_t block_bytes = size_t(out.x.n_groups) * BLOCK * GROUP;
-    dense_sums<n_panels, n_blocks, fetch>(out.matrix, panel, out.x.values + block * block_bytes, block_bytes, rows.free(), rows);
+    dense_sums<n_panels, n_blocks, fetching>(out.matrix, panel, out.x.values + block * block_bytes, block_bytes, rows.free(), rows);
     rows.take(panel, block, n_panels, n_blocks);
   }
 
@@ -247,12 +247,6 @@ struct TileProduct {
     if (panel < last_panel) dense_row<1>(out, panel, n_blocks, rows);
   }
 };
-
-void tile_product(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel,
-                  int activation, float* y, int y_rows, const Range* range) {
-  const Output out{matrix, x, y, y_rows, range};
-  dispatch<TileProduct>(activation, range != nullptr, out, n_blocks, first_panel, last_panel);
-}
 
 // ---- attention in bfloat16 ----
 
@@ -517,6 +511,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
 
 }  // namespace
 
-const Kernels AMX{"amx", tile_product, normalise, quantise, look_up, tile_attend, average_rows, route, gather, average_columns, 0.6f};
+const Kernels AMX{"amx", product_by<TileProduct>, activate_by<TileProduct>, sizeof(HiddenNumber), quantise_hidden,
+                  normalise, quantise, look_up, tile_attend, average_rows, route, gather, average_columns, 0.6f};
 
 }  // namespace understudy

@@ -26,5 +26,6 @@ INLINE Integers dot(Integers total, Integers features, int32_t weight) {
 #include "kernels_generic.h"
 
 namespace understudy {
-const Kernels AVX2{"avx2", vector_product, normalise, quantise, look_up, vector_attend, average_rows, route, gather, average_columns, 0.9f};
+const Kernels AVX2{"avx2", product_by<VectorProduct>, activate_by<VectorProduct>, sizeof(HiddenNumber), quantise_hidden,
+                  normalise, quantise, look_up, vector_attend, average_rows, route, gather, average_columns, 0.9f};
 }

@@ -17,5 +17,6 @@ INLINE Integers dot(Integers total, Integers features, int32_t weight) {
 #include "kernels_generic.h"
 
 namespace understudy {
-const Kernels AVX512_VNNI{"avx512_vnni", vector_product, normalise, quantise, look_up, vector_attend, average_rows, route, gather, average_columns, 0.9f};
+const Kernels AVX512_VNNI{"avx512_vnni", product_by<VectorProduct>, activate_by<VectorProduct>, sizeof(HiddenNumber), quantise_hidden,
+                  normalise, quantise, look_up, vector_attend, average_rows, route, gather, average_columns, 0.9f};
 }

@@ -3,6 +3,7 @@
 // defined `dot`, the 8-bit product of four features, and OUTPUTS and BLOCKS, how many sums fit its registers.
 #pragma once
 
+#include "hidden.h"
 #include "kernels.h"
 #include "vector.h"
 
@@ -14,71 +15,78 @@ namespace {
 struct Output {
   const Matrix& matrix;
   const Quantised& x;
-  float* y;
-  int y_rows;
-  const Range* range;
+  float* y;              // or, with an activation:
+  HiddenNumber* hidden;
+  float* largest;        // of each token's hidden units so far
 };
 
-// Scale, shift and activate n rows from `output` on of the sums of one panel and one block, [row][16 tokens].
-template <Activation kind, bool ranged, int n>
-INLINE void finish_rows(const Matrix& m, int output, const int32_t* sums, Floats token_scale, Floats token_zero, float* y,
-                        Floats& low, Floats& high) {
+// Scales and shifts n rows from `output` on of the sums of one block, [row][16 tokens].
+template <int n>
+INLINE void scale_rows(const Matrix& m, int output, const int32_t* sums, Floats token_scale, Floats token_zero, Floats (&values)[n]) {
   const float *scale = m.scale + output, *offset = m.offset + output, *bias = m.bias + output;
-  Floats values[n];
 #pragma GCC unroll 4
   for (int i = 0; i < n; ++i) {
     const Floats shift = multiply_add(token_zero, all(offset[i]), all(bias[i]));
     values[i] = multiply_add(to_floats(load(sums + i * BLOCK)), token_scale * scale[i], shift);
   }
-  activate<kind>(values);
-#pragma GCC unroll 4
-  for (int i = 0; i < n; ++i) {
-    store(y + i * BLOCK, values[i]);
-    if constexpr (ranged) {
-      if constexpr (kind == Activation::NONE) low = minimum(low, values[i]);  // the others have a lower end
-      high = maximum(high, values[i]);
-    }
-  }
 }
 
-template <Activation kind, bool ranged>
+template <int n>
+INLINE void write_rows(const Matrix& m, int output, const int32_t* sums, Floats token_scale, Floats token_zero, float* y) {
+  Floats values[n];
+  scale_rows(m, output, sums, token_scale, token_zero, values);
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) store(y + i * BLOCK, values[i]);
+}
+
+// What becomes of the sums of one panel and one block.
+template <Activation kind>
 INLINE void finish_panel(const Output& out, int panel, int block, const int32_t* sums) {
-  constexpr int ROWS = 4;
-  const int first = panel * PANEL, n = out.matrix.n_outputs - first;
+  const int n_outputs = out.matrix.n_outputs, first = panel * PANEL;
   const Floats token_scale = load(out.x.scale + block * BLOCK), token_zero = load(out.x.zero + block * BLOCK);
-  float* y = out.y + (size_t(block) * out.y_rows + first) * BLOCK;
-  Floats low{}, high{};
-  if constexpr (ranged) {
-    low = kind == Activation::NONE ? load(out.range->low + block * BLOCK) : all(kind == Activation::RELU ? 0.0f : LEAST_GELU);
-    high = load(out.range->high + block * BLOCK);
-  }
-  if (n >= PANEL) {
+  if constexpr (kind == Activation::NONE) {
+    const int n = n_outputs - first;
+    float* y = out.y + (size_t(block) * n_outputs + first) * BLOCK;
+    if (n >= PANEL) {
 #pragma GCC unroll 4
-    for (int row = 0; row < PANEL; row += ROWS)
-      finish_rows<kind, ranged, ROWS>(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, y + row * BLOCK, low, high);
+      for (int row = 0; row < PANEL; row += GROUP)
+        write_rows<GROUP>(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, y + row * BLOCK);
+    } else {
+      for (int row = 0; row < n; ++row)
+        write_rows<1>(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, y + row * BLOCK);
+    }
   } else {
-    for (int row = 0; row < n; ++row)
-      finish_rows<kind, ranged, 1>(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, y + row * BLOCK, low, high);
-  }
-  if constexpr (ranged) {
-    store(out.range->low + block * BLOCK, low);
-    store(out.range->high + block * BLOCK, high);
+    auto* to = reinterpret_cast<Hidden*>(out.hidden + (size_t(block) * panels(n_outputs) + panel) * PANEL * BLOCK);
+    Hidden largest{};
+#pragma GCC unroll 4
+    for (int row = 0; row < PANEL; row += GROUP) {
+      Floats values[GROUP];
+      Hidden units[HIDDEN_ROWS];
+      scale_rows(out.matrix, first + row, sums + row * BLOCK, token_scale, token_zero, values);
+      to_hidden(values, units);
+      activate<kind>(units);
+#pragma GCC unroll 4
+      for (int i = 0; i < HIDDEN_ROWS; ++i) *to++ = units[i], largest = maximum(largest, units[i]);
+    }
+    store(out.largest + block * BLOCK, maximum(load(out.largest + block * BLOCK), largest_of(largest)));
   }
 }
 
-// Calls f<kind, ranged>() for the activation and range given at run time.
-template <template <Activation, bool> class F, typename... Arguments>
-void dispatch(int activation, bool ranged, Arguments&&... arguments) {
+// The kernels' `product` and `activate` of some F<kind>::run(output, n_blocks, first_panel, last_panel).
+template <template <Activation> class F>
+void product_by(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel, float* y) {
+  F<Activation::NONE>::run({matrix, x, y, nullptr, nullptr}, n_blocks, first_panel, last_panel);
+}
+
+template <template <Activation> class F>
+void activate_by(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel, int activation,
+                 std::byte* hidden, float* largest) {
+  const Output out{matrix, x, nullptr, reinterpret_cast<HiddenNumber*>(hidden), largest};
   switch (Activation(activation)) {
-    case Activation::NONE:
-      return ranged ? F<Activation::NONE, true>::run(arguments...) : F<Activation::NONE, false>::run(arguments...);
-    case Activation::GELU:
-      return ranged ? F<Activation::GELU, true>::run(arguments...) : F<Activation::GELU, false>::run(arguments...);
-    case Activation::GELU_TANH:
-      return ranged ? F<Activation::GELU_TANH, true>::run(arguments...)
-                    : F<Activation::GELU_TANH, false>::run(arguments...);
-    case Activation::RELU:
-      return ranged ? F<Activation::RELU, true>::run(arguments...) : F<Activation::RELU, false>::run(arguments...);
+    case Activation::NONE: return;
+    case Activation::GELU: return F<Activation::GELU>::run(out, n_blocks, first_panel, last_panel);
+    case Activation::GELU_TANH: return F<Activation::GELU_TANH>::run(out, n_blocks, first_panel, last_panel);
+    case Activation::RELU: return F<Activation::RELU>::run(out, n_blocks, first_panel, last_panel);
   }
 }
 
@@ -111,7 +119,7 @@ INLINE void panel_sums(const Matrix& m, int panel, const uint8_t* x, size_t bloc
   }
 }
 
-template <Activation kind, bool ranged>
+template <Activation kind>
 struct VectorProduct {
   template <int n_blocks>
   static INLINE void some_blocks(const Output& out, int panel, int block) {
@@ -122,7 +130,7 @@ struct VectorProduct {
       panel_sums<n_blocks, true>(out.matrix, panel, x, block_bytes, sums);
     else
       panel_sums<n_blocks, false>(out.matrix, panel, x, block_bytes, sums);
-    for (int b = 0; b < n_blocks; ++b) finish_panel<kind, ranged>(out, panel, block + b, sums + b * PANEL * BLOCK);
+    for (int b = 0; b < n_blocks; ++b) finish_panel<kind>(out, panel, block + b, sums + b * PANEL * BLOCK);
   }
 
   static void run(const Output& out, int n_blocks, int first_panel, int last_panel) {
@@ -135,12 +143,6 @@ struct VectorProduct {
     }
   }
 };
-
-[[maybe_unused]] void vector_product(const Matrix& matrix, const Quantised& x, int n_blocks, int first_panel, int last_panel,
-                    int activation, float* y, int y_rows, const Range* range) {
-  const Output out{matrix, x, y, y_rows, range};
-  dispatch<VectorProduct>(activation, range != nullptr, out, n_blocks, first_panel, last_panel);
-}
 
 // ---- eight bits ----
 
@@ -202,31 +204,62 @@ INLINE void quantise_block(const float* x, int width, const float* smoothing, Fl
 }
 
 template <bool smooth>
-INLINE void quantise_blocks(const float* x, int width, const float* smoothing, const Range* range, int first_block,
-                            int last_block, const Quantised& q) {
+INLINE void quantise_blocks(const float* x, int width, const float* smoothing, int first_block, int last_block, const Quantised& q) {
   for (int block = first_block; block < last_block; ++block) {
     const float* rows = x + size_t(block) * width * BLOCK;
-    Floats low{}, high{};
-    if (range) {
-      low = load(range->low + block * BLOCK);
-      high = load(range->high + block * BLOCK);
-    } else {
-      Extremes extremes;
-      for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
-        extremes.take(smooth ? load(rows + feature * BLOCK) * smoothing[feature] : load(rows + feature * BLOCK), chain);
-      });
-      low = extremes.lowest(), high = extremes.highest();
-    }
-    quantise_block<smooth>(rows, width, smoothing, low, high, block, q);
+    Extremes extremes;
+    for_each(width, [&](int feature, int chain) INLINE_LAMBDA {
+      extremes.take(smooth ? load(rows + feature * BLOCK) * smoothing[feature] : load(rows + feature * BLOCK), chain);
+    });
+    quantise_block<smooth>(rows, width, smoothing, extremes.lowest(), extremes.highest(), block, q);
   }
 }
 
-void quantise(const float* x, int width, const float* smoothing, const Range* range, int first_block, int last_block,
-              const Quantised& q) {
+void quantise(const float* x, int width, const float* smoothing, int first_block, int last_block, const Quantised& q) {
   if (smoothing)
-    quantise_blocks<true>(x, width, smoothing, range, first_block, last_block, q);
+    quantise_blocks<true>(x, width, smoothing, first_block, last_block, q);
   else
-    quantise_blocks<false>(x, width, nullptr, range, first_block, last_block, q);
+    quantise_blocks<false>(x, width, nullptr, first_block, last_block, q);
+}
+
+#if !defined(__AVX512FP16__)
+INLINE void quantise_hidden_block(const HiddenNumber* hidden, int width, Floats low, Floats high, int block, const Quantised& q) {
+  quantise_block<false>(hidden, width, nullptr, low, high, block, q);
+}
+#else
+// As quantise_block, but that adding 1280 rounds a half to a whole number, held in its lower byte. Units that are all below
+// 0.004, which only ReLU can give, get fewer than the 256 values: more per unit are no half.
+INLINE void quantise_hidden_block(const HiddenNumber* hidden, int width, Floats low, Floats high, int block, const Quantised& q) {
+  constexpr float ROUNDING_HALVES = 1280.0f, MOST_PER_UNIT = 65504.0f;
+  const __m256i halves = to_halves(minimum(all(254.0f) / (high - low), all(MOST_PER_UNIT)));
+  const Floats per_unit = (Floats)_mm512_cvtxph_ps((__m256h)halves);
+  const Floats scale = all(1.0f) / per_unit;
+  const Floats zero = (all(ROUNDING) - low * per_unit) - all(ROUNDING);
+  store(q.scale + block * BLOCK, scale);
+  store(q.zero + block * BLOCK, (Floats{} - zero) * scale);
+  const __m256i shift = to_halves(zero + ROUNDING_HALVES);
+  const Hidden factors = join(halves, halves), shifts = join(shift, shift);
+  const __m512i lower_bytes = _mm512_set1_epi16(0xff);
+  alignas(64) static constexpr uint16_t BY_TOKEN[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i by_token = _mm512_load_si512(BY_TOKEN);
+  const auto* units = reinterpret_cast<const Hidden*>(hidden);
+  auto* row = q.values + size_t(block) * q.n_groups * BLOCK * GROUP;
+  for (int feature = 0; feature < width; feature += GROUP, units += 2, row += BLOCK * GROUP) {
+    const auto even = (__m512i)multiply_add(units[0], factors, shifts), odd = (__m512i)multiply_add(units[1], factors, shifts);
+    const __m512i pairs = _mm512_ternarylogic_epi32(lower_bytes, even, _mm512_slli_epi16(odd, 8), 0xCA);  // the first chooses
+    _mm512_store_si512(row, _mm512_permutexvar_epi16(by_token, pairs));
+  }
+}
+#endif
+
+void quantise_hidden(const std::byte* hidden, int n_units, int activation, const float* largest, int first_block, int last_block,
+                     const Quantised& q) {
+  const int width = panels(n_units) * PANEL;
+  const Floats low = all(Activation(activation) == Activation::RELU ? 0.0f : LEAST_GELU);
+  for (int block = first_block; block < last_block; ++block)
+    quantise_hidden_block(reinterpret_cast<const HiddenNumber*>(hidden) + size_t(block) * width * BLOCK, width, low,
+                          load(largest + block * BLOCK), block, q);
 }
 
 template <bool smooth>

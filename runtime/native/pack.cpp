@@ -14,7 +14,7 @@ namespace {
 
 constexpr float LARGEST = 127.0f;
 constexpr float SMALLEST_SIZE = 1e-36f;  // of a row; what is smaller counts as zero, as 127 divided by it may be infinite
-constexpr int AHEAD_BYTES = 16 * TILE_BYTES;  // products may fetch so far beyond the last tile
+constexpr int AHEAD_BYTES = 16 * TILE_BYTES;  // of room: products fetch beyond the last tile
 
 float largest_magnitude(const float* x, size_t n) {
   uint32_t largest = 0;  // of floats without a sign the order is that of their bits

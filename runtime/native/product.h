@@ -36,13 +36,13 @@ class Product {
       y_ = layout.take<float>(size_t(n) * m.n_outputs * BLOCK);
       if (!pass) memory_ = Buffer::zeros(layout.used());
     }
-    kernels_.quantise(rows, m.n_inputs, nullptr, nullptr, 0, n, x_);
+    kernels_.quantise(rows, m.n_inputs, nullptr, 0, n, x_);
   }
 
   void run() {
     const Matrix& m = matrices_[next_];
     next_ = (next_ + 1) % matrices_.size();
-    kernels_.product(m, x_, blocks(n_tokens_), 0, panels(m.n_outputs), 0, y_, m.n_outputs, nullptr);
+    kernels_.product(m, x_, blocks(n_tokens_), 0, panels(m.n_outputs), y_);
   }
 
   // [n_tokens][n_outputs] of the last run.

@@ -114,8 +114,9 @@ struct Student::Part {
 // The memory of one part on its way through the layers.
 class Student::Workspace {
  public:
-  Workspace(const Shape& s, int n_tokens, int n_sentences, int n_threads)
-      : n_tokens(n_tokens), n_sentences(n_sentences), n_threads(n_threads) {
+  Workspace(const Shape& s, const Kernels& kernels, int n_tokens, int n_sentences, int n_threads)
+      : n_tokens(n_tokens), n_sentences(n_sentences), n_threads(n_threads),
+        hidden_block_bytes(size_t(panels(s.units)) * PANEL * BLOCK * kernels.hidden_bytes) {
     for (int pass = 0; pass < 2; ++pass) {
       Layout layout(pass ? memory_.get() : nullptr);
       divide(layout, s);
@@ -128,13 +129,15 @@ class Student::Workspace {
   }
 
   const int n_tokens, n_sentences, n_threads;
+  const size_t hidden_block_bytes;
   int n_blocks = 0, n_spans = 0;  // of the present part
-  float *x, *y, *qkv, *context, *hidden;  // y shares its memory with context, hidden with qkv
+  float *x, *y, *qkv, *context;  // y shares its memory with context, hidden with qkv
+  std::byte* hidden;
   Quantised x8, context8, hidden8, narrow8;
   float* narrow;          // embeddings before their expansion
   int32_t* positions;
   std::vector<Span> spans;
-  float *low, *high;      // [thread][block * 16]
+  float* largest;         // hidden unit of each token: [thread][block * 16]
   std::vector<float*> scratch;
   float *pooled, *results, *row_columns, *result_columns;
   Quantised row8;
@@ -162,8 +165,9 @@ class Student::Workspace {
       bytes(narrow8, s.embedding_dim, n);
       positions = layout.take<int32_t>(size_t(n) * BLOCK);
       const int most = sorted_blocks(s);
-      const size_t n_hidden = size_t(s.n_experts ? most : n) * s.units;
-      hidden = qkv = layout.take<float>(std::max(n_hidden, size_t(n) * 3 * attention_width) * BLOCK);
+      const size_t n_hidden = size_t(s.n_experts ? most : n) * hidden_block_bytes;
+      hidden = layout.take<std::byte>(std::max(n_hidden, size_t(n) * 3 * attention_width * BLOCK * sizeof(float)));
+      qkv = reinterpret_cast<float*>(hidden);
       bytes(hidden8, s.units, s.n_experts ? most : n);
       if (s.n_experts) {
         bytes(sorted8, s.width, most);
@@ -175,9 +179,7 @@ class Student::Workspace {
         first_block.assign(size_t(s.n_experts) + 1, 0);
         counts.assign(size_t(s.n_experts), 0);
       }
-      const int range_blocks = s.n_experts ? most : n;
-      low = layout.take<float>(size_t(n_threads) * range_blocks * BLOCK);
-      high = layout.take<float>(size_t(n_threads) * range_blocks * BLOCK);
+      largest = layout.take<float>(size_t(n_threads) * (s.n_experts ? most : n) * BLOCK);
       scratch.assign(size_t(n_threads), nullptr);
       for (float*& piece : scratch) piece = layout.take<float>(attention_scratch(n_tokens, s.head_width));
     }
@@ -212,7 +214,7 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
     embedding_norm_ = norm(tensors, "embeddings.norm");
     const int attention_width = s.n_heads * s.head_width;
     Sample sample(s);
-    Workspace space(s, int(sample.token_ids.size()), SAMPLE_SENTENCES, 1);
+    Workspace space(s, kernels, int(sample.token_ids.size()), SAMPLE_SENTENCES, 1);
     Barrier alone(1);
     look_up({sample.token_ids.data(), sample.offsets.data(), 0, SAMPLE_SENTENCES, nullptr}, space, 0, 1, alone);
     layers_.reserve(size_t(s.n_layers));
@@ -296,7 +298,7 @@ void Student::smooth(Norm& norm, const Tensor& weight, Workspace& space) const {
     if (smoothing[f] > 0.0f)
       smoothing[f] = float(std::clamp(smoothing[f] / centre, 1.0 / MOST_SMOOTHING, MOST_SMOOTHING));
   norm.weights.smoothing = smoothing;
-  kernels_.quantise(space.x, shape_.width, smoothing, nullptr, 0, space.n_blocks, space.x8);
+  kernels_.quantise(space.x, shape_.width, smoothing, 0, space.n_blocks, space.x8);
 }
 
 const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, const std::string& name,
@@ -345,7 +347,7 @@ std::unique_ptr<Student::Workspace> Student::borrow(int n_tokens, int n_sentence
         spaces_.pop_back();
         return found;
       }
-  return std::make_unique<Workspace>(shape_, rounded(std::max(n_tokens, 1), PART_TOKENS), rounded(n_sentences, 16), n_threads);
+  return std::make_unique<Workspace>(shape_, kernels_, rounded(std::max(n_tokens, 1), PART_TOKENS), rounded(n_sentences, 16), n_threads);
 }
 
 void Student::give_back(std::unique_ptr<Workspace> space) const {
@@ -443,10 +445,10 @@ void Student::look_up(const Part& part, Workspace& w, int thread, int n_threads,
   if (s.embedding_dim) {
     kernels_.look_up(tokens_.rows(), tokens_.row_scales(), nullptr, s.embedding_dim, token_ids, w.positions, n_tokens,
                      own.first, own.last, w.narrow);
-    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, nullptr, own.first, own.last, w.narrow8);
+    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, own.first, own.last, w.narrow8);
     barrier.wait();
     const Share rows(panels(s.width), thread, n_threads, 2);
-    kernels_.product(expand_, w.narrow8, n_blocks, rows.first, rows.last, 0, w.x, s.width, nullptr);
+    kernels_.product(expand_, w.narrow8, n_blocks, rows.first, rows.last, w.x);
     barrier.wait();
     for (int t = own.first * BLOCK; t < std::min(n_tokens, own.last * BLOCK); ++t) {
       const float* position = positions_.data() + size_t(w.positions[t]) * s.width;
@@ -466,7 +468,7 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
   const int attention_width = s.n_heads * s.head_width;
   const Share own(w.n_blocks, thread, n_threads), qkv(panels(3 * attention_width), thread, n_threads, 2),
       out(panels(s.width), thread, n_threads, 2), heads(w.n_spans * s.n_heads, thread, n_threads);
-  kernels_.product(layer.qkv, w.x8, w.n_blocks, qkv.first, qkv.last, 0, w.qkv, 3 * attention_width, nullptr);
+  kernels_.product(layer.qkv, w.x8, w.n_blocks, qkv.first, qkv.last, w.qkv);
   barrier.wait();
   for (int task = heads.first; task < heads.last;) {
     const int sentence = task / s.n_heads, head = task % s.n_heads;
@@ -476,9 +478,9 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
     task += last - head;
   }
   barrier.wait();
-  kernels_.quantise(w.context, attention_width, nullptr, nullptr, own.first, own.last, w.context8);
+  kernels_.quantise(w.context, attention_width, nullptr, own.first, own.last, w.context8);
   barrier.wait();
-  kernels_.product(layer.attention_output, w.context8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  kernels_.product(layer.attention_output, w.context8, w.n_blocks, out.first, out.last, w.y);
   barrier.wait();
   kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
   barrier.wait();
@@ -498,20 +500,15 @@ void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, i
   const Shape& s = shape_;
   const int columns = w.n_blocks * BLOCK;
   const Share units(panels(s.units), thread, n_threads, 2), own(w.n_blocks, thread, n_threads), out(panels(s.width), thread, n_threads, 2);
-  const Range range{w.low + size_t(thread) * columns, w.high + size_t(thread) * columns};
-  std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
-  std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
-  kernels_.product(layer.input[0], w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, s.units, &range);
+  float* largest = w.largest + size_t(thread) * columns;
+  std::fill(largest, largest + columns, 0.0f);
+  kernels_.activate(layer.input[0], w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, largest);
   barrier.wait();
-  const Range whole{w.low, w.high};
   for (int i = own.first * BLOCK; i < own.last * BLOCK; ++i)
-    for (int t = 1; t < n_threads; ++t) {
-      w.low[i] = std::min(w.low[i], w.low[size_t(t) * columns + i]);
-      w.high[i] = std::max(w.high[i], w.high[size_t(t) * columns + i]);
-    }
-  kernels_.quantise(w.hidden, s.units, nullptr, &whole, own.first, own.last, w.hidden8);
+    for (int t = 1; t < n_threads; ++t) w.largest[i] = std::max(w.largest[i], w.largest[size_t(t) * columns + i]);
+  kernels_.quantise_hidden(w.hidden, s.units, s.activation, w.largest, own.first, own.last, w.hidden8);
   barrier.wait();
-  kernels_.product(layer.output[0], w.hidden8, w.n_blocks, out.first, out.last, 0, w.y, s.width, nullptr);
+  kernels_.product(layer.output[0], w.hidden8, w.n_blocks, out.first, out.last, w.y);
   barrier.wait();
 }
 
@@ -546,15 +543,13 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
     const auto part = [](const Quantised& q, int block) {
       return Quantised{q.values + size_t(block) * q.n_groups * BLOCK * GROUP, q.scale + block * BLOCK, q.zero + block * BLOCK, q.n_groups};
     };
-    const Range range{w.low + first * BLOCK, w.high + first * BLOCK};
-    std::fill(range.low, range.low + columns, std::numeric_limits<float>::infinity());
-    std::fill(range.high, range.high + columns, -std::numeric_limits<float>::infinity());
+    float* largest = w.largest + first * BLOCK;
+    std::fill(largest, largest + columns, 0.0f);
     const int place = n_threads > 1 ? first : 0;  // alone, in the place of the expert before, which is in the cache
-    float* hidden = w.hidden + size_t(place) * s.units * BLOCK;
-    kernels_.product(layer.input[e], part(w.sorted8, first), n, 0, panels(s.units), s.activation, hidden, s.units, &range);
-    kernels_.quantise(hidden, s.units, nullptr, &range, 0, n, part(w.hidden8, place));
-    kernels_.product(layer.output[e], part(w.hidden8, place), n, 0, panels(s.width), 0,
-                     w.sorted_y + size_t(first) * s.width * BLOCK, s.width, nullptr);
+    std::byte* hidden = w.hidden + size_t(place) * w.hidden_block_bytes;
+    kernels_.activate(layer.input[e], part(w.sorted8, first), n, 0, panels(s.units), s.activation, hidden, largest);
+    kernels_.quantise_hidden(hidden, s.units, s.activation, largest, 0, n, part(w.hidden8, place));
+    kernels_.product(layer.output[e], part(w.hidden8, place), n, 0, panels(s.width), w.sorted_y + size_t(first) * s.width * BLOCK);
   }
   barrier.wait();
   kernels_.gather(w.sorted_y, s.width, w.place, w.probability, own.first, own.last, w.y);
@@ -569,8 +564,8 @@ void Student::multiply_rows(const Matrix& matrix, const float* rows, int n_rows,
   }
   Quantised q = w.row8;
   q.n_groups = padded_groups(width);
-  kernels_.quantise(w.row_columns, width, nullptr, nullptr, 0, n_blocks, q);
-  kernels_.product(matrix, q, n_blocks, 0, panels(matrix.n_outputs), 0, w.result_columns, matrix.n_outputs, nullptr);
+  kernels_.quantise(w.row_columns, width, nullptr, 0, n_blocks, q);
+  kernels_.product(matrix, q, n_blocks, 0, panels(matrix.n_outputs), w.result_columns);
   for (int r = 0; r < n_rows; ++r) {
     const float* column = w.result_columns + size_t(r / BLOCK) * matrix.n_outputs * BLOCK + r % BLOCK;
     for (int f = 0; f < matrix.n_outputs; ++f) results[size_t(r) * matrix.n_outputs + f] = column[f * BLOCK];

@@ -157,40 +157,6 @@ INLINE Floats exponential(Floats x) {
   return bits_as<Floats>(bits_as<Words>(y) + (bits_as<Words>(shifted) << 23));
 }
 
-enum class Activation : int { NONE, GELU, GELU_TANH, RELU };
-
-// Coefficients c of (gelu(a) - a) / a for a in 0 to 3.9 (3.8): a times c[0] + c[1] a + ... errs by at most 1.6e-4, the
-// minimax of its degree, if it stays as it is beyond. That is far less than the eight bits that the result is rounded to.
-constexpr float GELU_END = 3.9f, GELU_TANH_END = 3.8f;
-constexpr float LEAST_GELU = -0.1705f;  // of both
-constexpr float GELU[] = {-4.993295074e-01f, 3.851954043e-01f,  5.218329653e-02f, -1.472749710e-01f,
-                          6.046702713e-02f,  -1.049047057e-02f, 6.865538890e-04f};
-constexpr float GELU_TANH[] = {-4.986350238e-01f, 3.826177418e-01f,  5.525607243e-02f, -1.493256986e-01f,
-                               6.132695079e-02f,  -1.068706904e-02f, 7.044271333e-04f};
-
-// Several at a time, step by step together: each has long to wait for its last step.
-template <Activation kind, int n>
-INLINE void activate(Floats (&x)[n]) {
-  if constexpr (kind == Activation::NONE) return;
-  Floats positive[n];
-  for (int i = 0; i < n; ++i) positive[i] = maximum(x[i], Floats{});
-  if constexpr (kind == Activation::RELU) {
-    for (int i = 0; i < n; ++i) x[i] = positive[i];
-    return;
-  }
-  constexpr bool by_tanh = kind == Activation::GELU_TANH;
-  const float* coefficients = by_tanh ? GELU_TANH : GELU;
-  Floats magnitude[n], y[n];
-  for (int i = 0; i < n; ++i) {
-    magnitude[i] = minimum(bits_to_floats(bits_to_integers(x[i]) & 0x7fffffff), all(by_tanh ? GELU_TANH_END : GELU_END));
-    y[i] = all(coefficients[6]);
-  }
-#pragma GCC unroll 6
-  for (int c = 5; c >= 0; --c)
-    for (int i = 0; i < n; ++i) y[i] = multiply_add(y[i], magnitude[i], all(coefficients[c]));
-  for (int i = 0; i < n; ++i) x[i] = multiply_add(y[i], magnitude[i], positive[i]);
-}
-
 // Lane i of the result is lane `first + i` of the 32 lanes of low and high; first in 0 to 15.
 INLINE Floats window(const float* low, const float* high, int first) {
 #if defined(__AVX512F__)
