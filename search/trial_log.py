@@ -89,6 +89,11 @@ class TrialLog:
         self._runs: dict[str, _Run] | None = None
         self._experiment = ""
         self._moments: dict[tuple[str, int], int] = {}
+        self._continued: dict[int, int] = {}  # by the number of the trial that goes on
+
+    def follow(self, records: Iterable[TrialRecord]) -> None:
+        """Learn which trials go on with which: one may have ended before anything was written of it."""
+        self._continued |= {one.number: one.continues for one in records if one.continues is not None}
 
     def write(self, record: TrialRecord) -> None:
         """Make the trial's run say what the record says; nothing if it does.
@@ -106,6 +111,8 @@ class TrialLog:
 
     def catch_up(self, records: Iterable[TrialRecord]) -> None:
         """Write the ends of trials that nobody has written: a killed driver, or one that could not reach MLflow."""
+        records = tuple(records)
+        self.follow(records)
         for record in endings(records):
             self.write(record)
 
@@ -132,15 +139,18 @@ class TrialLog:
         return self._runs
 
     def _adopted(self, record: TrialRecord) -> _Run | None:
-        """The run of the interrupted trial that this one continues, under the new name."""
-        runs = self._lookup()
-        earlier = None if record.continues is None else f"trial-{record.continues:04d}"
-        run = None if earlier is None else runs.get(earlier)
-        if run is not None and earlier is not None:
-            self._client.update_run(run.id, name=record.name)
-            self._client.log_batch(run.id, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
-            runs[record.name] = runs.pop(earlier)
-        return run
+        """The run of the interrupted trial that this one continues, or of the one before that, under the new name."""
+        runs, number = self._lookup(), record.continues
+        while number is not None:
+            earlier = f"trial-{number:04d}"
+            if earlier in runs:
+                run = runs[earlier]
+                self._client.update_run(run.id, name=record.name)
+                self._client.log_batch(run.id, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
+                runs[record.name] = runs.pop(earlier)
+                return run
+            number = self._continued.get(number)
+        return None
 
     def _created(self, record: TrialRecord) -> _Run:
         tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: TrialState.RUNNING.value}

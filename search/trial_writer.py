@@ -90,6 +90,8 @@ class TrialWriter:
 
     def catch_up(self, records: Iterable[TrialRecord]) -> None:
         """The ends of trials are to be written where nobody has."""
+        records = tuple(records)
+        self._log.follow(records)
         self._take(endings(records))
 
     def settle(self, seconds: float) -> None:
@@ -103,10 +105,12 @@ class TrialWriter:
 
         Raises TrackingError as soon as it does not take them; then it may be tried again.
         """
+        records = tuple(records)
         self._drain()
         with self._changed:
             self._log.forget()  # nothing waits, so the thread does not use it
             self._refused.clear()
+        self._log.follow(records)
         self._take(endings(records))
         self._drain()
         with self._changed:
@@ -142,6 +146,8 @@ class TrialWriter:
         return lambda: not self._waiting or self._broken is not None or self._n_away > n_away
 
     def _take(self, records: Iterable[TrialRecord]) -> None:
+        records = tuple(records)
+        self._log.follow(records)
         with self._changed:
             for record in records:
                 self._waiting.pop(record.name, None)  # the newest last

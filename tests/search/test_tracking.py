@@ -336,6 +336,21 @@ def test_a_trial_that_goes_on_in_the_same_search_takes_over_its_run(database: St
     assert state_of(database, "goes-on") == {"trial-0001": ("complete", "FINISHED", [1000, 2000], True)}
 
 
+def test_a_trial_that_goes_on_with_one_of_which_nothing_was_written_takes_over_the_run_before(database: Store) -> None:
+    log = TrialLog(database, "goes-on-twice", facts={})
+    first = record(0, rungs=[0.7], state=TrialState.INTERRUPTED)
+    second = record(1, rungs=[0.7], state=TrialState.INTERRUPTED, continues=0)
+    last = record(2, rungs=[0.7, 0.8], state=TrialState.COMPLETE, continues=1)
+    with TrialWriter(log, address="here", say=lambda line: None) as writer:
+        writer.trial_started(record(0))
+        writer.settle(30.0)
+    with TrialWriter(TrialLog(database, "goes-on-twice", facts={}), address="here", say=lambda line: None) as writer:
+        writer.catch_up([first, second])
+        writer.trial_started(replace(last, state=TrialState.RUNNING))
+        writer.finish([first, second, last])
+    assert state_of(database, "goes-on-twice") == {"trial-0002": ("complete", "FINISHED", [1000, 2000], True)}
+
+
 def test_what_mlflow_refuses_keeps_nothing_else_back(database: Store) -> None:
     said: list[str] = []
     log = TrialLog(database, "refused", facts={})
