@@ -45,10 +45,8 @@ from search.trial_storage import (
     tell,
     tell_twin,
 )
-from trainers.freed_memory import return_freed_memory
 
 LATENCY = "predicted_latency_ms"  # user attribute of a twin
-RETURN_MEMORY_EVERY = 100  # trials: what models of ever more trials leave behind
 MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
 MOST_POSTPONED = 10  # in a row: what is left of the time is too short for what the sampler likes
 
@@ -291,8 +289,6 @@ class TrialLedger:
         elif state is TrialState.INTERRUPTED:
             delete_halves(self.plan.folder, record)
         self._notify("trial_ended", record)
-        if number % RETURN_MEMORY_EVERY == RETURN_MEMORY_EVERY - 1:
-            return_freed_memory()
 
     def _dominated(self, running: _Open) -> str:
         """The outcome of a trial that is to be pruned, with who is expected to end ahead; empty if it goes on."""
