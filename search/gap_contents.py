@@ -83,8 +83,7 @@ def _tried(gap: Gap, view: View, front: frozenset[int]) -> tuple[Tried, ...]:
     found = []
     for trial, mean in zip(view.trials, view.means, strict=True):
         if trial.number not in front and gap.holds(trial.cost):
-            last = max(trial.log_errors)
-            error = math.exp(trial.log_errors[last] if trial.complete else float(mean))
+            error = math.exp(trial.last if trial.complete else float(mean))
             excess = error - gap.high_error
             found.append(Tried(number=trial.number, error=error, measured=trial.complete, excess=excess))
     return tuple(sorted(found, key=lambda each: (each.error, each.number)))

@@ -20,7 +20,8 @@ class ModelInputs:
 
     def __init__(self, cube: UnitCube, coordinates: Array, costs: Array) -> None:
         """Of random points (n x dimensions) and their costs (n), which tell the range; n may be 0."""
-        self._cube = cube
+        self.cube = cube
+        """Whose points they are of."""
         self._low, high = (float(np.min(costs)), float(np.max(costs))) if len(costs) else (0.0, 0.0)
         self._range = high - self._low or 1.0
         self.groups = np.append(cube.groups, len(cube.names))
@@ -32,5 +33,5 @@ class ModelInputs:
     def columns(self, coordinates: Array, costs: Array) -> Array:
         """Of points (n x dimensions) and costs (n): n x columns; a cost that is not known (NaN) is a middling one."""
         shares = (np.asarray(costs) - self._low) / self._range
-        rows = np.asarray(coordinates).reshape(-1, len(self._cube.names))
-        return np.column_stack([self._cube.columns(rows), np.where(np.isnan(shares), 0.5, shares)])
+        rows = np.asarray(coordinates).reshape(-1, len(self.cube.names))
+        return np.column_stack([self.cube.columns(rows), np.where(np.isnan(shares), 0.5, shares)])

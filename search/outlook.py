@@ -139,12 +139,12 @@ class Outlook:
         observed.sort(key=lambda one: one.ended or (math.inf, one.number))  # what changes comes last
         inputs = self.inputs(cube)
         scales = self._scales(cube, [one for one in seen if one.ended is not None])
-        curves = curves_of(observed, cube, inputs, self.rungs)
+        curves = curves_of(observed, inputs, self.rungs)
         model = CurveModel(curves, scales, before=self._model)
         running = {one.number for one in seen if one.ended is None and not looking_back} - {judging}
         if running:
             waiting = [one for one in seen if not one.log_errors and one.number in running]
-            points = columns_of(waiting, cube, inputs)
+            points = columns_of(waiting, inputs)
             means = [*model.of_trials()[0], *model.means_of_new(points)]
             believed = [i for i, one in enumerate((*observed, *waiting)) if one.number in running]
             model = CurveModel(curves.ended(points, believed, [means[i] for i in believed]), scales, before=model)
@@ -232,7 +232,7 @@ class Outlook:
             return Scales.prior(len(cube.names) + 1)
         while int(FIT_GROWTH * n) <= len(ended):
             n = int(FIT_GROWTH * n)
-        curves = curves_of(ended[:n], cube, self.inputs(cube), self.rungs)
+        curves = curves_of(ended[:n], self.inputs(cube), self.rungs)
         key = curves.points.tobytes() + curves.log_errors.tobytes()
         if key not in self._fitted:
             self._fitted[key] = fit_scales(curves)
@@ -305,7 +305,7 @@ class View:
     def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
         n = len(self.trials)
         kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
-        curves = curves_of([self.trials[i] for i in kept], self.cube, self._inputs, self._outlook.rungs)
+        curves = curves_of([self.trials[i] for i in kept], self._inputs, self._outlook.rungs)
         return CurveModel(curves, fit_scales(curves))
 
     def explained(self) -> float | None:

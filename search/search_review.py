@@ -156,8 +156,7 @@ def _places(view: View, records: dict[int, TrialRecord]) -> tuple[Place, ...]:
     found = []
     for trial, mean in zip(view.trials, view.means, strict=True):
         if trial.number in records and trial.number not in continued:
-            last = trial.log_errors[max(trial.log_errors)]
-            found.append((records[trial.number], trial.cost, math.exp(last if trial.complete else float(mean))))
+            found.append((records[trial.number], trial.cost, math.exp(trial.last if trial.complete else float(mean))))
     complete = [i for i, (record, _, _) in enumerate(found) if record.state is TrialState.COMPLETE]
     front = {complete[i] for i in front_of([(found[i][1], found[i][2]) for i in complete])}
     return tuple(

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from search.curve_model import Curves
 from search.front_gaps import front_of
 from search.model_inputs import ModelInputs
-from search.unit_cube import UnitCube
 
 Array = npt.NDArray[np.float64]
 
@@ -84,18 +83,18 @@ def as_many_as_fit(trials: Sequence[Seen]) -> list[Seen]:
     return kept
 
 
-def columns_of(trials: Sequence[Seen], cube: UnitCube, inputs: ModelInputs) -> Array:
+def columns_of(trials: Sequence[Seen], inputs: ModelInputs) -> Array:
     """What a model takes distances of (trials x columns)."""
-    coordinates = np.array([cube.coordinates(trial.point) for trial in trials])
+    coordinates = np.array([inputs.cube.coordinates(trial.point) for trial in trials])
     return inputs.columns(coordinates, np.array([trial.cost for trial in trials]))
 
 
-def curves_of(trials: Sequence[Seen], cube: UnitCube, inputs: ModelInputs, rungs: Sequence[int]) -> Curves:
+def curves_of(trials: Sequence[Seen], inputs: ModelInputs, rungs: Sequence[int]) -> Curves:
     """What trials measured."""
     rows = [(i, step, error) for i, trial in enumerate(trials) for step, error in trial.log_errors.items()]
     budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
     return Curves(
-        points=columns_of(trials, cube, inputs),
+        points=columns_of(trials, inputs),
         groups=inputs.groups,
         trial=np.array([i for i, _, _ in rows]),
         remaining=np.array([max(0.0, math.log(rungs[-1] / step)) / budget for _, step, _ in rows]),
