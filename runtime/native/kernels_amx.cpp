@@ -80,7 +80,10 @@ INLINE void multiply_bytes() {  // signed weights, unsigned activations
   if constexpr (sum_tile == 3 && left == 1 && right == 1) _tile_dpbsud(3, 5, 7);
 }
 
-constexpr int AHEAD = 6;  // tiles of weights fetched ahead: about the time of a fetch from the last cache
+// Tiles of weights fetched ahead. The processor fetches what lies far ahead by itself; more than this, or less for one block,
+// which takes half the time, is slower.
+template <int n_blocks>
+constexpr int AHEAD = n_blocks == 1 ? 3 : 1;
 
 INLINE void fetch(const int8_t* tile) {  // beyond the last panel what it fetches is of no use and no harm
 #pragma GCC unroll 16
@@ -93,12 +96,13 @@ INLINE void dense_sums(const Matrix& m, int panel, const uint8_t* x, size_t bloc
   const int n_tiles = m.first_tile[panel + 1] - m.first_tile[panel];
   const int8_t* left = m.tiles + size_t(m.first_tile[panel]) * TILE_BYTES;
   const size_t next_panel = size_t(n_tiles) * TILE_BYTES;
-  const int last = n_tiles > AHEAD ? n_tiles - AHEAD : n_tiles;  // from it on what is fetched is of the panels after these
+  constexpr int ahead = AHEAD<n_blocks>;
+  const int last = n_tiles > ahead ? n_tiles - ahead : n_tiles;  // from it on what is fetched is of the panels after these
   clear_sum<0>();
   if constexpr (n_panels * n_blocks > 1) clear_sum<1>();
   if constexpr (n_panels * n_blocks > 2) clear_sum<2>(), clear_sum<3>();
   for (int tile = 0; tile < n_tiles; ++tile, left += TILE_BYTES, x += TILE_BYTES) {
-    const int8_t* later = left + AHEAD * TILE_BYTES + (tile < last ? 0 : (n_panels - 1) * next_panel);
+    const int8_t* later = left + ahead * TILE_BYTES + (tile < last ? 0 : (n_panels - 1) * next_panel);
     if constexpr (fetching) fetch(later);
     load_left<0>(left);
     load_right<0>(x);
@@ -142,7 +146,7 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
     for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[0][b]);
   for (int tile = 0; tile < n_tiles; ++tile, left += TILE_BYTES) {
     groups += TILE_GROUPS;
-    fetch(left + AHEAD * TILE_BYTES);
+    fetch(left + AHEAD<n_blocks> * TILE_BYTES);
     if (tile + 1 < n_tiles)
       for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[(tile + 1) % 2][b]);
     settle();
