@@ -47,6 +47,18 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
     return front
 
 
+def front_of(corners: Sequence[tuple[float, float]]) -> list[int]:
+    """Indexes of the corners (cost, error), both to be minimised, that no other beats, by rising cost.
+
+    Of equal ones the first.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(corners)), key=lambda i: (*corners[i], i)):
+        if not front or corners[i][1] < corners[front[-1]][1]:
+            front.append(i)
+    return front
+
+
 def dominator(point: Point, others: Sequence[Point]) -> int | None:
     """Index of the point of `others` that dominates `point` by most fidelity; None if none does."""
     found = [i for i, other in enumerate(others) if dominates(other, point)]

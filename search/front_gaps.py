@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from search.front import front_of
+
 WIDE = 1.5
 FEWEST = 3  # gaps between neighbours that can say what is usual
 _LEAST_WIDTH = 0.01  # doublings of latency: 0.7%, less than any latency is known to
@@ -49,15 +51,6 @@ class Gap:
         """Whether a student of a cost belongs here: slower than the left edge, as far as that can be told, and faster
         than the right one."""
         return self.low_cost + (0.0 if self.faster is None else _LEAST_WIDTH) <= cost < self.high_cost
-
-
-def front_of(corners: Sequence[tuple[float, float]]) -> list[int]:
-    """Indexes of the corners that no other beats, by rising cost; of equal ones the first."""
-    front: list[int] = []
-    for i in sorted(range(len(corners)), key=lambda i: (*corners[i], i)):
-        if not front or corners[i][1] < corners[front[-1]][1]:
-            front.append(i)
-    return front
 
 
 def gaps_of(

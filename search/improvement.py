@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
+from search.front import front_of
+
 Array = npt.NDArray[np.float64]
 
 
@@ -57,14 +59,11 @@ class Staircase:
         cost_limit, error_limit = reference
         if not (math.isfinite(cost_limit) and math.isfinite(error_limit)):
             raise ValueError(f"the reference must be finite, got {reference}")
-        starts, heights, owners = [-math.inf], [error_limit], []
-        for i in sorted(range(len(points)), key=lambda i: (points[i], i)):
-            cost, error = points[i]
-            if cost < cost_limit and error < heights[-1]:
-                starts.append(cost)
-                heights.append(error)
-                owners.append(i)
-        return cls(np.array(starts), np.array(heights), tuple(owners), cost_limit, error_limit, in_halvings)
+        inside = [i for i, (cost, error) in enumerate(points) if cost < cost_limit and error < error_limit]
+        owners = tuple(inside[i] for i in front_of([points[i] for i in inside]))
+        starts = np.array([-math.inf, *(points[i][0] for i in owners)])
+        heights = np.array([error_limit, *(points[i][1] for i in owners)])
+        return cls(starts, heights, owners, cost_limit, error_limit, in_halvings)
 
     def step(self, cost: float) -> int:
         """The step that a cost lies on; 0 if no point is as cheap."""

@@ -262,6 +262,8 @@ class View:
         self._failures = failures
         self._inputs = outlook.inputs(cube)
         self._reference = self._agreed_reference()
+        self.places = {trial.number: i for i, trial in enumerate(trials)}
+        """Where in `trials` a number is."""
         self.complete = [trial for trial in trials if trial.complete]
         self.staircase = self.staircase_of(self.complete)
 
@@ -283,7 +285,7 @@ class View:
 
     def gain(self, number: int) -> float:
         """Expected gain in hypervolume if the trial of a number is trained to the end."""
-        i = next(i for i, trial in enumerate(self.trials) if trial.number == number)
+        i = self.places[number]
         staircase = self.staircase_of([trial for trial in self.complete if trial.number != number])
         costs = np.array([self.trials[i].cost])
         return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])

@@ -84,7 +84,7 @@ def _ahead(view: View, number: int) -> list[int]:
 
     A trial that failed stops nobody: it may be the one that this trial continues.
     """
-    i = next((i for i, trial in enumerate(view.trials) if trial.number == number), None)
+    i = view.places.get(number)
     if i is None:
         return []
     ahead = [

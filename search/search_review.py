@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from search.front_gaps import front_of, gaps_of
+from search.front import front_of
+from search.front_gaps import gaps_of
 from search.gap_contents import GapContents, look_into
 from search.importance import Array, Booleans, Design, Importance, evaluate, importances
 from search.outlook import View

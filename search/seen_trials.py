@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.curve_model import Curves
-from search.front_gaps import front_of
+from search.front import front_of
 from search.model_inputs import ModelInputs
 
 Array = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.front import hypervolume, non_dominated
-from search.front_gaps import front_of, gaps_of
+from search.front import front_of, hypervolume, non_dominated
+from search.front_gaps import gaps_of
 
 ENDS = {"fastest_cost": -1.0, "slowest_cost": 7.0, "worst_error": 1.5}
 corners = st.lists(
