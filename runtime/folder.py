@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -104,7 +105,7 @@ def check_weights(spec: StudentSpec, weights: Mapping[str, NDArray[Any]], *, ori
     for name, shape in expected.items():
         array = weights[name]
         _check_shape(name, shape, array.shape, origin=origin)
-        if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # a NaN is both
+        if not _is_finite(array):
             n_bad = int(array.size - np.isfinite(array).sum())
             raise ValueError(f"{origin}: {name} holds {n_bad} values that are NaN or infinite; {REMEDY}")
 
@@ -124,13 +125,20 @@ def _check_shape(name: str, expected: tuple[int, ...], found: tuple[int, ...], *
         raise ValueError(f"{origin}: {name} must have the shape {expected}, got {tuple(found)}; {REMEDY}")
 
 
+def _is_finite(array: NDArray[Any]) -> bool:
+    values = array.reshape(-1)
+    with np.errstate(over="ignore"):  # of squares that are too large
+        return bool(np.isfinite(np.dot(values, values)) or np.isfinite(values).all())
+
+
 def _few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def read_folder(path: str | Path) -> StudentFolder:
+def read_folder(path: str | Path, *, mapped: bool = False) -> StudentFolder:
     """The student in a folder, checked whole.
 
+    With `mapped` the weights are not copied but stay in their file, which must not change as long as they are used.
     Raises FileNotFoundError if there is no such folder, ValueError naming what is damaged and the remedy otherwise.
     """
     path = Path(path)
@@ -148,7 +156,7 @@ def read_folder(path: str | Path) -> StudentFolder:
     return StudentFolder(
         path=path,
         spec=spec,
-        weights=_read_weights(path / WEIGHTS_FILE, spec),
+        weights=_read_weights(path / WEIGHTS_FILE, spec, mapped=mapped),
         tokenizer_path=tokenizer_path,
         max_tokens=max_tokens,
         document=document,
@@ -201,24 +209,39 @@ def _max_tokens(document: Mapping[str, Any], spec: StudentSpec, *, origin: str) 
     return max_tokens
 
 
-def _read_weights(path: Path, spec: StudentSpec) -> dict[str, NDArray[np.float32]]:
+def _read_weights(path: Path, spec: StudentSpec, *, mapped: bool) -> dict[str, NDArray[np.float32]]:
     if not path.is_file():
         raise ValueError(f"{path.parent}: {path.name} is missing; {REMEDY}")
     expected = expected_tensors(spec)
-    weights = {}
     try:
-        with safe_open(path, framework="numpy") as tensors:
+        with safe_open(path, framework="numpy") as tensors:  # this checks the whole header
             _check_names(expected, tensors.keys(), origin=str(path))
             for name, shape in expected.items():
                 header = tensors.get_slice(name)
                 _check_shape(name, shape, tuple(header.get_shape()), origin=str(path))
                 if header.get_dtype() != "F32":
                     raise ValueError(f"{path}: {name} must be float32 (F32), got {header.get_dtype()}; {REMEDY}")
-                weights[name] = tensors.get_tensor(name)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}; {REMEDY}") from None
+    in_file = _map_weights(path)
+    weights = {name: in_file[name] if mapped else in_file[name].copy() for name in expected}
     check_weights(spec, weights, origin=str(path))
     return weights
+
+
+def _map_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The tensors of a safetensors file of float32 whose header was checked, where they are."""
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_header))
+        contents = mmap(file.fileno(), 0, access=ACCESS_READ)
+    found = {}
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            first, last = tensor["data_offsets"]
+            values = np.frombuffer(contents, np.dtype("<f4"), (last - first) // 4, 8 + n_header + first)
+            found[name] = np.require(values.reshape(tensor["shape"]), np.float32, "A")  # headers may have any length
+    return found
 
 
 def write_folder(

@@ -20,7 +20,7 @@ def load(folder: str | Path) -> Engine | Encoder:
     if not is_built():
         warnings.warn("the native engine is not built, so NumPy runs this student, slowly", stacklevel=2)
         return load_exact(folder)
-    student = read_folder(folder)
+    student = read_folder(folder, mapped=True)  # the engine packs them and lets them go
     return Engine(student.spec, student.weights, tokenizer=_tokenizer(student), are_checked=True)
 
 

@@ -59,6 +59,25 @@ def test_a_written_folder_reads_back_equal(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, weights[name])
 
 
+def test_mapped_weights_are_those_of_the_file_whatever_its_header_is_long(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole, copied = path.read_bytes(), read_folder(folder).weights
+    n = int.from_bytes(whole[:8], "little")
+    for n_more in range(4):  # so that the tensors begin anywhere
+        path.write_bytes((n + n_more).to_bytes(8, "little") + whole[8 : 8 + n] + b" " * n_more + whole[8 + n :])
+        mapped = read_folder(folder, mapped=True).weights
+        assert list(mapped) == list(copied)
+        for name, array in mapped.items():
+            np.testing.assert_array_equal(array, copied[name])
+            assert array.flags.aligned
+
+
+def test_weights_whose_squares_overflow_are_finite(folder: Path) -> None:
+    large = np.full(8, 3e38, np.float32)
+    edit_weights(folder, embeddings__norm__bias=large)
+    np.testing.assert_array_equal(read_folder(folder).weights["embeddings.norm.bias"], large)
+
+
 def test_a_folder_holds_exactly_three_files_and_no_traces_remain_beside_it(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "student.json", "tokenizer.json"]
     assert [p.name for p in folder.parent.iterdir()] == ["student"]
@@ -213,12 +232,13 @@ DAMAGES = {
 }
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_folder_is_refused_with_what_is_wrong(folder: Path, name: str) -> None:
+def test_a_damaged_folder_is_refused_with_what_is_wrong(folder: Path, name: str, mapped: bool) -> None:
     damage, message = DAMAGES[name]
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        read_folder(folder)
+        read_folder(folder, mapped=mapped)
 
 
 def test_a_missing_folder_is_a_missing_file(tmp_path: Path) -> None:
