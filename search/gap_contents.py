@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.front_gaps import Gap
-from search.outlook import Candidates, View
 from search.unit_cube import UnitCube
+from search.view import Candidates, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -26,10 +25,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.curve_model import CurveModel, Scales, fit_scales
 from search.failures import FailureModel
-from search.improvement import Staircase
 from search.model_inputs import ModelInputs
 from search.seen_trials import Seen, as_many_as_fit, columns_of, curves_of
 from search.unit_cube import UnitCube
+from search.view import View
 
 Array = npt.NDArray[np.float64]
 Indexes = npt.NDArray[np.intp]
@@ -38,25 +37,9 @@ Params = Mapping[str, Any]
 
 FIRST_FIT = 6  # ended trials
 FIT_GROWTH = 1.5
-N_REFERENCE = 256  # random points that a reference is taken from
-REFERENCE_QUANTILE = 0.9
+N_REFERENCE = 256  # random points that a reference is taken from, and ends of the range of costs
+AT_AN_END = 0.02  # of the range of costs
 MOST_KNOWN = 10_000  # costs that are remembered
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """Points that nobody tried, with what is expected of them."""
-
-    coordinates: Array
-    """Points x dimensions, see `UnitCube`; NaN where a dimension is not active."""
-    gains: Array
-    """Expected gain in hypervolume if trained to the end, times the probability of getting there."""
-    costs: Array
-    """Known beforehand."""
-    means: Array
-    """Of the final log error."""
-    deviations: Array
-    """Of the final log error."""
 
 
 class Outlook:
@@ -79,7 +62,8 @@ class Outlook:
         """What is known of a problem before anything is trained.
 
         `rungs` are the steps at which trials report, the last one ends them. `cost` is a point's, to be minimised (a
-        logarithm of time or size, say), and None if the point must not be tried. `error` turns a reported value into a
+        logarithm of time or size, say), and None if the point must not be tried; a point may lack a dimension that no
+        trial had yet. `error` turns a reported value into a
         positive error, to be minimised. `curve` gives the reported values of a trial by step; by default those that it
         reported, and a complete trial's value at the last rung if it did not report there. `active` takes the part
         of a point that matters, in spaces with conditions. `decides` tells of a dimension whether costs and what is
@@ -154,6 +138,32 @@ class Outlook:
             ]
         self._model = model
         return View(self, cube, observed, model, self._failures(cube, trials), tried)
+
+    def start(self, study: optuna.Study, generator: np.random.Generator, *, asking: int) -> Params:
+        """A point to begin with, while nothing but costs is known: of the costliest that count, of the cheapest, and
+        then of any that can be tried. Empty before the first trial, and if no point can be.
+
+        A model knows little beyond the costs that it has seen, and the front has both ends.
+        """
+        others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
+        if not others:
+            return {}
+        cube = self._cube_of(distributions(study))
+        costs, coordinates = self.costs(cube, cube.random(generator, N_REFERENCE))
+        known = ~np.isnan(costs)
+        if not known.any():
+            return {}
+        costs, coordinates = costs[known], coordinates[known]
+        counted = costs if self.worst_cost is None else np.where(costs < self.worst_cost, costs, np.min(costs))
+        seen = [cost for trial in others if (cost := self.cost(trial.params)) is not None]
+        near = AT_AN_END * float(np.ptp(counted))
+        if not seen or max(seen) < np.max(counted) - near:
+            chosen = int(np.argmax(counted))
+        elif min(seen) > np.min(counted) + near:
+            chosen = int(np.argmin(costs))
+        else:
+            chosen = 0
+        return cube.point(coordinates[chosen])
 
     def _cube_of(self, found: dict[str, BaseDistribution]) -> UnitCube:
         """The cube of dimensions; the one that was made last, if it is that one."""
@@ -239,121 +249,6 @@ class Outlook:
         return self._fitted[key]
 
 
-class View:
-    """What can be expected, at one moment."""
-
-    def __init__(
-        self,
-        outlook: Outlook,
-        cube: UnitCube,
-        trials: list[Seen],
-        model: CurveModel,
-        failures: FailureModel,
-        tried: frozenset[bytes],
-    ) -> None:
-        """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
-        self.cube = cube
-        self._tried = tried
-        self.trials = trials
-        self.means, self.deviations = model.of_trials()
-        """Of the final log errors of `trials`."""
-        self._outlook = outlook
-        self._model = model
-        self._failures = failures
-        self._inputs = outlook.inputs(cube)
-        self._reference = self._agreed_reference()
-        self.places = {trial.number: i for i, trial in enumerate(trials)}
-        """Where in `trials` a number is."""
-        self.complete = [trial for trial in trials if trial.complete]
-        self.staircase = self.staircase_of(self.complete)
-
-    def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
-        """Of trained trials, up to the reference."""
-        last = self._outlook.rungs[-1]
-        points = [(trial.cost, math.exp(trial.log_errors[last])) for trial in complete]
-        return Staircase.of(points, self._reference, in_halvings=self._outlook.in_halvings)
-
-    def _agreed_reference(self) -> tuple[float, float]:
-        """(worst cost, worst error)."""
-        costs = self._inputs.random_costs
-        means = self._model.means_of_new(self._inputs.random_columns) if len(costs) else self.means
-        worst_cost = self._outlook.worst_cost
-        if worst_cost is None:
-            largest = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
-            worst_cost = largest + 1e-6 * abs(largest) + 1e-9
-        return worst_cost, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
-
-    def gain(self, number: int) -> float:
-        """Expected gain in hypervolume if the trial of a number is trained to the end."""
-        i = self.places[number]
-        staircase = self.staircase_of([trial for trial in self.complete if trial.number != number])
-        costs = np.array([self.trials[i].cost])
-        return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
-
-    def draws(
-        self, coordinates: Array, costs: Array, generator: np.random.Generator, *, n_models: int, n_each: int
-    ) -> Array:
-        """Functions of coordinates (points x dimensions) and costs (points; NaN where nobody knows) that may be what
-        decides final log errors: (n x points).
-
-        `n_each` of this view's model, and of `n_models` others, each fitted anew to two thirds of the trials: so they
-        differ by what trials leave open, and by what they happen to be.
-        """
-        columns, found = self._inputs.columns(coordinates, costs), []
-        for model in (self._model, *(self._fitted_to_some(generator) for _ in range(n_models))):
-            found.append(model.draws(columns, generator, n_each))
-        return np.concatenate(found)
-
-    def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
-        n = len(self.trials)
-        kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
-        curves = curves_of([self.trials[i] for i in kept], self._inputs, self._outlook.rungs)
-        return CurveModel(curves, fit_scales(curves))
-
-    def explained(self) -> float | None:
-        """Share of the variance of complete trials' log errors that the model foretells, each from all other trials.
-
-        At most 1, and below 0 if it foretells them worse than their mean does; None for fewer than 3, or equal ones.
-        """
-        complete = np.array([trial.complete for trial in self.trials])
-        measured = np.array([trial.last for trial in self.trials])[complete]
-        n = len(measured)
-        if n < 3 or np.ptp(measured) < 1e-9:
-            return None
-        around_mean = (measured - measured.mean()) * n / (n - 1)  # each from the mean of the others
-        missed = measured - self._model.last_without_own()[complete]
-        return float(1.0 - np.sum(missed**2) / np.sum(around_mean**2))
-
-    def candidates(self, generator: np.random.Generator, *, n_random: int, n_near: int, n_rounds: int) -> Candidates:
-        """Random points, children of the most promising trials, and children of the best of those."""
-        found = self._judged(self.cube.random(generator, n_random))
-        parents = np.array([self.cube.coordinates(self.trials[i].point) for i in self._promising()])
-        for _ in range(n_rounds):
-            found = _joined(found, self._judged(self.cube.near(generator, parents, n_near)))
-            if len(found.gains):
-                parents = found.coordinates[np.argsort(-found.gains, kind="stable")[:8]]
-        return found
-
-    def _promising(self) -> list[int]:
-        """Trials on the front, or no further above it than a deviation: (n)."""
-        heights = np.array([self.staircase.heights[self.staircase.step(trial.cost)] for trial in self.trials])
-        above = (self.means - np.log(heights)) / np.maximum(self.deviations, 0.05)
-        order = np.argsort(above, kind="stable")
-        n = max(4, int(np.sum(above <= 1.0)))
-        return [int(i) for i in order[: min(n, 24)]]
-
-    def _judged(self, coordinates: Array) -> Candidates:
-        costs, coordinates = self._outlook.costs(self.cube, coordinates)
-        new = [i for i, row in enumerate(coordinates) if row.tobytes() not in self._tried and not math.isnan(costs[i])]
-        costs, coordinates = costs[new], coordinates[new]
-        if not new:
-            return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
-        means, deviations = self._model.of_new(self._inputs.columns(coordinates, costs))
-        gains = self.staircase.expected_improvement(costs, means, deviations)
-        gains *= 1.0 - self._failures.probability(self.cube.columns(coordinates))
-        return Candidates(coordinates, gains, costs, means, deviations)
-
-
 def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
     """Of all dimensions that any trial of a study ever had, by name; the latest where they changed."""
     found: dict[str, BaseDistribution] = {}
@@ -364,13 +259,3 @@ def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
 
 def _same(value: float) -> float:
     return value
-
-
-def _joined(first: Candidates, second: Candidates) -> Candidates:
-    return Candidates(
-        np.concatenate([first.coordinates, second.coordinates]),
-        np.concatenate([first.gains, second.gains]),
-        np.concatenate([first.costs, second.costs]),
-        np.concatenate([first.means, second.means]),
-        np.concatenate([first.deviations, second.deviations]),
-    )

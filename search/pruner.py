@@ -19,7 +19,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from search.outlook import Outlook, View
+from search.outlook import Outlook
+from search.view import View
 
 N_RANDOM = 100
 N_NEAR = 100

@@ -17,13 +17,14 @@ from typing import Any
 import optuna
 
 from search.json_file import read_json
-from search.outlook import Outlook, View
+from search.outlook import Outlook
 from search.plan_outlook import outlook_of
 from search.search_history import TimedTrial
 from search.store import Store
 from search.study_state import CALIBRATION, StudyState
 from search.trial import TrialRecord, TrialState
 from search.trial_storage import RECORD, read_study, record_of
+from search.view import View
 from spaces.space import Space
 from spaces.student import StudentSpec
 from spaces.study_space import read_space

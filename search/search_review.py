@@ -19,13 +19,13 @@ from search.front import front_of
 from search.front_gaps import gaps_of
 from search.gap_contents import GapContents, look_into
 from search.importance import Array, Booleans, Design, Importance, evaluate, importances
-from search.outlook import View
 from search.points import active_point
 from search.recorded_search import RecordedSearch
 from search.rung_counts import Pruned, RungCount, count_rungs, pruned_trials, trials_once, unmeasured
 from search.sampler import N_NEAR, N_RANDOM, N_ROUNDS
 from search.search_history import Corner, SearchHistory, history_of
 from search.trial import TrialRecord, TrialState, describe
+from search.view import View
 from spaces.student import StudentSpec
 
 FEWEST_COMPLETE = 8

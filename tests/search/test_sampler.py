@@ -99,6 +99,28 @@ def test_points_follow_the_conditions_and_avoid_what_has_no_cost():
     assert all(trial.params["size"] != 9 for trial in study.trials[4:])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_it_begins_with_both_ends_of_the_range_of_costs(seed):
+    first, *others = [trial.params["size"] for trial in search(FrontSampler(outlook(), seed=seed), n=5).trials]
+    ends = [end for end in (10, 1) if end != first]
+    assert others[: len(ends)] == ends
+    assert 9 not in others
+
+
+def test_costs_that_do_not_count_are_no_end():
+    limited = Outlook(rungs=RUNGS, cost=cost, active=active, worst_cost=math.log(7))
+    first, *others = [trial.params["size"] for trial in search(FrontSampler(limited, seed=2), n=3).trials]
+    assert others[0] == 6 and 1 in (first, others[1])
+
+
+def test_where_trials_were_at_both_ends_it_begins_at_random():
+    study = optuna.create_study(sampler=FrontSampler(outlook(), seed=0, n_startup_trials=20))
+    for size in (1, 10):
+        study.enqueue_trial({"size": size, "kind": "b"})
+    search(None, n=20, study=study)
+    assert len({trial.params["size"] for trial in study.trials[2:]}) > 5
+
+
 def test_equal_seeds_give_equal_studies_and_another_seed_another():
     one, same, other = (search(FrontSampler(outlook(), seed=seed), n=12) for seed in (3, 3, 4))
     assert [trial.params for trial in one.trials] == [trial.params for trial in same.trials]
