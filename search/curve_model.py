@@ -127,6 +127,11 @@ class CurveModel:
         """Mean and standard deviation of the final log error of new trials at points (n x columns)."""
         return self._posterior(self._shared_with_new(points))
 
+    @property
+    def luck(self) -> float:
+        """Standard deviation of what a point does not decide of a trial's final log error."""
+        return self._unit * self._scales.own
+
     def means_of_new(self, points: Array) -> Array:
         """The means of `of_new`, for n operations each instead of n^2."""
         return np.asarray(self._centre + self._unit * (self._shared_with_new(points).T @ self._weights))

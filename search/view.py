@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 REFERENCE_QUANTILE = 0.9
+LEAST_VARIANCE = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,10 @@ class Candidates:
     coordinates: Array
     """Points x dimensions, see `UnitCube`; NaN where a dimension is not active."""
     gains: Array
-    """Expected gain in hypervolume if trained to the end, times the probability of getting there."""
+    """Expected gain in hypervolume if trained to the end, times the probability of getting there.
+
+    Of what the point decides alone: a trial's luck can be measured, but not sought.
+    """
     costs: Array
     """Known beforehand."""
     means: Array
@@ -151,7 +155,8 @@ class View:
         if not new:
             return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
         means, deviations = self._model.of_new(self._inputs.columns(coordinates, costs))
-        gains = self.staircase.expected_improvement(costs, means, deviations)
+        decided = np.sqrt(np.maximum(deviations**2 - self._model.luck**2, LEAST_VARIANCE))
+        gains = self.staircase.expected_improvement(costs, means, decided)
         gains *= 1.0 - self._failures.probability(self.cube.columns(coordinates))
         return Candidates(coordinates, gains, costs, means, deviations)
 

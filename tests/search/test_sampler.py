@@ -142,6 +142,17 @@ def test_points_asked_for_side_by_side_differ():
     assert len({tuple(sorted(point.items(), key=str)) for point in together}) == 6
 
 
+def test_luck_is_no_reason_to_try_a_point_again():
+    """Else a search ends as one of many trials of nearly the same point, whose best is a little better."""
+    study = search(optuna.samplers.RandomSampler(seed=1), n=30)
+    view = outlook().view(study)
+    found = view.candidates(np.random.default_rng(0), n_random=200, n_near=200, n_rounds=2)
+    with_luck = view.staircase.expected_improvement(found.costs, found.means, found.deviations)
+    known = found.deviations < 1.02 * found.deviations.min()
+    assert known.sum() >= 3 and with_luck[known].max() > 0.0
+    assert np.all(found.gains[known] < 0.5 * with_luck[known])
+
+
 def test_the_order_in_which_trials_end_decides_nothing():
     def believed(order):
         """Of trials that began one after the other and ended in some order: by number."""
