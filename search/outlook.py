@@ -141,25 +141,25 @@ class Outlook:
 
     def start(self, study: optuna.Study, generator: np.random.Generator, *, asking: int) -> Params:
         """A point to begin with, while nothing but costs is known: of the costliest that count, of the cheapest, and
-        then of any that can be tried. Empty before the first trial, and if no point can be.
+        then any that counts. Empty before the first trial, and if no point counts.
 
         A model knows little beyond the costs that it has seen, and the front has both ends.
         """
         others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
         if not others:
             return {}
+        limit = math.inf if self.worst_cost is None else self.worst_cost
         cube = self._cube_of(distributions(study))
         costs, coordinates = self.costs(cube, cube.random(generator, N_REFERENCE))
-        known = ~np.isnan(costs)
-        if not known.any():
+        counts = costs < limit
+        if not counts.any():
             return {}
-        costs, coordinates = costs[known], coordinates[known]
-        counted = costs if self.worst_cost is None else np.where(costs < self.worst_cost, costs, np.min(costs))
-        seen = [cost for trial in others if (cost := self.cost(trial.params)) is not None]
-        near = AT_AN_END * float(np.ptp(counted))
-        if not seen or max(seen) < np.max(counted) - near:
-            chosen = int(np.argmax(counted))
-        elif min(seen) > np.min(counted) + near:
+        costs, coordinates = costs[counts], coordinates[counts]
+        seen = [cost for trial in others if (cost := self.cost(trial.params)) is not None and cost < limit]
+        near = AT_AN_END * float(np.ptp(costs))
+        if max(seen, default=-math.inf) < np.max(costs) - near:
+            chosen = int(np.argmax(costs))
+        elif min(seen) > np.min(costs) + near:
             chosen = int(np.argmin(costs))
         else:
             chosen = 0
