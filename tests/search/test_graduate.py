@@ -233,7 +233,7 @@ def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on(
     first, victim, last = in_turn(records)
     with striking(tmp_path / victim.name, signal.SIGSTOP) as strikes:
         graduates = run(
-            [first, victim, last], prepared, tmp_path, deadline_s=8.0, rung_time_limit_s=3.0, n_workers=1
+            [first, victim, last], prepared, tmp_path, deadline_s=20.0, rung_time_limit_s=3.0, n_workers=1
         )
     assert set(graduates) == {first.name, last.name}
     outcome = "hung: no sign of life within 3 s (search.rung_time_limit)"
