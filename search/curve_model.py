@@ -34,6 +34,7 @@ Indexes = npt.NDArray[np.intp]
 LEVEL_VARIANCE = 9.0  # level and drift are nearly free: 3 standard deviations of the values
 NOISE_VARIANCE = 1e-5  # of a measurement; it keeps the factorisation stable
 LENGTH_SCALE, LENGTH_FREEDOM = 0.5, 4.0  # of the lengths' prior: a few trials fit the boldest best, many are believed
+LEAST_VARIANCE = 1e-10  # left of a posterior, whatever is rounded
 LEAST_OWN = 0.03  # of a trial and of its walk: so a surprise is believed to be the trial's, not a wrong measurement
 MOST_FITTED = 320  # observations that the scales are fitted to: a fit takes n^3 operations many times
 _SQRT5 = np.sqrt(5.0)
@@ -124,8 +125,11 @@ class CurveModel:
         self._weights = cho_solve((self._factor, True), values, check_finite=False)
 
     def of_new(self, points: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the final log error of new trials at points (n x columns)."""
-        return self._posterior(self._shared_with_new(points))
+        """Mean and standard deviation of what points (n x columns) decide of a final log error.
+
+        That of a trial at such a point has the same mean, and deviates by the `luck` of the trial as well.
+        """
+        return self._posterior(self._shared_with_new(points), own_variance=0.0)
 
     @property
     def luck(self) -> float:
@@ -141,7 +145,7 @@ class CurveModel:
         curves, scales = self._curves, self._scales
         shared = LEVEL_VARIANCE + scales.final**2 * self._matern[curves.trial]
         shared[np.arange(len(curves.trial)), curves.trial] += scales.own**2
-        return self._posterior(shared)
+        return self._posterior(shared, own_variance=scales.own**2)
 
     def draws(self, points: Array, generator: np.random.Generator, n: int) -> Array:
         """Draws (n x points) of what points (points x columns) decide of a final log error, all points at once.
@@ -175,12 +179,12 @@ class CurveModel:
         matern, _ = _matern(_distances(curves.points, points, curves.groups, scales.lengths))
         return np.asarray(LEVEL_VARIANCE + scales.final**2 * matern[curves.trial])
 
-    def _posterior(self, shared: Array) -> tuple[Array, Array]:
-        """From covariances of the observations with final log errors (observations x n)."""
+    def _posterior(self, shared: Array, *, own_variance: float) -> tuple[Array, Array]:
+        """From covariances (observations x n) of the observations with final log errors, or with a part of them."""
         mean = shared.T @ self._weights
         explained = solve_triangular(self._factor, shared, lower=True, check_finite=False)
-        before = LEVEL_VARIANCE + self._scales.final**2 + self._scales.own**2
-        variance = np.maximum(before - np.einsum("ij,ij->j", explained, explained), 1e-10)
+        before = LEVEL_VARIANCE + self._scales.final**2 + own_variance
+        variance = np.maximum(before - np.einsum("ij,ij->j", explained, explained), LEAST_VARIANCE)
         return self._centre + self._unit * mean, self._unit * np.sqrt(variance)
 
 

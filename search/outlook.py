@@ -137,7 +137,7 @@ class Outlook:
                 for one, mean in zip((*observed, *waiting), means, strict=True)
             ]
         self._model = model
-        return View(self, cube, observed, model, self._failures(cube, trials), tried)
+        return View(self, inputs, observed, model, self._failures(cube, trials), tried)
 
     def start(self, study: optuna.Study, generator: np.random.Generator, *, asking: int) -> Params:
         """A point to begin with, while nothing but costs is known: of the costliest that count, of the cheapest, and

@@ -53,9 +53,14 @@ def outlook_of(
         decides=lambda name: not (isinstance(space.domains[name], Real) and _is_dose(name)),
         failed=_failed,
         superseded=_superseded,
-        worst_cost=math.log2(limit_ms) + 1.0 if math.isfinite(limit_ms) else None,
+        worst_cost=worst_cost(limit_ms) if math.isfinite(limit_ms) else None,
         in_halvings=True,
     )
+
+
+def worst_cost(limit_ms: float) -> float:
+    """Up to where latency counts: log2 of the milliseconds, a doubling beyond the limit."""
+    return math.log2(limit_ms) + 1.0
 
 
 class GivenPoint(optuna.samplers.RandomSampler):

@@ -109,13 +109,6 @@ class TrialLog:
             self.forget()
             raise
 
-    def catch_up(self, records: Iterable[TrialRecord]) -> None:
-        """Write the ends of trials that nobody has written: a killed driver, or one that could not reach MLflow."""
-        records = tuple(records)
-        self.follow(records)
-        for record in endings(records):
-            self.write(record)
-
     def forget(self) -> None:
         """Look the runs up again before the next is written."""
         self._runs = None

@@ -90,9 +90,7 @@ class TrialWriter:
 
     def catch_up(self, records: Iterable[TrialRecord]) -> None:
         """The ends of trials are to be written where nobody has."""
-        records = tuple(records)
-        self._log.follow(records)
-        self._take(endings(records))
+        self._take(records, only_endings=True)
 
     def settle(self, seconds: float) -> None:
         """Waits until nothing waits or MLflow is found to be away, but no longer than so many seconds."""
@@ -105,13 +103,11 @@ class TrialWriter:
 
         Raises TrackingError as soon as it does not take them; then it may be tried again.
         """
-        records = tuple(records)
         self._drain()
         with self._changed:
             self._log.forget()  # nothing waits, so the thread does not use it
             self._refused.clear()
-        self._log.follow(records)
-        self._take(endings(records))
+        self._take(records, only_endings=True)
         self._drain()
         with self._changed:
             for name, error in self._refused.items():
@@ -145,11 +141,11 @@ class TrialWriter:
         n_away = self._n_away
         return lambda: not self._waiting or self._broken is not None or self._n_away > n_away
 
-    def _take(self, records: Iterable[TrialRecord]) -> None:
+    def _take(self, records: Iterable[TrialRecord], *, only_endings: bool = False) -> None:
         records = tuple(records)
         self._log.follow(records)
         with self._changed:
-            for record in records:
+            for record in endings(records) if only_endings else records:
                 self._waiting.pop(record.name, None)  # the newest last
                 if record.continues is not None:  # its record has all that the other's has, and takes over its run
                     self._waiting.pop(f"trial-{record.continues:04d}", None)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from search.curve_model import CurveModel, fit_scales
 from search.failures import FailureModel
 from search.improvement import Staircase
+from search.model_inputs import ModelInputs
 from search.seen_trials import Seen, curves_of
 from search.unit_cube import UnitCube
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 REFERENCE_QUANTILE = 0.9
-LEAST_VARIANCE = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,14 @@ class View:
     def __init__(
         self,
         outlook: Outlook,
-        cube: UnitCube,
+        inputs: ModelInputs,
         trials: list[Seen],
         model: CurveModel,
         failures: FailureModel,
         tried: frozenset[bytes],
     ) -> None:
         """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
-        self.cube = cube
+        self._inputs = inputs
         self._tried = tried
         self.trials = trials
         self.means, self.deviations = model.of_trials()
@@ -66,12 +66,16 @@ class View:
         self._outlook = outlook
         self._model = model
         self._failures = failures
-        self._inputs = outlook.inputs(cube)
         self._reference = self._agreed_reference()
         self.places = {trial.number: i for i, trial in enumerate(trials)}
         """Where in `trials` a number is."""
         self.complete = [trial for trial in trials if trial.complete]
         self.staircase = self.staircase_of(self.complete)
+
+    @property
+    def cube(self) -> UnitCube:
+        """Of the points."""
+        return self._inputs.cube
 
     def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
         """Of trained trials, up to the reference."""
@@ -154,11 +158,10 @@ class View:
         costs, coordinates = costs[new], coordinates[new]
         if not new:
             return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
-        means, deviations = self._model.of_new(self._inputs.columns(coordinates, costs))
-        decided = np.sqrt(np.maximum(deviations**2 - self._model.luck**2, LEAST_VARIANCE))
+        means, decided = self._model.of_new(self._inputs.columns(coordinates, costs))
         gains = self.staircase.expected_improvement(costs, means, decided)
         gains *= 1.0 - self._failures.probability(self.cube.columns(coordinates))
-        return Candidates(coordinates, gains, costs, means, deviations)
+        return Candidates(coordinates, gains, costs, means, np.hypot(decided, self._model.luck))
 
 
 def _joined(first: Candidates, second: Candidates) -> Candidates:

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from benchmarks.measuring.problem import Point
 from search.outlook import distributions
+from search.plan_outlook import worst_cost
 from search.points import active_point, suggest_point
 from search.search_history import dominated_area
 from search.unit_cube import UnitCube
@@ -83,7 +84,7 @@ class StudentTable:
     @property
     def worst_cost(self) -> float:
         """Of the reference."""
-        return math.log2(self.teacher_latency_ms) + 1.0
+        return worst_cost(self.teacher_latency_ms)
 
     def hypervolume(self, points: Sequence[Point]) -> float:
         """Up to the reference."""

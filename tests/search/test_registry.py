@@ -37,6 +37,7 @@ from search.report import write_report
 from search.store import Store
 from search.trial import TrialState
 from search.trial_log import TrialLog
+from search.trial_writer import TrialWriter
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
 from tests.search.tiny_records import WORDS, fidelity, record, spec_of
@@ -496,7 +497,7 @@ def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
     killed.write(record(1, rungs=[0.8]))
 
     log = TrialLog(store, "resumed", facts={"another": "fact"})
-    log.catch_up([record(1, rungs=[0.8], state=TrialState.INTERRUPTED)])
+    log.write(record(1, rungs=[0.8], state=TrialState.INTERRUPTED))
     assert trial_runs(store, "resumed")["trial-0001"]["understudy.state"] == "interrupted"
     log.write(record(2, rungs=[0.8], continues=1))
     log.write(record(2, rungs=[0.8, 0.85], state=TrialState.COMPLETE, continues=1))
@@ -510,7 +511,10 @@ def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> 
     log = TrialLog(store, "caught-up", facts={})
     interrupted = record(1, state=TrialState.INTERRUPTED)
     goes_on = record(2, rungs=[0.7], state=TrialState.PRUNED, continues=1)
-    log.catch_up([record(0, rungs=[0.9], state=TrialState.COMPLETE), interrupted, goes_on])
+    records = [record(0, rungs=[0.9], state=TrialState.COMPLETE), interrupted, goes_on]
+    with TrialWriter(log, address="the store", say=print) as writer:
+        writer.catch_up(records)
+        writer.finish(records)
     states = {name: tags["understudy.state"] for name, tags in trial_runs(store, "caught-up").items()}
     assert states == {"trial-0000": "complete", "trial-0002": "pruned"}
 
