@@ -22,7 +22,7 @@ from typing import Any
 from search.cluster import n_cpus_available
 from search.graduation_job import JobEnd, run_job
 from search.graduation_state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
-from search.hang_watch import rung_limit_s
+from search.hang_watch import HUNG, rung_limit_s
 from search.json_file import read_json
 from search.room import is_no_room
 from search.selection import choose_graduates
@@ -196,8 +196,8 @@ def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
         if task.name in end.deaths:
             state.died(end.deaths[task.name]).write(task.folder)
         elif task.name in end.hung:
-            outcome = f"hung: no sign of life within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
-            replace(state, status=FAILED, outcome=outcome).write(task.folder)
+            outcome = f"{HUNG}: no sign of life within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
+            state.failed(outcome, task).write(task.folder)
 
 
 def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
@@ -270,14 +270,15 @@ def _n_groups(spec: GraduationSpec) -> int:
 
 
 def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_groups: int) -> list[GraduationTask]:
-    """The unfinished ones, and the finished ones that time and tokens bring clearly further."""
+    """The unfinished, those that have more room than they failed in, and the finished that time and tokens bring
+    clearly further."""
 
     def is_worth(task: GraduationTask, slice_s: float) -> bool:
         state = GraduationState.read(task.folder)
         if state is None or state.status == UNFINISHED:
             return True
         if state.status == FAILED:
-            return False
+            return state.may_try_again(task)
         begin, end = state.decay or (state.n_tokens, state.n_tokens)
         reached = begin + slice_s * task.tokens_per_s
         return min(reached, task.max_tokens or math.inf) >= WORTH_EXTENDING * end

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from search.hang_watch import HUNG
 from search.json_file import read_json, write_json
-from search.lost_trials import MOST_TRIES, WORKER_DIED
+from search.lost_trials import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
 from search.trial import RungRecord
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
@@ -88,6 +89,8 @@ class GraduationState:
     """Evaluations, by rising tokens."""
     n_deaths: int = 0
     """How often its worker ended under it since it last saved."""
+    limits: tuple[float | None, float] | None = None
+    """The `memory_gib` and `silence_limit_s` under which it failed by itself; None if it did not."""
 
     @property
     def n_tokens(self) -> int:
@@ -97,10 +100,23 @@ class GraduationState:
     def begun(self) -> GraduationState:
         """As it is when training goes on: of a finished graduation the decay is undone, the curve up to it stays."""
         if self.status != DONE:
-            return replace(self, status=UNFINISHED, outcome="")
+            return replace(self, status=UNFINISHED, outcome="", limits=None)
         n_tokens = self.start_tokens if self.decay is None else self.decay[0]
         curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
         return replace(self, status=UNFINISHED, outcome="", decay=None, curve=curve)
+
+    def failed(self, outcome: str, task: GraduationTask) -> GraduationState:
+        """After what it did itself."""
+        return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.silence_limit_s))
+
+    def may_try_again(self, task: GraduationTask) -> bool:
+        """Whether it failed at a limit that the task has raised."""
+        if self.limits is None:
+            return False
+        memory_gib, silence_limit_s = self.limits
+        if self.outcome.startswith(OUT_OF_MEMORY):
+            return memory_gib is not None and (task.memory_gib is None or task.memory_gib > memory_gib)
+        return self.outcome.startswith(HUNG) and task.silence_limit_s > silence_limit_s
 
     def died(self, outcome: str) -> GraduationState:
         """After its worker ended under it; failed if that happens again and again without a save between."""
@@ -115,9 +131,9 @@ class GraduationState:
         document = read_json(folder / _FILE)
         if document is None:
             return None
-        decay = document["decay"]
+        pairs = {name: tuple(document[name]) for name in ("decay", "limits") if document.get(name) is not None}
         curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
-        return cls(**{**document, "decay": None if decay is None else (decay[0], decay[1]), "curve": curve})
+        return cls(**{**document, **pairs, "curve": curve})
 
     def write(self, folder: Path) -> None:
         """Replace the state of a student's folder."""

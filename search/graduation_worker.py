@@ -21,7 +21,7 @@ import torch
 import torch.distributed as distributed
 
 from search.graduation_pace import Advance, Decay, Decision, Finish, Limits, decide
-from search.graduation_state import DONE, FAILED, GraduationJob, GraduationState, GraduationTask, show_life
+from search.graduation_state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
 from search.json_file import read_json
 from search.memory_limit import is_out_of_memory, limited_memory
 from search.room import is_no_room
@@ -112,7 +112,7 @@ class Graduation:
                 return
             if is_out_of_memory(error):  # of this worker, which need not be the one that writes
                 state = GraduationState.read(self._task.folder) or self._state
-                replace(state, status=FAILED, outcome=outcome).write(self._task.folder)
+                state.failed(outcome, self._task).write(self._task.folder)
             raise
 
     def _begin(self) -> None:
@@ -267,7 +267,7 @@ class Graduation:
         )
 
     def _fail(self, outcome: str) -> None:
-        self._state = replace(self._state, status=FAILED, outcome=outcome)
+        self._state = self._state.failed(outcome, self._task)
         self._write()
 
     def _write(self) -> None:

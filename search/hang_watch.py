@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+HUNG = "hung"
+"""Kind of outcome."""
 TIMES_EXPECTED = 10.0
 LEAST_S = 600.0  # a worker may wait so long for its imports and its data
 UNKNOWN_S = 3_600.0  # as long as no rung was reached by any trial; a time budget may end the search before

@@ -23,7 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
-from search.hang_watch import HangWatch
+from search.hang_watch import HUNG, HangWatch
 from search.ledger import TrialLedger
 from search.lost_trials import outcome_of_death
 from search.room import NO_ROOM
@@ -187,7 +187,7 @@ class SearchStopper(Stopper):
         if limit_s is None:  # the ledger has ended it, Tune will
             self._hang_watch.forget(number)
         elif self._hang_watch.silence_s(number) > limit_s:
-            self._ledger.failed(number, f"hung: no report within {limit_s:.0f} s (search.rung_time_limit)")
+            self._ledger.failed(number, f"{HUNG}: no report within {limit_s:.0f} s (search.rung_time_limit)")
             _kill_actor(trial)
 
 

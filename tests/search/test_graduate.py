@@ -227,7 +227,7 @@ def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice
     assert outcome.startswith("worker died: ") and outcome.endswith("; 2 times since its last save")
 
 
-def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on(
+def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on_and_with_more_time_so_does_it(
     records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
 ) -> None:
     first, victim, last = in_turn(records)
@@ -239,6 +239,8 @@ def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on(
     outcome = "hung: no sign of life within 3 s (search.rung_time_limit)"
     assert failures_of(records, tmp_path) == {victim.name: outcome}
     assert len(strikes) == 1 and not any(map(is_alive, strikes))
+    graduates = run([victim], prepared, tmp_path, deadline_s=12.0, rung_time_limit_s=60.0, n_workers=1)
+    assert set(graduates) == {victim.name} and failures_of(records, tmp_path) == {}
 
 
 def test_who_takes_more_memory_than_a_trial_may_is_failed_as_a_trial_is(

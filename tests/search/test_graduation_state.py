@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from search.graduation_state import DONE, FAILED, UNFINISHED, GraduationState, show_life, sign_of_life
-from search.lost_trials import MOST_TRIES, NODE_DIED, WORKER_DIED
+from search.graduation_state import (
+    DONE,
+    FAILED,
+    UNFINISHED,
+    GraduationState,
+    GraduationTask,
+    show_life,
+    sign_of_life,
+)
+from search.hang_watch import HUNG
+from search.lost_trials import MOST_TRIES, NODE_DIED, OUT_OF_MEMORY, WORKER_DIED
+from spaces.recipe import RecipeSpec
+from spaces.student import StaticSpec, StudentSpec
 from tests.search.toy_search import rung
 
 DIED = f"{WORKER_DIED}: a signal ended it"
@@ -47,3 +58,43 @@ def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: P
     while sign_of_life(tmp_path) == first:  # clocks of file systems tick some hundred times a second
         show_life(tmp_path)
     assert GraduationState.read(tmp_path) == state
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limits", "may"),
+    [
+        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 60.0), False),
+        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 90.0), False),
+        (f"{OUT_OF_MEMORY}: it takes more", (2.0, 60.0), True),
+        (f"{OUT_OF_MEMORY}: it takes more", (None, 60.0), True),
+        (f"{HUNG}: no sign of life", (2.0, 60.0), False),
+        (f"{HUNG}: no sign of life", (0.5, 90.0), True),
+        ("not finite: loss is nan", (None, 90.0), False),
+    ],
+)
+def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
+    outcome: str, limits: tuple[float | None, float], may: bool, tmp_path: Path
+) -> None:
+    GraduationState(start_tokens=100).failed(outcome, task(tmp_path, 1.0, 60.0)).write(tmp_path)
+    failed = GraduationState.read(tmp_path)
+    assert failed is not None and failed.status == FAILED
+    assert failed.may_try_again(task(tmp_path, *limits)) is may
+    assert not failed.begun().may_try_again(task(tmp_path, None, 1e9))
+
+
+def task(folder: Path, memory_gib: float | None, silence_limit_s: float) -> GraduationTask:
+    """Of any student, under these limits."""
+    return GraduationTask(
+        name="trial-0000",
+        spec=StudentSpec(vocabulary_size=10, output_dim=4, static=StaticSpec()),
+        recipe=RecipeSpec(),
+        seed=0,
+        checkpoint=folder,
+        folder=folder,
+        weight=1.0,
+        tokens_per_s=1.0,
+        max_tokens=None,
+        document={},
+        memory_gib=memory_gib,
+        silence_limit_s=silence_limit_s,
+    )
