@@ -138,14 +138,15 @@ class CurveModel:
 
     def means_of_new(self, points: Array) -> Array:
         """The means of `of_new`, for n operations each instead of n^2."""
-        return np.asarray(self._centre + self._unit * (self._shared_with_new(points).T @ self._weights))
+        return self._means(self._shared_with_new(points))
 
     def of_trials(self) -> tuple[Array, Array]:
         """Mean and standard deviation of the final log error of every trial of the curves."""
-        curves, scales = self._curves, self._scales
-        shared = LEVEL_VARIANCE + scales.final**2 * self._matern[curves.trial]
-        shared[np.arange(len(curves.trial)), curves.trial] += scales.own**2
-        return self._posterior(shared, own_variance=scales.own**2)
+        return self._posterior(self._shared_with_trials(), own_variance=self._scales.own**2)
+
+    def means_of_trials(self) -> Array:
+        """The means of `of_trials`, for n operations each instead of n^2."""
+        return self._means(self._shared_with_trials())
 
     def draws(self, points: Array, generator: np.random.Generator, n: int) -> Array:
         """Draws (n x points) of what points (points x columns) decide of a final log error, all points at once.
@@ -179,13 +180,22 @@ class CurveModel:
         matern, _ = _matern(_distances(curves.points, points, curves.groups, scales.lengths))
         return np.asarray(LEVEL_VARIANCE + scales.final**2 * matern[curves.trial])
 
+    def _shared_with_trials(self) -> Array:
+        """Covariances of the observations with the final log errors of all trials (observations x trials)."""
+        curves, scales = self._curves, self._scales
+        shared = LEVEL_VARIANCE + scales.final**2 * self._matern[curves.trial]
+        shared[np.arange(len(curves.trial)), curves.trial] += scales.own**2
+        return np.asarray(shared)
+
+    def _means(self, shared: Array) -> Array:
+        return np.asarray(self._centre + self._unit * (shared.T @ self._weights))
+
     def _posterior(self, shared: Array, *, own_variance: float) -> tuple[Array, Array]:
         """From covariances (observations x n) of the observations with final log errors, or with a part of them."""
-        mean = shared.T @ self._weights
         explained = solve_triangular(self._factor, shared, lower=True, check_finite=False)
         before = LEVEL_VARIANCE + self._scales.final**2 + own_variance
         variance = np.maximum(before - np.einsum("ij,ij->j", explained, explained), LEAST_VARIANCE)
-        return self._centre + self._unit * mean, self._unit * np.sqrt(variance)
+        return self._means(shared), self._unit * np.sqrt(variance)
 
 
 def fit_scales(curves: Curves) -> Scales:

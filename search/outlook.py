@@ -129,7 +129,7 @@ class Outlook:
         if running:
             waiting = [one for one in seen if not one.log_errors and one.number in running]
             points = columns_of(waiting, inputs)
-            means = [*model.of_trials()[0], *model.means_of_new(points)]
+            means = [*model.means_of_trials(), *model.means_of_new(points)]
             believed = [i for i, one in enumerate((*observed, *waiting)) if one.number in running]
             model = CurveModel(curves.ended(points, believed, [means[i] for i in believed]), scales, before=model)
             observed = [

@@ -37,7 +37,7 @@ INITIAL = "initial"
 DRIVER_ENDED = "interrupted: the driver ended"
 
 _JOURNAL = "trials.journal"
-_SET_PARAMETER = 5  # Optuna's code of the operation, part of the file's format
+_OF_TRIALS = 4  # Optuna's codes for trials begin here, after those for studies: part of the file's format
 
 
 def open_storage(folder: Path) -> JournalStorage:
@@ -51,8 +51,8 @@ class WholeLines(JournalFileBackend):
     """A journal of which a failed write leaves nothing, for the one process that writes.
 
     Where the disk is full, the system takes a part of a line. The next line would be written behind it, and nobody
-    could read the journal any more. As there is one writer, no lock is taken; and a parameter of a new trial is not
-    forced to the disk, for without what follows, which is, it means nothing.
+    could read the journal any more. As there is one writer, no lock is taken; and of what is told of a trial only its
+    record is forced to the disk, with all that was written before: what follows a record can be had from it.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -63,7 +63,7 @@ class WholeLines(JournalFileBackend):
             with open(self._file_path, "ab") as file:
                 file.write(lines.encode())
                 file.flush()
-                if any(log["op_code"] != _SET_PARAMETER for log in logs):
+                if any(log["op_code"] < _OF_TRIALS or RECORD in log.get("user_attr", ()) for log in logs):
                     os.fsync(file.fileno())
         except OSError:
             os.truncate(self._file_path, size)

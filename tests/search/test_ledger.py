@@ -312,6 +312,33 @@ def test_a_journal_that_was_cut_off_is_read_up_to_its_last_whole_line(tmp_path, 
     assert sum(record.state in (TrialState.COMPLETE, TrialState.PRUNED) for record in ledger.records) == 4
 
 
+def test_a_power_failure_costs_nothing_that_an_observer_was_told(tmp_path, monkeypatch):
+    folder, survivor = tmp_path / "study", tmp_path / "survivor"
+    journal, forced = folder / "trials.journal", []
+    folder.mkdir()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(journal.stat().st_size))
+
+    class PowerFails:
+        """Compares what it is told with what is on the disk for certain."""
+
+        def compare(self, told):
+            survivor.mkdir(exist_ok=True)
+            (survivor / journal.name).write_bytes(journal.read_bytes()[: forced[-1]])
+            record = read_trials(survivor, "toy")[told.number]
+            assert (record.state, record.rungs, record.point) == (told.state, told.rungs, told.point)
+
+        trial_started = rung_reached = trial_ended = compare
+
+    ledger = TrialLedger(plan(folder, n_trials=9), observers=[PowerFails()])
+    search(ledger)
+    states = [record.state for record in ledger.records]
+    assert TrialState.PRUNED in states and TrialState.COMPLETE in states
+    n_told = sum(2 + len(record.rungs) for record in ledger.records)
+    assert len(forced) < n_told + 5  # once for each, and for the studies
+    again = TrialLedger(plan(survivor, n_trials=9))
+    assert [record.state for record in again.records] == states
+
+
 def test_a_lost_checkpoint_means_starting_again(tmp_path):
     ledger = TrialLedger(plan(tmp_path))
     left = train(ledger, ledger.ask(), rungs=1)
