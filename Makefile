@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --quiet --no-compile --disable-pip-version-check -c constraints.txt
 TORCH  := $(shell sed -n '/^torch==/p' constraints.txt)
+NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 ROOMS  := spaces runtime trainers search
 STUDY  ?= quickstart
 SEEDS  ?= 300
@@ -61,7 +62,7 @@ fuzz: $(BIN)/cmake   ## random students through the engine under the sanitizers 
 	$(BIN)/cmake --build build/fuzz --parallel
 	build/fuzz/fuzz_engine $(SEEDS)
 
-bench: $(VENV)/.all-installed   ## every benchmark that needs no data; each prints one JSON document as its last line
+bench: $(VENV)/.all-installed   ## benchmarks of speed and of survival; each prints one JSON document as its last line
 	@for benchmark in distill_throughput latency_predictor engine spmm service survival; do \
 		echo "== $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark --json || exit 1; done
 
@@ -79,13 +80,13 @@ $(VENV)/.torch-installed: constraints.txt | $(BIN)/python
 	@$(PIP) $(TORCH)
 	@touch $@
 
-$(VENV)/.search-installed: pyproject.toml constraints.txt $(VENV)/.torch-installed
+$(VENV)/.search-installed: pyproject.toml constraints.txt $(NATIVE) $(VENV)/.torch-installed
 	@echo "installing what a search needs into $(VENV) (some minutes, once)" >&2
 	@$(PIP) -e ".[search,quickstart]"
 	@touch $@
 
 # Not after the one above, which it holds: the engine would be compiled twice.
-$(VENV)/.all-installed: pyproject.toml constraints.txt $(VENV)/.torch-installed
+$(VENV)/.all-installed: pyproject.toml constraints.txt $(NATIVE) $(VENV)/.torch-installed
 	@echo "installing what a search, checks, tests and exports need into $(VENV) (some minutes, once)" >&2
 	@$(PIP) -e ".[search,quickstart,export,serve,dev]"
 	@touch $(VENV)/.search-installed $@

@@ -98,7 +98,7 @@ def read_value(annotation: Any, node: Node, where: str, *, problems: Problems) -
         element = get_args(plain)[0]
         read = [read_value(element, item, f"{where}[{index}]", problems=problems) for index, item in enumerate(nodes)]
         return FAILED if any(value is FAILED for value in read) else tuple(read)
-    wanted = _wanted(plain, marks) + (", or null" if optional else "")
+    expected = wanted(plain, marks) + (", or null" if optional else "")
     value = scalar(node) if isinstance(node, ScalarNode) else FAILED
     if value is None and optional:
         return None
@@ -106,11 +106,13 @@ def read_value(annotation: Any, node: Node, where: str, *, problems: Problems) -
     if isinstance(node, ScalarNode) and value is not None:
         result = _convert(plain, marks, value, node)
     if result is FAILED:
-        problems.add(node, f"{where} must be {wanted}", value=describe_node(node), remedy=_remedy(plain, marks, value))
+        remedy = _remedy(plain, marks, value)
+        problems.add(node, f"{where} must be {expected}", value=describe_node(node), remedy=remedy)
     return result
 
 
-def _wanted(plain: Any, marks: tuple[Any, ...]) -> str:
+def wanted(plain: Any, marks: tuple[Any, ...]) -> str:
+    """The values of a plain type with its marks, in words."""
     if any(isinstance(mark, DurationUnit) for mark in marks):
         return "a positive duration"
     if isinstance(plain, type) and issubclass(plain, StrEnum):

@@ -185,7 +185,7 @@ class SearchSpec:
     n_trials: Positive | None = None
     """Most trials; None: as many as the time allows."""
     time_budget_s: Seconds | None = None
-    """Seconds of the whole run, preparation and graduation included; None: no limit."""
+    """Length of the whole run, preparation and graduation included; None: no limit."""
     n_workers: Positive | None = None
     """Trials at a time, one CPU each; None: one on every CPU."""
     n_startup_trials: Natural = 5
@@ -193,7 +193,7 @@ class SearchSpec:
     patience: Annotated[float, Range(above=0, high=1000)] = 4.0
     """How many times more a new trial must promise for its tokens before a running one is stopped at a rung."""
     rung_time_limit_s: Seconds | None = None
-    """Seconds after which a trial without a new rung, or a graduating student without a sign of life, counts as hung.
+    """Time after which a trial without a new rung, or a graduating student without a sign of life, counts as hung.
 
     None: ten times what is expected.
     """

@@ -173,6 +173,14 @@ def test_the_cluster_file_starts_its_workers_and_asks_for_a_token() -> None:
         assert local.startswith("~") or (ROOT / local).exists()
 
 
+def test_the_cluster_file_copies_what_an_installation_is_built_from() -> None:
+    mounted = set(yaml.safe_load((ROOT / "cluster.yaml").read_text())["file_mounts"].values())
+    packages = set(PYPROJECT["tool"]["scikit-build"]["wheel"]["packages"])
+    assert packages >= {"spaces", "runtime", "trainers", "search"}
+    assert mounted >= packages | {"Makefile", "pyproject.toml", "constraints.txt", "CMakeLists.txt"}
+    assert mounted >= {PYPROJECT["project"]["readme"], *PYPROJECT["project"]["license-files"]}
+
+
 def test_constraints_are_names_and_versions_only() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.]*", line)] == []

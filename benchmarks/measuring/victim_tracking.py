@@ -15,6 +15,7 @@ from search.store import Store
 from tests.search.tracking_server import TrackingServer as Server
 from tests.search.tracking_server import tracking_server
 
+_REFUSAL = "an MLflow server must answer at "  # said before anything is computed
 LONGEST_AWAY_S = 15.0  # beside the seconds that the server takes to start
 
 
@@ -40,8 +41,9 @@ class TrackingServer:
         return True
 
     def explains(self, command: Command, losses: Losses) -> bool:
-        """The command goes on: it waits longer at its end than the server is away."""
-        return False
+        """It refused to begin. Later it goes on: it waits longer at its end than the server is away."""
+        text = command.text()
+        return "Traceback" not in text and _REFUSAL in text.strip().splitlines()[-1]
 
     @contextmanager
     def _with_server(self, folder: Path) -> Iterator[Scene]:
