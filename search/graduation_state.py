@@ -78,7 +78,7 @@ class GraduationState:
     status: str = UNFINISHED
     """`unfinished`, `done` or `failed`."""
     outcome: str = ""
-    """Why it failed."""
+    """Why it failed, or why it is unfinished."""
     start_tokens: int = 0
     """Tokens of its trial."""
     decay: tuple[int, int] | None = None

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from search.hang_watch import rung_limit_s
@@ -34,6 +35,7 @@ from search.trial_files import delete_checkpoints, delete_halves, delete_orphans
 from search.trial_plan import TrialPlan
 from search.trial_storage import (
     CONTINUES,
+    FAILED,
     INITIAL,
     NUMBER,
     RECORD,
@@ -153,12 +155,19 @@ class TrialLedger:
                 n_postponed += 1
             else:
                 self._begin(trial, record)
-                return record
+                if not self._is_through(record):
+                    return record
+                self._end(record.number, record, TrialState.COMPLETE, "complete")  # measured, and never told so
         self._drained = True
         return None
 
     def reached(self, number: int, rung: RungRecord, checkpoint: Path) -> bool:
-        """Takes what a running trial measured at its next rung and where it is saved. Returns whether it goes on."""
+        """Takes what a running trial measured at its next rung and where it is saved. Returns whether it goes on.
+
+        False for one that has ended meanwhile: it was given up while its report was on the way.
+        """
+        if number not in self._open:
+            return False
         running = self._open[number]
         before = running.record
         self._observe_pace(before, rung)
@@ -166,13 +175,13 @@ class TrialLedger:
         if not math.isfinite(rung.fidelity.cosine):
             self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {rung.fidelity.cosine}")
             return False
+        running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
         running.record = record
         self._store(running.trial, record)
         if before.checkpoint is not None and before.checkpoint != checkpoint:
             shutil.rmtree(before.checkpoint, ignore_errors=True)
-        running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
         self._notify("rung_reached", record)
-        if len(record.rungs) == len(self.plan.rungs):
+        if self._is_through(record):
             self._end(number, record, TrialState.COMPLETE, "complete")
         elif outcome := self._dominated(running):
             self._end(number, record, TrialState.PRUNED, outcome)
@@ -202,7 +211,7 @@ class TrialLedger:
             self._end(number, record, TrialState.FAILED, f"{outcome}; {n} times at this rung")
             return
         self._end(number, record, TrialState.INTERRUPTED, outcome)
-        self._study.enqueue_trial(record.point, user_attrs={CONTINUES: number})
+        self._enqueue()
         self._drained = False
 
     def rung_limit_s(self, number: int) -> float | None:
@@ -216,9 +225,16 @@ class TrialLedger:
         return rung_limit_s(self.plan.rung_time_limit_s, expected_s=expected_s)
 
     def close(self, outcome: str) -> None:
-        """Ends every running trial as interrupted; the next search of this study continues it."""
+        """Ends every running trial as interrupted; the next search of this study continues it.
+
+        One that was measured to its last rung is complete, whatever kept it from being told so.
+        """
         for number in sorted(self._open):
-            self._end(number, self._open[number].record, TrialState.INTERRUPTED, outcome)
+            record = self._open[number].record
+            if self._is_through(record):
+                self._end(number, record, TrialState.COMPLETE, "complete")
+            else:
+                self._end(number, record, TrialState.INTERRUPTED, outcome)
 
     def _describe(self, trial: optuna.Trial) -> TrialRecord:
         """The record of a new trial, refused if it needs no training to be judged."""
@@ -281,6 +297,8 @@ class TrialLedger:
         checkpoint = record.checkpoint
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
         running = self._open.pop(number)
+        if state is TrialState.FAILED:
+            running.twin.set_user_attr(FAILED, True)
         self._store(running.trial, record)
         tell(self._study, running.trial, record)
         tell_twin(self._twins, running.twin, record)
@@ -289,6 +307,16 @@ class TrialLedger:
         elif state is TrialState.INTERRUPTED:
             delete_halves(self.plan.folder, record)
         self._notify("trial_ended", record)
+
+    def _alive_and_left(self) -> tuple[list[FrozenTrial], list[TrialRecord]]:
+        """Optuna's trials that stand for their point, and interrupted ones that none of them continues."""
+        alive = [trial for trial in self._study.get_trials(deepcopy=False) if stands_for_its_point(trial)]
+        continued = {trial.user_attrs.get(CONTINUES) for trial in alive}
+        interrupted = [record for record in self.records if record.state is TrialState.INTERRUPTED]
+        return alive, [record for record in interrupted if record.number not in continued]
+
+    def _is_through(self, record: TrialRecord) -> bool:
+        return len(record.rungs) == len(self.plan.rungs)
 
     def _dominated(self, running: _Open) -> str:
         """The outcome of a trial that is to be pruned, with who is expected to end ahead; empty if it goes on."""
@@ -342,8 +370,7 @@ class TrialLedger:
             if record is None:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
             elif record.state is TrialState.RUNNING:
-                through = len(record.rungs) == len(self.plan.rungs)
-                state = TrialState.COMPLETE if through else TrialState.INTERRUPTED
+                state = TrialState.COMPLETE if self._is_through(record) else TrialState.INTERRUPTED
                 tell(self._study, trial.number, replace(record, state=state))
             else:
                 tell(self._study, trial.number, record)
@@ -353,11 +380,13 @@ class TrialLedger:
 
     def _enqueue(self) -> None:
         """Interrupted trials that nobody continues yet, then initial points that were not tried yet."""
-        alive = [trial for trial in self._study.get_trials(deepcopy=False) if stands_for_its_point(trial)]
-        continued = {trial.user_attrs.get(CONTINUES) for trial in alive}
-        for record in self.records:
-            if record.state is TrialState.INTERRUPTED and record.number not in continued:
-                self._study.enqueue_trial(record.point, user_attrs={CONTINUES: record.number})
+        alive, left = self._alive_and_left()
+        if left:
+            for _ in self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
+                self._study.tell(self._study.ask(), state=OptunaState.FAIL)  # to wait again, behind what is left
+            alive, left = self._alive_and_left()
+        for record in left:
+            self._study.enqueue_trial(record.point, user_attrs={CONTINUES: record.number})
         tried = {trial.user_attrs.get(INITIAL) for trial in alive}
         for point in self.plan.initial_points:
             text = json.dumps(dict(point), sort_keys=True)

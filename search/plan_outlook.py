@@ -15,7 +15,7 @@ from search.objective import LEAST_ERROR
 from search.outlook import Outlook
 from search.points import active_point
 from search.trial import TrialState
-from search.trial_storage import CONTINUES, NUMBER, RECORD
+from search.trial_storage import CONTINUES, FAILED, NUMBER, RECORD
 from spaces.dimensions import DIMENSIONS
 from spaces.domain import Real, Value
 from spaces.space import Space
@@ -84,9 +84,9 @@ def _is_dose(name: str) -> bool:
 
 
 def _failed(trial: FrozenTrial) -> bool:
-    """Whether a trial failed, and was not merely interrupted or put off; Optuna has one state for all of these."""
+    """Whether a trial, or a twin's trial, failed, and was not merely interrupted or put off."""
     record = trial.user_attrs.get(RECORD)
-    return record is not None and record["state"] == TrialState.FAILED
+    return FAILED in trial.user_attrs if record is None else bool(record["state"] == TrialState.FAILED)
 
 
 def _superseded(trials: Sequence[FrozenTrial]) -> frozenset[int]:

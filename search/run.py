@@ -32,8 +32,8 @@ from search.room import room_explained
 from search.selection import choose_graduates
 from search.store import Store
 from search.study_lock import COMMAND, exclusive
-from search.study_state import NotedSteps, StudyState
-from search.time_plan import Clock, TimePlan
+from search.study_state import NotedClock, NotedSteps, StudyState
+from search.time_plan import TimePlan
 from search.tracking import reason_of, tracking_errors
 from search.trial import TrialRecord, TrialState
 from search.trial_log import Facts, TrialLog
@@ -69,7 +69,8 @@ def run_search(
         elsewhere = os.environ.get(_MLFLOW_VARIABLE)
         if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
             reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is not obeyed, --tracking-uri is")
-        clock = Clock(spent_s=float((state.read("clock") or {}).get("spent_s", 0.0)))
+        clock = NotedClock(state)
+        reporter.clock = clock
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)
             try:
@@ -88,7 +89,7 @@ class _Run:
     address: str | None
     reporter: Reporter
     state: StudyState
-    clock: Clock
+    clock: NotedClock
     interrupts: Interrupts
 
     @property
@@ -170,7 +171,7 @@ class _Run:
 
     def stop_clock(self) -> None:
         """Write the spent time down, after each step. Raises KeyboardInterrupt if a Ctrl-C got lost in the step."""
-        self.state.write("clock", {"spent_s": self.clock.spent_s()})
+        self.clock.write()
         self.interrupts.check()
 
     def _register(
@@ -219,7 +220,7 @@ class _Run:
                 store=self.store,
                 address=self.address,
                 deadline=deadline,
-                observers=(writer, table, keeper),
+                observers=(writer, table, keeper, self.clock),
             )
         records = tuple(with_checkpoints(records))
         writer.catch_up(records)

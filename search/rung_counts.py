@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from search.trial import RungRecord, TrialRecord, TrialState
+from search.trial import RungRecord, TrialRecord, TrialState, trials_once
 
 _TRIAL_NAME = re.compile(r"\btrial-\d{4,}\b")
 
@@ -62,12 +62,6 @@ class Pruned:
     """What it measured there."""
     rivals: tuple[Rival, ...]
     """Those that its outcome names: no slower, and expected to end with less error."""
-
-
-def trials_once(records: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """The trials without those that another one continues."""
-    continued = {record.continues for record in records}
-    return tuple(record for record in records if record.number not in continued)
 
 
 def count_rungs(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple[RungCount, ...]:

@@ -46,7 +46,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The best candidate's values; nothing as long as no trial has reported."""
+        """The best candidate's values; of a startup trial, `Outlook.start`'s. Nothing where nothing is known."""
         if not search_space:
             return {}
         generator = np.random.default_rng([self._seed, trial.number])

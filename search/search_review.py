@@ -21,10 +21,10 @@ from search.gap_contents import GapContents, look_into
 from search.importance import Array, Booleans, Design, Importance, evaluate, importances
 from search.points import active_point
 from search.recorded_search import RecordedSearch
-from search.rung_counts import Pruned, RungCount, count_rungs, pruned_trials, trials_once, unmeasured
+from search.rung_counts import Pruned, RungCount, count_rungs, pruned_trials, unmeasured
 from search.sampler import N_NEAR, N_RANDOM, N_ROUNDS
 from search.search_history import Corner, SearchHistory, history_of
-from search.trial import TrialRecord, TrialState, describe
+from search.trial import TrialRecord, TrialState, describe, trials_once
 from search.view import View
 from spaces.student import StudentSpec
 
@@ -153,10 +153,10 @@ def _with_view(review: SearchReview, search: RecordedSearch, view: View) -> Sear
 
 def _places(view: View, records: dict[int, TrialRecord]) -> tuple[Place, ...]:
     """Of the trials of a view that are not continued by another."""
-    continued = {record.continues for record in records.values()}
+    once = {record.number for record in trials_once(records.values())}
     found = []
     for trial, mean in zip(view.trials, view.means, strict=True):
-        if trial.number in records and trial.number not in continued:
+        if trial.number in once:
             found.append((records[trial.number], trial.cost, math.exp(trial.last if trial.complete else float(mean))))
     complete = [i for i, (record, _, _) in enumerate(found) if record.state is TrialState.COMPLETE]
     front = {complete[i] for i in front_of([(found[i][1], found[i][2]) for i in complete])}

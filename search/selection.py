@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from search.foresight import LONGER, fidelity_after
 from search.front import non_dominated
 from search.objective import LEAST_ERROR
-from search.trial import TrialRecord, TrialState
+from search.trial import TrialRecord, TrialState, trials_once
 
 NEAR = 0.5
 """A trial whose error is at most 2 ** NEAR times that of the front at its latency may still overtake it."""
@@ -52,6 +52,7 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> li
     nearest to the front, within `NEAR`. A depth of which no trial is complete may send one that was interrupted after
     a rung: where the budget was too short for the machine, graduation gives it the tokens that it lacks.
     """
+    records = trials_once(records)
     complete = [record for record in records if _may_graduate(record, TrialState.COMPLETE)]
     interrupted = [record for record in records if _may_graduate(record, TrialState.INTERRUPTED)]
     n_tokens = LONGER * max((record.n_tokens for record in (*complete, *interrupted)), default=0)

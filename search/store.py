@@ -5,11 +5,11 @@
     STORE/artifacts/          what runs and models hold
     STORE/tracking.json       where MLflow is instead, if a search was told so: a server then keeps both of these
     STORE/cache/              teachers' outputs, tokenised corpora, latency calibrations: may be deleted
-    STORE/studies/NAME/       one study: Optuna's journal, Tune's snapshots, checkpoints, student folders
+    STORE/studies/NAME/       one study: Optuna's journal, checkpoints, student folders
 
 A store tracks in one place, for all its studies.
 
-Use a local disk: sqlite and Optuna's journal lock files, which network file systems do not do reliably.
+Use a local disk: sqlite and the study's lock are files that network file systems do not lock reliably.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import ray
 import torch
 from ray.tune import Trainable
 
-from search.memory_limit import GIB, limit_memory
+from search.memory_limit import GIB, is_out_of_memory, limit_memory
 from search.trial import RungRecord
 from search.trial_work import TrialWork, failure_of
 from spaces.recipe import RecipeSpec
@@ -97,17 +97,26 @@ class TrialActor(Trainable):
                 limit_memory(None if task.memory_gib is None else int(task.memory_gib * GIB))
                 self._work.start(task.spec, task.recipe, seed=task.seed)
                 if task.restore is not None:
-                    self._work.restore(task.restore)
+                    self._restore(task, task.restore)
                 self._started = True
             rung = self._work.advance(task.rungs[self._n_steps])
             self._n_steps += 1
             checkpoint = task.folder / f"rung-{task.n_done + self._n_steps}"
             self._work.save(checkpoint)
         except Exception as error:
-            details = traceback.format_exc()
             limit_memory(None)
+            details = traceback.format_exc()
             return {MEASURED: Failed(failure_of(error, memory_gib=task.memory_gib), details)}
         return {MEASURED: Measured(rung, checkpoint)}
+
+    def _restore(self, task: TrialTask, checkpoint: Path) -> None:
+        """Goes on from a checkpoint, or, where a power failure has left none that can be read, from the beginning."""
+        try:
+            self._work.restore(checkpoint)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._work.start(task.spec, task.recipe, seed=task.seed)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:
         """Nothing: Tune's state is disposable, and `step` saves what counts."""

@@ -7,7 +7,7 @@ as a user attribute) is all that an interrupted search needs to go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -154,6 +154,13 @@ class Observer(Protocol):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial has its final state and outcome."""
+
+
+def trials_once(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The trials without those that another one continues."""
+    records = tuple(records)
+    continued = {record.continues for record in records}
+    return tuple(record for record in records if record.number not in continued)
 
 
 def describe(spec: StudentSpec | None) -> str:

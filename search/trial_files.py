@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from search.trial import TrialRecord
+from search.trial import TrialRecord, trials_once
 
 
 def delete_checkpoints(folder: Path, record: TrialRecord) -> None:
@@ -30,13 +30,7 @@ def delete_halves(folder: Path, record: TrialRecord) -> None:
 
 def delete_orphans(folder: Path, records: Iterable[TrialRecord]) -> None:
     """Checkpoints that no trial needs any more: of trials that left none, or that another continues."""
-    records = list(records)
-    continued = {record.continues for record in records}
-    needed = {
-        record.checkpoint.parent
-        for record in records
-        if record.checkpoint is not None and record.number not in continued
-    }
+    needed = {record.checkpoint.parent for record in trials_once(records) if record.checkpoint is not None}
     for trial in folder.glob("trials/trial-*"):
         if trial not in needed:
             shutil.rmtree(trial, ignore_errors=True)

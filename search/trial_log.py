@@ -34,7 +34,7 @@ from search.experiment import (
 )
 from search.objective import score
 from search.store import Store
-from search.trial import RungRecord, TrialRecord, TrialState, describe
+from search.trial import RungRecord, TrialRecord, TrialState, describe, trials_once
 from spaces.cost import cost
 
 if TYPE_CHECKING:
@@ -205,9 +205,7 @@ class TrialLog:
 
 def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     """Those that have ended and that no other continues: each has a run of its own in the end."""
-    records = tuple(records)
-    continued = {record.continues for record in records}
-    return tuple(r for r in records if r.state is not TrialState.RUNNING and r.number not in continued)
+    return tuple(record for record in trials_once(records) if record.state is not TrialState.RUNNING)
 
 
 def _known(run: Run) -> _Run:

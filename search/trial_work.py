@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from search.lost_trials import OUT_OF_MEMORY
 from search.mapped_array import MappedArray
 from search.memory_limit import is_out_of_memory
 from search.room import NO_ROOM, is_no_room
@@ -117,8 +118,8 @@ def failure_of(error: BaseException, *, memory_gib: float | None = None) -> str:
         return f"not finite: {message}"
     if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
         if memory_gib is not None:
-            return f"out of memory: it takes more than {memory_gib:g} GiB (search.trial_memory_gib)"
-        return f"out of memory: {message or type(error).__name__}"
+            return f"{OUT_OF_MEMORY}: it takes more than {memory_gib:g} GiB (search.trial_memory_gib)"
+        return f"{OUT_OF_MEMORY}: {message or type(error).__name__}"
     return f"{type(error).__name__}: {message}"
 
 

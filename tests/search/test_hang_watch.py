@@ -35,3 +35,17 @@ def test_silence_begins_with_the_first_question_and_again_with_every_report() ->
     assert (watch.silence_s(3), watch.silence_s(4)) == (2.0, 2.0)
     watch.forget(3)
     assert watch.silence_s(3) == 0.0
+
+
+def test_time_in_which_nobody_looked_is_no_silence() -> None:
+    now = 0.0
+    watch = HangWatch(clock=lambda: now)
+    watch.heard(1)
+    watch.heard(2)
+    now = 20.0
+    assert watch.silence_s(1) == 20.0
+    now = 4_000.0  # the process was stopped; both have reported meanwhile, and one report is read first
+    watch.heard(1)
+    assert (watch.silence_s(1), watch.silence_s(2)) == (0.0, 20.0)
+    now = 4_010.0
+    assert (watch.silence_s(1), watch.silence_s(2)) == (10.0, 30.0)

@@ -249,9 +249,9 @@ def test_what_a_killed_search_left_running_is_failed_and_tried_again(tmp_path, n
     assert again.records[0].outcome == "interrupted: the driver ended"
     assert stored(tmp_path).trials[0].state is optuna.trial.TrialState.FAIL
     begun = search(again, 3)
-    assert {record.point["n_layers"] for record in begun[:2]} == {1, 2}
-    assert [record.continues for record in begun] == [None, 0, None]
-    assert len(begun[1].rungs) == 3
+    assert [record.point["n_layers"] for record in begun[:2]] == [1, 2]
+    assert [record.continues for record in begun] == [0, None, None]
+    assert len(begun[0].rungs) == 3
 
 
 def test_a_trial_that_was_continued_is_seen_once(tmp_path):
@@ -300,6 +300,85 @@ def test_a_trial_whose_search_was_killed_after_its_last_rung_is_complete(tmp_pat
     search(again)
     assert [each.state for each in again.records if each.continues is not None] == []
     assert read_trials(tmp_path, "toy") == again.records
+
+
+def test_an_error_after_the_last_rung_leaves_a_complete_trial(tmp_path):
+    class Deaf:
+        """Cannot be told of the last rung."""
+
+        def rung_reached(self, record):
+            if len(record.rungs) == 3:
+                raise OSError("the terminal is gone")
+
+        trial_started = trial_ended = staticmethod(lambda record: None)
+
+    ledger = TrialLedger(plan(tmp_path, n_trials=1), observers=[Deaf()])
+    with pytest.raises(OSError, match="terminal"):
+        search(ledger)
+    ledger.close("interrupted: the search ended with an error")
+    (record,) = ledger.records
+    assert (record.state, len(record.rungs)) == (TrialState.COMPLETE, 3)
+    assert stored(tmp_path).trials[0].values == [record.predicted_latency_ms, record.fidelity.cosine]
+
+
+def test_an_interrupted_trial_with_all_its_rungs_is_completed_by_the_next_search(tmp_path, monkeypatch):
+    ledger = TrialLedger(plan(tmp_path, n_trials=2))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ledger, "_is_through", lambda record: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(ledger, ledger.ask())
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_is_through", lambda record: False)  # as earlier versions ended it
+        ledger.close("interrupted: the search ended with an error")
+    assert [record.state for record in ledger.records] == [TrialState.INTERRUPTED]
+    again = TrialLedger(plan(tmp_path, n_trials=2))
+    search(again)
+    assert [(record.state, record.continues) for record in again.records[:2]] == [
+        (TrialState.INTERRUPTED, None),
+        (TrialState.COMPLETE, 0),
+    ]
+    assert sum(record.state in (TrialState.COMPLETE, TrialState.PRUNED) for record in again.records) == 2
+
+
+def test_a_report_of_a_trial_that_was_given_up_is_not_taken(tmp_path):
+    ledger = TrialLedger(plan(tmp_path))
+    record = ledger.ask()
+    ledger.failed(record.number, "hung: no report within 3 s")
+    assert not ledger.reached(record.number, rung(100, 0.9), tmp_path / "late")
+    assert (ledger.records[0].state, ledger.records[0].rungs) == (TrialState.FAILED, ())
+
+
+@pytest.mark.parametrize("how", ["the search ends", "its worker dies"])
+def test_what_was_interrupted_goes_on_before_initial_points_that_wait(tmp_path, how):
+    toy = plan(tmp_path, n_trials=2, initial_points=[{"n_layers": n} for n in (3, 2, 1, 0)])
+    ledger = TrialLedger(toy)
+    left = train(ledger, ledger.ask(), rungs=2)
+    if how == "the search ends":
+        ledger.close("interrupted: Ctrl-C")
+        ledger = TrialLedger(toy)
+    else:
+        ledger.lost(left.number, "worker died: a signal ended it")
+    begun = search(ledger)
+    assert [record.continues for record in begun] == [left.number, None]
+    assert [record.point["n_layers"] for record in begun] == [3, 2]
+    assert TrialLedger(toy).exhausted
+
+
+def test_sampler_and_pruner_see_the_same_failures(tmp_path):
+    ledger = TrialLedger(plan(tmp_path, n_trials=6))
+    for n in itertools.count():
+        if (record := ledger.ask()) is None:
+            break
+        if n % 2:
+            ledger.failed(record.number, "out of memory: it takes more than 1 GiB")
+        else:
+            train(ledger, record)
+    outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=ledger.plan.rungs, predict=predict, limit_ms=1e9)
+    failed = {
+        name: sorted(trial.user_attrs.get("number", trial.number) for trial in stored(tmp_path, name).trials
+                     if outlook.failed(trial))
+        for name in ("toy", "toy/rungs")
+    }
+    assert failed["toy"] == failed["toy/rungs"] != []
 
 
 @pytest.mark.parametrize("n_bytes", [1, 20, 200])

@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.rung_counts import count_rungs, pruned_trials, trials_once, unmeasured
-from search.trial import TrialState
+from search.rung_counts import count_rungs, pruned_trials, unmeasured
+from search.trial import TrialState, trials_once
 from tests.search.toy_search import trial_record
 
 RUNGS = (100, 200, 300)

@@ -140,3 +140,10 @@ def test_the_choice_does_not_depend_on_the_order_of_trials(most: int) -> None:
     records = [record_of(i, 1.0 + i, 0.5 + 0.05 * i, n_layers=i % 3) for i in range(8)]
     chosen = choose_graduates(records, max_students=most)
     assert choose_graduates(records[::-1], max_students=most) == chosen
+
+
+def test_a_student_whose_trial_was_interrupted_again_and_again_graduates_once() -> None:
+    first, second, third = (
+        record_of(n, 1.0, 0.9, state=TrialState.INTERRUPTED, continues=None if n == 0 else n - 1) for n in range(3)
+    )
+    assert choose_graduates([first, second, third], max_students=8) == [third]

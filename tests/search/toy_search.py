@@ -237,7 +237,7 @@ def train(
         work.save(folder / f"rung-{n_done + 1}")
         if not ledger.reached(record.number, measured, folder / f"rung-{n_done + 1}"):
             break
-    return ledger.records[record.number]
+    return next(one for one in ledger.records if one.number == record.number)
 
 
 @dataclass
