@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from search.objective import LEAST_ERROR
+from search.objective import LEAST_ERROR, error_of
 
 LONGER = 8
 """Times the longest brief trial, what a graduate is trained for: roughly, and ranks hardly depend on it."""
@@ -27,12 +27,8 @@ def fidelity_after(curve: Sequence[tuple[float, float]], n_tokens: float) -> flo
     if len(curve) < 2 or n_tokens <= last_tokens:
         return last
     before_tokens, before = curve[-2]
-    learnt = math.log(_error(last) / _error(before))
+    learnt = math.log(error_of(last) / error_of(before))
     if learnt >= 0.0:
         return last
     steps = math.log(n_tokens / last_tokens) / math.log(last_tokens / before_tokens)
-    return max(last, 1.0 - max(LEAST_ERROR, _error(last) * math.exp(steps * learnt)))
-
-
-def _error(fidelity: float) -> float:
-    return max(1.0 - fidelity, LEAST_ERROR)
+    return max(last, 1.0 - max(LEAST_ERROR, error_of(last) * math.exp(steps * learnt)))

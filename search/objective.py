@@ -21,6 +21,11 @@ LEAST_ERROR = 2.0**-14
 """Errors below this are rounding of bfloat16 training, not fidelity; it keeps the score of the teacher finite."""
 
 
+def error_of(fidelity: float) -> float:
+    """1 less a mean cosine, and no less than what is rounding."""
+    return max(1.0 - fidelity, LEAST_ERROR)
+
+
 def score(fidelity: float, speedup: float, *, speed_weight: float = SPEED_WEIGHT) -> float:
     """The scalar score of a mean cosine (at most 1) and a speed-up over the teacher (positive); -inf if either is NaN.
 
@@ -30,4 +35,4 @@ def score(fidelity: float, speedup: float, *, speed_weight: float = SPEED_WEIGHT
         return -math.inf
     if speedup <= 0.0:
         raise ValueError(f"a speed-up is positive, got {speedup}; divide the teacher's latency by the student's")
-    return -math.log2(max(1.0 - fidelity, LEAST_ERROR)) + speed_weight * math.log2(speedup)
+    return -math.log2(error_of(fidelity)) + speed_weight * math.log2(speedup)

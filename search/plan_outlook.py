@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from search.objective import LEAST_ERROR
+from search.objective import error_of
 from search.outlook import Outlook
 from search.points import active_point
 from search.trial import TrialState
@@ -47,7 +47,7 @@ def outlook_of(
     return Outlook(
         rungs=rungs,
         cost=cost,
-        error=lambda fidelity: max(1.0 - fidelity, LEAST_ERROR),
+        error=error_of,
         curve=lambda trial: _fidelities(trial, rungs),
         active=lambda point: active_point(point, space),
         decides=lambda name: not (isinstance(space.domains[name], Real) and _is_dose(name)),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from search.front import hypervolume
-from search.objective import LEAST_ERROR
+from search.objective import error_of
 from search.trial import TrialRecord, TrialState
 
 Corner = tuple[float, float]
@@ -144,7 +144,7 @@ def busy_clock(intervals: Sequence[tuple[float, float]]) -> Callable[[float], fl
 def corner_of(record: TrialRecord) -> Corner:
     """Where a measured trial stands, as the searcher counts."""
     assert record.predicted_latency_ms is not None and record.fidelity is not None
-    return math.log2(record.predicted_latency_ms), max(1.0 - record.fidelity.cosine, LEAST_ERROR)
+    return math.log2(record.predicted_latency_ms), error_of(record.fidelity.cosine)
 
 
 def dominated_area(corners: Sequence[Corner], reference: Corner) -> float:

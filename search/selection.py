@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from search.foresight import LONGER, fidelity_after
 from search.front import non_dominated
-from search.objective import LEAST_ERROR
+from search.objective import error_of
 from search.trial import TrialRecord, TrialState, trials_once
 
 NEAR = 0.5
@@ -42,7 +42,7 @@ class _Candidate:
     @property
     def place(self) -> tuple[float, float]:
         """(log2 latency, log2 error)."""
-        return math.log2(max(self.latency_ms, 1e-9)), math.log2(max(1.0 - self.fidelity, LEAST_ERROR))
+        return math.log2(max(self.latency_ms, 1e-9)), math.log2(error_of(self.fidelity))
 
 
 def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> list[TrialRecord]:
