@@ -16,7 +16,7 @@ from pathlib import Path
 
 GIB = 1 << 30
 _STATUS = Path("/proc/self/status")
-_SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation")
+_SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation", "can't start new thread")
 
 
 def require_memory_limits() -> None:
