@@ -31,7 +31,7 @@ from tests.search.cli_world import Bench, make_bench, write_teacher
 from tests.search.toy_search import record_search
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_SECONDS = 5.0
+MOST_SECONDS = 10.0  # of a slow machine; others need two or three
 
 
 @pytest.fixture(scope="module")
