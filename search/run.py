@@ -61,16 +61,15 @@ def run_search(
     """
     folder = store.study_folder(study.name)
     state = StudyState(folder)
-    reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state)
     store.require_writable()
     store.require_tracking()
     with room_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
+        clock = NotedClock(state)
+        reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state, clock)
         elsewhere = os.environ.get(_MLFLOW_VARIABLE)
         if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
             reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is not obeyed, --tracking-uri is")
-        clock = NotedClock(state)
-        reporter.clock = clock
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)
             try:

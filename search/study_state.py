@@ -92,21 +92,19 @@ class NotedClock(Clock):
 class NotedSteps:
     """A reporter that also writes down which step the study is at, for those who look on (`search.watch`)."""
 
-    def __init__(self, reporter: Reporter, state: StudyState) -> None:
+    def __init__(self, reporter: Reporter, state: StudyState, clock: NotedClock) -> None:
+        """The clock looks at itself whenever a step gets on."""
         self._reporter = reporter
         self._state = state
-        self.clock: NotedClock | None = None
-        """Looks at itself whenever a step gets on."""
+        self._clock = clock
 
     def step(self, what: str) -> Bar:
         """A step begins."""
         self._note(what)
-        bar, clock = self._reporter.step(what), self.clock
-        if clock is None:
-            return bar
+        bar = self._reporter.step(what)
 
         def advance(done: int, total: int) -> None:
-            clock.look()
+            self._clock.look()
             bar(done, total)
 
         return advance

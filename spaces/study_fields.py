@@ -98,7 +98,6 @@ def read_value(annotation: Any, node: Node, where: str, *, problems: Problems) -
         element = get_args(plain)[0]
         read = [read_value(element, item, f"{where}[{index}]", problems=problems) for index, item in enumerate(nodes)]
         return FAILED if any(value is FAILED for value in read) else tuple(read)
-    expected = wanted(plain, marks) + (", or null" if optional else "")
     value = scalar(node) if isinstance(node, ScalarNode) else FAILED
     if value is None and optional:
         return None
@@ -107,12 +106,20 @@ def read_value(annotation: Any, node: Node, where: str, *, problems: Problems) -
         result = _convert(plain, marks, value, node)
     if result is FAILED:
         remedy = _remedy(plain, marks, value)
-        problems.add(node, f"{where} must be {expected}", value=describe_node(node), remedy=remedy)
+        problems.add(node, f"{where} must be {wanted(annotation)}", value=describe_node(node), remedy=remedy)
     return result
 
 
-def wanted(plain: Any, marks: tuple[Any, ...]) -> str:
-    """The values of a plain type with its marks, in words."""
+def wanted(annotation: Any) -> str:
+    """The values that an annotation allows, in words."""
+    inner, optional = without_none(annotation)
+    plain, marks = split_annotation(inner)
+    return _wanted(plain, marks) + (", or null" if optional else "")
+
+
+def _wanted(plain: Any, marks: tuple[Any, ...]) -> str:
+    if get_origin(plain) is tuple:
+        return "a list"
     if any(isinstance(mark, DurationUnit) for mark in marks):
         return "a positive duration"
     if isinstance(plain, type) and issubclass(plain, StrEnum):

@@ -11,10 +11,9 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from spaces.dimensions import DIMENSIONS, Dimension
-from spaces.fields import split_annotation, without_none
 from spaces.profile import LatencyProfile
 from spaces.study_fields import wanted
 from spaces.study_spec import (
@@ -45,20 +44,15 @@ Each key is a dimension, and its value one of
 
 What a space does not name is as in the teacher, or as recipes have it. A dimension that cannot matter at a point (the
 experts of a dense student) is not asked for there, conditions or not."""
-_SECTIONS: dict[str, tuple[type, ...]] = {
-    "teachers": (TeacherSpec,),
-    "corpus": (CorpusSpec, SourceSpec),
-    "profile": (LatencyProfile,),
-    "search": (SearchSpec,),
-    "graduation": (GraduationSpec,),
-}
-_TITLES = {
-    TeacherSpec: "A list; an item is a source alone or has these keys.",
-    CorpusSpec: "The text on which students imitate their teacher, and how it becomes sentences.",
-    SourceSpec: "An item of `sources` is a source alone or has these keys.",
-    LatencyProfile: "The conditions of a latency: the latency budget is one under these alone.",
-    SearchSpec: "How many trials, how long, and when weak ones are stopped.",
-    GraduationSpec: "The longer distillation of the best.",
+_SECTIONS: dict[str, dict[type, str]] = {
+    "teachers": {TeacherSpec: "A list; an item is a source alone or has these keys."},
+    "corpus": {
+        CorpusSpec: "The text on which students imitate their teacher, and how it becomes sentences.",
+        SourceSpec: "An item of `sources` is a source alone or has these keys.",
+    },
+    "profile": {LatencyProfile: "The conditions of a latency: the latency budget is one under these alone."},
+    "search": {SearchSpec: "How many trials, how long, and when weak ones are stopped."},
+    "graduation": {GraduationSpec: "The longer distillation of the best."},
 }
 
 
@@ -69,8 +63,8 @@ def reference() -> str:
     parts += [f"| `{part.name}` | {meanings[part.name]} |" for part in fields(StudySpec)]
     for name, specs in _SECTIONS.items():
         parts.append(f"\n## {name}")
-        for spec in specs:
-            parts += [f"\n{_TITLES[spec]}\n", *_table(spec)]
+        for spec, title in specs.items():
+            parts += [f"\n{title}\n", *_table(spec)]
     parts += ["\n## space", "", _SPACE]
     for title, structural in (("The student:", True), ("The recipe of its distillation:", False)):
         parts += ["", title, "", "| dimension | values | meaning |", "|---|---|---|"]
@@ -88,14 +82,7 @@ def _table(spec: type) -> Iterator[str]:
     for part in fields(spec):
         required = part.default is MISSING and part.default_factory is MISSING
         default = "" if required else f"`{_yaml(part.default)}`"
-        yield f"| `{file_key(part.name)}` | {_values(hints[part.name])} | {default} | {meanings[part.name]} |"
-
-
-def _values(annotation: Any) -> str:
-    inner, optional = without_none(annotation)
-    plain, marks = split_annotation(inner)
-    text = "a list" if get_origin(plain) is tuple else wanted(plain, marks)
-    return f"{text}, or null" if optional else text
+        yield f"| `{file_key(part.name)}` | {wanted(hints[part.name])} | {default} | {meanings[part.name]} |"
 
 
 def _yaml(value: Any) -> str:

@@ -31,7 +31,8 @@ from tests.search.cli_world import Bench, make_bench, write_teacher
 from tests.search.toy_search import record_search
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_SECONDS = 10.0  # of a slow machine; others need two or three
+MOST_SECONDS = 5.0
+MOST_PROCESS_SECONDS = 10.0  # with all imports, on a slow machine; others need two or three
 
 
 @pytest.fixture(scope="module")
@@ -536,7 +537,7 @@ def test_the_whole_command_is_refused_in_time(bench: Bench, case: str) -> None:
     before = cpu_seconds_of_children()
     process = understudy(*arguments)
     out, error = process.communicate(timeout=60)
-    assert cpu_seconds_of_children() - before < MOST_SECONDS  # imports included; a busy machine does not count
+    assert cpu_seconds_of_children() - before < MOST_PROCESS_SECONDS  # imports included; a busy machine does not count
     assert (process.returncode, out) == (2, "")
     assert error.startswith("understudy: ")
     assert "Traceback" not in error

@@ -12,9 +12,7 @@ from search.study_state import WRITE_CLOCK_S, NotedClock, NotedSteps, StudyState
 def test_a_killed_command_costs_the_clock_no_more_than_a_few_seconds(tmp_path: Path) -> None:
     times, state = [100.0], StudyState(tmp_path)
     clock = NotedClock(state, now=lambda: times[-1])
-    reporter = NotedSteps(Silent(), state)
-    reporter.clock = clock
-    bar = reporter.step("embedding")
+    bar = NotedSteps(Silent(), state, clock).step("embedding")
     for now in (103.0, 110.0, 111.0):
         times.append(now)
         bar(1, 2)
