@@ -28,11 +28,11 @@ from transformers import BertConfig, BertModel
 from spaces.cost import cost
 from spaces.recipe import LossWeights, RecipeSpec
 from spaces.student import Dense, EncoderSpec, StudentSpec
-from trainers.batches import make_batch
-from trainers.build import build
-from trainers.cache import Targets
-from trainers.loop import Distillation, DistillationData
-from trainers.objective import BatchTargets
+from trainers.distil.loop import Distillation, DistillationData
+from trainers.distil.objective import BatchTargets
+from trainers.modules.build import build
+from trainers.teacher.cache import Targets
+from trainers.text.batches import make_batch
 
 BATCH, TOKENS, VOCABULARY = 64, 24, 30522
 TRAINING_PASSES = 3  # forward, and twice that backward

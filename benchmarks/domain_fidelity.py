@@ -17,15 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from search.registry import load_front, resolve_model
-from search.store import Store
-from spaces.study_spec import SourceSpec, TeacherSpec
-from trainers.checkpoint import load_student
-from trainers.embed import embed
-from trainers.fidelity import measure_fidelity
-from trainers.teacher import load_teacher
-from trainers.text_sources import read_texts
-from trainers.tokenised_text import tokenise
+from search.storage.store import Store
+from search.tracking.registry import load_front, resolve_model
+from spaces.study.spec import SourceSpec, TeacherSpec
+from trainers.distil.checkpoint import load_student
+from trainers.measure.fidelity import measure_fidelity
+from trainers.modules.embed import embed
+from trainers.teacher.load import load_teacher
+from trainers.text.sources import read_texts
+from trainers.text.tokenised_text import tokenise
 
 MAX_TEXTS = 2000
 

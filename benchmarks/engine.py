@@ -49,7 +49,7 @@ from benchmarks.measuring.turns import Call, cores, measure_in_turns
 from runtime.engine import Engine, instruction_sets
 from spaces.cost import cost
 from spaces.student import StudentSpec
-from trainers.latency import Latency
+from trainers.measure.latency import Latency
 
 AGREEMENT = 0.99  # mean cosine to torch in float32 from which a runtime computes the same student
 PEAK_SECONDS = 2.0

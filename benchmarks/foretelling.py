@@ -2,9 +2,9 @@
 """How well a brief trial foretells a long one, on students of every family that were distilled ten times longer.
 
 For each rung the rank correlation of fidelities there with those of the long run, within each family and across all of
-them; the same for what the search believes at the last brief rung (`search.foresight`), by which it chooses who is
-distilled for longer; and which members of the long runs' front the brief front lacks. The students are those of
-`python -m benchmarks.student_curves families`.
+them; the same for what the search believes at the last brief rung (`search.graduation.extrapolation`), by which it
+chooses who is distilled for longer; and which members of the long runs' front the brief front lacks. The students are
+those of `python -m benchmarks.student_curves families`.
 
     python -m benchmarks.foretelling [--table benchmarks/curves/families*.jsonl] [--json]
 """
@@ -22,8 +22,8 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from search.foresight import fidelity_after
-from search.front import non_dominated
+from search.graduation.extrapolation import fidelity_after
+from search.optimiser.pareto import non_dominated
 
 Row = dict[str, Any]
 LEAST_STUDENTS = 4  # of a family, below which a correlation says nothing

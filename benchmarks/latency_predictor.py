@@ -19,8 +19,8 @@ import numpy as np
 
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, FeedForward, Pooling, Projection, StaticSpec, StudentSpec, Switch
-from trainers.calibration import calibrate
-from trainers.predictor import LatencyPredictor
+from trainers.measure.calibration import calibrate
+from trainers.measure.predictor import LatencyPredictor
 
 TARGET_ERROR_PERCENT = 10.0
 TARGET_RANK_CORRELATION = 0.95

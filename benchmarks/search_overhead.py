@@ -28,20 +28,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from search.cluster import cluster
-from search.store import Store
-from search.trial import RungRecord, TrialRecord, TrialState
-from search.trial_log import TrialLog
-from search.trial_plan import TrialPlan
-from search.trial_writer import TrialWriter
-from search.tune import run_trials
+from search.records.trial import RungRecord, TrialRecord, TrialState
+from search.storage.store import Store
+from search.tracking.async_writer import TrialWriter
+from search.tracking.trial_runs import TrialLog
+from search.trials.plan import TrialPlan
+from search.trials.ray_tune import run_trials
+from search.workers.cluster import cluster
 from spaces.cost import cost
 from spaces.recipe import RecipeSpec
 from spaces.space import Space
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from spaces.study import load_study
 from tests.search.tracking_server import tracking_server
-from trainers.fidelity import Fidelity
+from trainers.measure.fidelity import Fidelity
 
 TEACHER = StudentSpec(
     vocabulary_size=30_522,

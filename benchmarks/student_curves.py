@@ -31,20 +31,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from search.points import suggest_point
-from search.preparation import Prepared, prepare
-from search.progress import ConsoleReporter
-from search.store import Store
-from search.time_plan import TimePlan
-from search.trial_log import provenance
-from search.trial_work import failure_of
+from search.console.progress import ConsoleReporter
+from search.storage.store import Store
+from search.study.budget import TimePlan
+from search.study.prepare import Prepared, prepare
+from search.tracking.trial_runs import provenance
+from search.trials.points import suggest_point
+from search.trials.work import failure_of
 from spaces.domain import Choice
 from spaces.space import Space
 from spaces.study import load_study
-from spaces.study_spec import StudySpec
-from trainers.freed_memory import return_freed_memory
-from trainers.inherit import inherit
-from trainers.loop import Distillation
+from spaces.study.spec import StudySpec
+from trainers.distil.loop import Distillation
+from trainers.inherit.inherit import inherit
+from trainers.modules.freed_memory import return_freed_memory
 
 CURVES = Path(__file__).parent / "curves"
 LONGER = 10  # times the last rung

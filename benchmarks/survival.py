@@ -32,7 +32,7 @@ from benchmarks.measuring.victim_disk import Disk
 from benchmarks.measuring.victim_raylet import Raylet
 from benchmarks.measuring.victim_tracking import TrackingServer
 from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
-from search.trial import TrialRecord, TrialState
+from search.records.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from spaces.serving import add_serving_options, serving_options
+from runtime.service.limits import add_serving_options, serving_options
 
 PROGRAM = "python -m runtime"
 BAD_INPUT = 2
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_serving_options(parser)
     options = parser.parse_args(arguments)
     try:
-        from runtime.server import serve
+        from runtime.service.server import serve
 
         serve(options.folder, serving_options(options), say=say, announce=lambda address: print(address, flush=True))
         return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student encoder, described completely: what `trainers.build` builds and what `spaces.cost` counts.
+"""A student encoder, described completely: what `trainers.modules.build` builds and what `spaces.cost` counts.
 
 A student maps a batch of token ids to one vector per sentence. It has a static path (one vector per
 token, averaged), an encoder (post-norm transformer layers, pooled), or both; their vectors are added.

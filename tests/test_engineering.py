@@ -139,14 +139,14 @@ def test_a_student_is_served_where_only_serving_is_installed(tmp_path: Path) -> 
     write_student(tmp_path / "student", spec, seed=0)
     (tmp_path / "text.txt").write_text("one sentence\nanother sentence\n")
     arguments = ["embed", str(tmp_path / "student"), str(tmp_path / "text.txt")]
-    finished = run_where_only_serving_is_installed(f"from search.cli import main; sys.exit(main({arguments!r}))")
+    finished = run_where_only_serving_is_installed(f"from search.cli.main import main; sys.exit(main({arguments!r}))")
     assert finished.returncode == 0, finished.stderr
     assert np.load(tmp_path / "text.npy").shape == (2, 8)
 
 
 def test_a_command_that_needs_an_extra_says_which() -> None:
     finished = run_where_only_serving_is_installed(
-        "from search.cli import main; sys.exit(main(['validate', 'quickstart']))"
+        "from search.cli.main import main; sys.exit(main(['validate', 'quickstart']))"
     )
     assert finished.returncode == 2
     assert "pip install 'understudy[search]'" in finished.stderr
@@ -234,7 +234,7 @@ def documented(pattern: str) -> set[str]:
 
 
 def test_every_command_of_the_readme_exists_and_every_command_is_in_the_readme() -> None:
-    from search.cli import build_parser
+    from search.cli.main import build_parser
 
     actions = build_parser()._subparsers._group_actions  # type: ignore[union-attr]
     (commands,) = (set(action.choices) for action in actions if action.choices)  # type: ignore[arg-type]

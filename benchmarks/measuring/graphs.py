@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaces.student import StudentSpec
-from trainers.onnx_graph import onnx_model
+from trainers.measure.onnx_graph import onnx_model
 
 N_CALIBRATION = 4  # sentences of random tokens, as those that are embedded
 CALIBRATION_TOKENS = 64

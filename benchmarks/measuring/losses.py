@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.entry import Entry, FrontDocument
-from search.experiment import TRIAL, runs_of_kind, study_experiment
-from search.graduate import failures_of, graduates_of
-from search.json_file import read_json
-from search.lost_trials import WORKER_DIED
-from search.registry import load_front, load_trials, registered_entries
-from search.selection import choose_graduates
-from search.store import Store
-from search.study_lock import COMMAND, TRIALS, exclusive
-from search.study_state import StudyState
-from search.trial import TrialRecord, TrialState
-from search.trial_log import COSINE
-from search.trial_storage import read_trials
+from search.graduation.graduate import failures_of, graduates_of
+from search.graduation.select import choose_graduates
+from search.records.front import Entry, FrontDocument
+from search.records.trial import TrialRecord, TrialState
+from search.storage.atomic import read_json
+from search.storage.lock import COMMAND, TRIALS, exclusive
+from search.storage.store import Store
+from search.storage.study_state import StudyState
+from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
+from search.tracking.registry import load_front, load_trials, registered_entries
+from search.tracking.trial_runs import COSINE
+from search.trials.journal import read_trials
+from search.workers.retries import WORKER_DIED
 from spaces.study import StudySpec
 
 if TYPE_CHECKING:

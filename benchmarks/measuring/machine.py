@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.engine import instruction_sets
-from trainers.calibration import machine_name
+from trainers.measure.calibration import machine_name
 
 COMPARED = ("numpy", "torch", "onnxruntime", "openvino")
 

@@ -26,9 +26,9 @@ from benchmarks.measuring.students import Profile, TokenIds
 from runtime.engine import Engine
 from spaces.profile import Runtime
 from spaces.student import StudentSpec
-from trainers.build import student_from_weights, weights_of
+from trainers.measure.random_student import random_student, zero_blocks
+from trainers.modules.build import student_from_weights, weights_of
 from trainers.modules.student import Student
-from trainers.random_student import random_student, zero_blocks
 
 Runner = Callable[[int], Any]
 """Embeds the i-th input and returns its vectors as the runtime gives them."""

@@ -19,10 +19,10 @@ from optuna.trial import TrialState
 
 from benchmarks.measuring.problem import Point, Problem
 from benchmarks.measuring.replay import Method
-from search.front import non_dominated
-from search.outlook import Outlook
-from search.pruner import FrontPruner
-from search.sampler import FrontSampler
+from search.optimiser.pareto import non_dominated
+from search.optimiser.pruner import FrontPruner
+from search.optimiser.sampler import FrontSampler
+from search.optimiser.surrogate import Outlook
 
 REDUCTION = 3.0
 

@@ -22,11 +22,11 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmarks.measuring.problem import Point
-from search.outlook import distributions
-from search.plan_outlook import worst_cost
-from search.points import active_point, suggest_point
-from search.search_history import dominated_area
-from search.unit_cube import UnitCube
+from search.optimiser.encoding import UnitCube
+from search.optimiser.surrogate import distributions
+from search.report.history import dominated_area
+from search.trials.points import active_point, suggest_point
+from search.trials.problem import worst_cost
 from spaces.dimensions import DIMENSIONS
 from spaces.space import Space
 from spaces.study import StudySpec, parse_study

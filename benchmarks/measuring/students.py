@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from runtime.tokenizer import SentenceTokenizer
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec, Switch
-from trainers.prose import sentences
-from trainers.teacher import package_folder, read_tokenizer
+from trainers.teacher.load import package_folder, read_tokenizer
+from trainers.text.prose import sentences
 
 VOCABULARY = 30_522  # BERT's, and so MiniLM's
 MAX_TOKENS = 512

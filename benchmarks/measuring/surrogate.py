@@ -21,7 +21,7 @@ import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from benchmarks.measuring.problem import Point
-from search.front import hypervolume
+from search.optimiser.pareto import hypervolume
 
 RUNGS = (1, 3, 9, 27, 52)
 """Epochs at which a trial is evaluated; the last ends it."""

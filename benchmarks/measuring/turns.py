@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that are compared take turns, as in `trainers.latency`, but whatever runtime they belong to.
+"""Calls that are compared take turns, as in `trainers.measure.latency`, but whatever runtime they belong to.
 
 Round after round each has its turn, in an order shuffled per round. A turn waits until the threads of the one before
 sleep, makes an untimed call that brings the weights back, and then as many timed calls as the clock's resolution needs.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.latency import Latency, Turn, no_garbage_collection, summarise
+from trainers.measure.latency import Latency, Turn, no_garbage_collection, summarise
 
 Call = Callable[[int], object]
 """Does the i-th piece of work."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.processes import descendants, is_alive, name_of
 from benchmarks.measuring.victims import ANY_STEP, Command, Scene
-from search.store import Store
+from search.storage.store import Store
 
 DISK_BYTES = 160 << 20
 FULL_S = 90.0  # a command that needs no room for so long has not noticed

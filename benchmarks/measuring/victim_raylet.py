@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.processes import descendants, name_of
 from benchmarks.measuring.victims import WORKERS, Command, Scene
-from search.store import Store
+from search.storage.store import Store
 
 LONGEST_WORK_S = 10.0  # of a worker before its node dies
 LONGEST_ABSENCE_S = 8.0  # until another node takes its place

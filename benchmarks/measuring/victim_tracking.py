@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.victims import ANY_STEP, Command, Scene
-from search.store import Store
+from search.storage.store import Store
 from tests.search.tracking_server import TrackingServer as Server
 from tests.search.tracking_server import tracking_server
 

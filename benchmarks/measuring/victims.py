@@ -21,7 +21,7 @@ from typing import Protocol
 
 from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.processes import descendants, is_alive, name_of
-from search.store import Store
+from search.storage.store import Store
 
 ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduating", "registering")
 """Steps of a command, as it calls them; one is drawn for each strike."""

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import search_efficiency
 from benchmarks.measuring.replay import Finish, fractions, replay
 from benchmarks.measuring.searchers import _position, methods
-from search.front import dominates
+from search.optimiser.pareto import dominates
 
 RUNGS = (1, 3, 9)
 

@@ -26,7 +26,7 @@ from spaces.student import (
     StudentSpec,
     Switch,
 )
-from trainers.build import student_from_weights
+from trainers.modules.build import student_from_weights
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "sat", "on", "a", "mat", "and", "slept"]
 SENTENCES = ["the cat sat on a mat", "", "a cat", "and the cat slept on the mat and on the mat", "dog"]

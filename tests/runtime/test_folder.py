@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from runtime.folder import expected_tensors, read_folder, write_folder
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch
 
-TOKENIZER = '{"any": "text"}'  # read_folder checks only that it is there; runtime.load parses it
+TOKENIZER = '{"any": "text"}'  # read_folder checks only that it is there; runtime.loading parses it
 
 
 def spec_of(**changes: Any) -> StudentSpec:

@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from runtime import Engine, SentenceTokenizer, load, write_folder
 from runtime.folder import expected_tensors
 from runtime.layers import Array
-from runtime.sentence_encoder import Sentence
+from runtime.service.sentence_encoder import Sentence
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "sat", "on", "a", "mat", "and", "slept"]

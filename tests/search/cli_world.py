@@ -13,12 +13,12 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from runtime.folder import expected_tensors, write_folder
-from search.entry import Entry, FrontDocument
-from search.register import register_front
-from search.store import Store
+from search.records.front import Entry, FrontDocument
+from search.storage.store import Store
+from search.tracking.publish import register_front
 from spaces.profile import LatencyProfile
 from spaces.student import EncoderSpec, StaticSpec, StudentSpec, Switch
-from trainers.fidelity import Fidelity
+from trainers.measure.fidelity import Fidelity
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "one", "another", "sentence", "number", "of", "a", "few", "words"]
 WIDTH = 16

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.trial import RungRecord, TrialRecord, TrialState
+from search.records.trial import RungRecord, TrialRecord, TrialState
 from spaces.recipe import RecipeSpec
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec
-from trainers.fidelity import Fidelity
+from trainers.measure.fidelity import Fidelity
 
 WORDS = ["[UNK]", "the", "cat", "dog", "sleeps", "runs"]
 

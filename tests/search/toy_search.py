@@ -20,20 +20,20 @@ from pathlib import Path
 
 import numpy as np
 
-from search.ledger import TrialLedger
-from search.store import Store
-from search.study_state import CALIBRATION, StudyState
-from search.trial import Observer, RungRecord, TrialRecord, TrialState
-from search.trial_plan import TrialPlan
+from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
+from search.storage.store import Store
+from search.storage.study_state import CALIBRATION, StudyState
+from search.trials.manager import TrialLedger
+from search.trials.plan import TrialPlan
 from spaces.domain import Choice, Integer, Real, Value
 from spaces.profile import LatencyProfile
 from spaces.recipe import RecipeSpec
 from spaces.space import Space
 from spaces.student import Dense, EncoderSpec, StudentSpec
-from spaces.study_spec import space_to_json
-from trainers.calibration import Calibration, CalibrationPoint
-from trainers.fidelity import Fidelity
-from trainers.predictor import LatencyPredictor
+from spaces.study.spec import space_to_json
+from trainers.measure.calibration import Calibration, CalibrationPoint
+from trainers.measure.fidelity import Fidelity
+from trainers.measure.predictor import LatencyPredictor
 
 TEACHER = StudentSpec(
     vocabulary_size=100,

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from search.store import Store
-from search.ui import SERVER_ENVIRONMENT, server_command
+from search.cli.ui import SERVER_ENVIRONMENT, server_command
+from search.storage.store import Store
 
 START_S = 60.0
 

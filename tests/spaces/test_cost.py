@@ -40,7 +40,7 @@ def test_parameters_and_bytes_are_those_of_the_folder(spec: StudentSpec) -> None
 def test_parameters_are_those_of_the_built_student(
     projection: Projection | None, feed_forward: Dense | Switch, embedding_dim: int | None
 ) -> None:
-    build = pytest.importorskip("trainers.build").build
+    build = pytest.importorskip("trainers.modules.build").build
     spec = StudentSpec(
         vocabulary_size=50,
         output_dim=16,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spaces.student import Dense, EncoderSpec, Pooling, Projection, StaticSpec, StudentSpec, Switch
-from trainers.build import build, student_from_weights, weights_of
+from trainers.modules.build import build, student_from_weights, weights_of
 from trainers.modules.switch import SwitchFeedForward
 
 ENCODER = EncoderSpec(n_layers=2, width=16, n_heads=4, head_width=4, feed_forward=Dense(units=32), max_tokens=12)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from spaces.student import Dense, EncoderSpec, StudentSpec
-from trainers.build import build, weights_of
-from trainers.cache import Targets
-from trainers.embed import embed_tokens
-from trainers.inherit import Inheritance, choose_layers
-from trainers.loop import DistillationData
-from trainers.teacher import Teacher
+from trainers.distil.loop import DistillationData
+from trainers.inherit.inherit import Inheritance, choose_layers
+from trainers.modules.build import build, weights_of
+from trainers.modules.embed import embed_tokens
+from trainers.teacher.cache import Targets
+from trainers.teacher.load import Teacher
 
 ENCODER = EncoderSpec(n_layers=3, width=32, n_heads=4, head_width=8, feed_forward=Dense(units=64), max_tokens=16)
 SPEC = StudentSpec(vocabulary_size=60, output_dim=32, encoder=ENCODER)

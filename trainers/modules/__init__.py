@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a student network; they take plain arguments, only `trainers.build` sees a spec."""
+"""The parts of a student network; they take plain arguments, only `trainers.modules.build` sees a spec."""

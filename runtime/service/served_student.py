@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A student that is being served: its rules for requests, its tokenizer and its batcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from runtime.layers import Array
+from runtime.service.batcher import Batcher, Observe
+from runtime.service.embeddings_format import RequestRules, TokenIdList
+from runtime.service.limits import ServingOptions
+from runtime.service.sentence_encoder import Sentence, SentenceEncoder
+
+FEW_CHARACTERS = 2000  # are tokenised within 0.5 ms: others wait less than a change of threads costs under load
+
+
+class ServedStudent:
+    """Tokenises what requests send and encodes it together. It belongs to the event loop in which it is made."""
+
+    def __init__(self, encoder: SentenceEncoder, options: ServingOptions, *, name: str, observe: Observe) -> None:
+        """`observe` is told of every batch. Raises ValueError for a student without a tokenizer."""
+        if encoder.tokenizer is None:
+            raise ValueError("a student that is served must have a tokenizer; load it from its folder")
+        self._tokenizer = encoder.tokenizer
+        self._encode = partial(encoder.encode_token_ids, n_threads=options.n_threads)
+        self.rules = RequestRules(
+            model=name,
+            output_dim=encoder.spec.output_dim,
+            vocabulary_size=encoder.spec.vocabulary_size,
+            max_tokens=encoder.tokenizer.max_tokens,
+            max_sentences=options.max_sentences,
+            max_characters=options.max_characters,
+        )
+        self.batcher = Batcher(
+            self._encode,
+            max_sentences=options.max_batch,
+            max_tokens=options.max_batch_tokens,
+            max_wait_ms=options.max_wait_ms,
+            observe=observe,
+        )
+
+    async def warm_up(self) -> None:
+        """Encodes a sentence that nobody asked for: the first one also fills caches and tables."""
+        await asyncio.to_thread(self._encode, await self.tokenise(["a sentence"]))
+
+    async def tokenise(self, inputs: Sequence[str] | Sequence[TokenIdList]) -> list[Sentence]:
+        """All text, tokenised (in a thread if there is much), or all token ids as they are."""
+        texts = [text for text in inputs if isinstance(text, str)]
+        if not texts:
+            return [ids for ids in inputs if not isinstance(ids, str)]
+        if sum(map(len, texts)) <= FEW_CHARACTERS:
+            return self._tokenizer.encode(texts)
+        return await asyncio.to_thread(self._tokenizer.encode, texts)
+
+    async def encode(self, sentences: Sequence[Sentence]) -> Array:
+        """Their vectors [n, output_dim], encoded together with what others ask for."""
+        return await self.batcher.encode(sentences)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A student's service as a process: a socket, uvicorn, and an end in order.
+
+The socket is bound before the student is loaded, so that a port that is taken is known at once. SIGINT and SIGTERM
+end the service: requests in progress are finished, new ones refused. A second signal does not wait for them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from runtime.folder import DOCUMENT_FILE
+from runtime.loading import load
+from runtime.service.limits import ServingOptions
+from runtime.service.routes import Service, State
+
+KEEP_ALIVE_SECONDS = 30  # longer than HTTP clients keep idle connections (httpx: 5), so that the client closes them
+WAITING_CONNECTIONS = 2048  # as uvicorn has it; the kernel may allow fewer
+CLOSING_SECONDS = 25  # Kubernetes kills 30 s after SIGTERM
+
+
+def serve(
+    folder: Path,
+    options: ServingOptions,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    announce: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the student of a folder until SIGINT or SIGTERM; runs in the main thread.
+
+    `say` is told what people should know, `announce` the service's address when the student is ready. Raises ValueError
+    or OSError when the folder holds no student that can be run, or when nothing can listen at the address, and
+    KeyboardInterrupt after a second signal.
+    """
+    if not (folder / DOCUMENT_FILE).is_file():
+        raise ValueError(f"{folder} is not a student folder: it has no {DOCUMENT_FILE}; `understudy export` writes one")
+    name = options.name or folder.resolve().name
+    with open_socket(options.host, options.port) as listening:
+        port = listening.getsockname()[1]
+        address = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
+        if not is_loopback(options.host):
+            say(f"warning: there is no authentication: whoever reaches {address} can use it; put a proxy before it")
+
+        def tell() -> None:
+            if service.state is State.READY:
+                say(f"{name} is served at {address} (Ctrl-C ends it)")
+                announce(address)
+            else:
+                server.should_exit = True
+
+        service = Service(lambda: load(folder), options, name=name, on_loaded=tell)
+        server = make_server(service)
+        server.run(sockets=[listening])
+    if service.failure is not None:
+        raise service.failure
+    if server.force_exit:
+        raise KeyboardInterrupt
+
+
+def make_server(service: Service) -> uvicorn.Server:
+    """A server of the service's application."""
+    config = uvicorn.Config(
+        service.application(),
+        http="h11",  # whatever else is installed: this is what is tested
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+    )
+    return _Server(config, service)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ValueError if that is not possible."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. asyncio sets it for sockets of protocol TCP only, and this one's is 0; without it an
+        # answer's body waits 40 ms for the acknowledgement of its headers.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.bind((host, port))
+        listening.listen(WAITING_CONNECTIONS)
+    except OSError as error:
+        listening.close()
+        raise ValueError(
+            f"the service must be able to listen on {host}:{port}: {error.strerror or error}; "
+            "choose another with --port or --host"
+        ) from None
+    return listening
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    """Ends in order on a signal and does not pass it on, as uvicorn would: an end in order is no failure."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.refuse_new()
+        if self.should_exit:
+            self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no news
+        self.should_exit = True

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A search in review as a few lines for the terminal; the report has the same with drawings and tables."""
+
+from __future__ import annotations
+
+from search.console.front_table import format_ms
+from search.records.trial import TrialState
+from search.report.gaps_chart import promise_facts, shown_gaps
+from search.report.review import SearchReview, Shares
+from search.report.search_charts import UNCLEAR, share_of_ideal
+from search.report.svg import count, duration
+
+_PARTS = (0.25, 0.5, 1.0)  # of the training: where the hypervolume is told
+
+
+def search_lines(review: SearchReview) -> str:
+    """Trials, hypervolume, rungs, what each dimension decides, wide gaps: a line or a few for each."""
+    lines = [f"trials       {_states(review)}"]
+    if review.history is not None and review.ideal is not None and review.history.steps:
+        lines.append(f"hypervolume  {_hypervolume(review)}")
+    for rung in review.rungs:
+        words = [f"{rung.arrived} arrived"]
+        words += [f"{n} {state}" for state in ("pruned", "failed", "complete") if (n := getattr(rung, state))]
+        lines.append(f"rung         {rung.n_tokens:,} tokens: {', '.join(words)}")
+    lines.append(f"fidelity     {_shares(review.fidelity)}")
+    lines.append(f"latency      {_shares(review.latency)}")
+    for _, number, each in shown_gaps(review):
+        gap = each.gap
+        high = "the teacher" if gap.more_faithful is None else f"{1.0 - gap.low_error:.3f}"
+        low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.3f}"
+        words = [
+            f"{format_ms(2.0**gap.low_cost)} to {format_ms(2.0**gap.high_cost)} ms, fidelity {low} to {high}",
+            f"{count(len(each.tried), 'trial')} there",
+        ]
+        facts = promise_facts(review, number)
+        words.append(f"untried: {', '.join(facts)}" if facts else "nothing untried was found there")
+        lines.append(f"wide gap     {'; '.join(words)}")
+    return "\n".join(lines)
+
+
+def _states(review: SearchReview) -> str:
+    told = [f"{n} {state.value}" for state in TrialState if (n := sum(one.state is state for one in review.records))]
+    words = ", ".join(told) or "none"
+    if review.history is None:
+        return words
+    return f"{words}; {review.history.n_tokens:,} training tokens in {duration(review.history.seconds)}"
+
+
+def _hypervolume(review: SearchReview) -> str:
+    history, ideal = review.history, review.ideal
+    assert history is not None and ideal is not None
+    percent = share_of_ideal(history, ideal)
+    words = []
+    for part in _PARTS:
+        had = [step.hypervolume for step in history.steps if step.n_tokens <= part * history.n_tokens]
+        words.append(f"{percent(had[-1]) if had else 0.0:.2f}% after {part:.0%}")
+    return f"{', '.join(words)} of the training (of what the ideal student would have)"
+
+
+def _shares(shares: Shares) -> str:
+    if not shares.dimensions:
+        return shares.reason
+    words = []
+    for each in shares.dimensions:
+        interval = f"{100 * each.low:.0f} to {100 * each.high:.0f}%"
+        unclear = each.high - each.low > UNCLEAR
+        words.append(f"{each.name} {f'unclear ({interval})' if unclear else f'{100 * each.total:.0f}% ({interval})'}")
+    return f"decided by {', '.join(words)}"

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MLflow UI over a store: one worker, on loopback, until it is interrupted.
+
+The server has no accounts: whoever reaches the port can read and delete what the store holds. So it binds to this
+machine alone; from elsewhere, forward the port with ssh.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from search.storage.store import Store
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 5000
+STOP_SECONDS = 10.0  # how long the server may take to end its worker before it is killed
+
+SERVER_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 9
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+def serve_ui(
+    store: Store, *, port: int = DEFAULT_PORT, host: str = LOOPBACK, say: Callable[[str], None] = lambda line: None
+) -> int:
+    """Serve the store's MLflow UI until Ctrl-C (KeyboardInterrupt passes on) or until the server ends; its exit status.
+
+    A store that tracks on a server has its UI there: that is said, and nothing is served. Raises ValueError if there
+    is no store or the port is taken.
+    """
+    store.require_exists()
+    if store.on_server:
+        say(f"the MLflow UI of {store.root} is the server's own: {store.tracking_uri}")
+        return 0
+    require_free(host, port)
+    say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C ends it)")
+    environment = {**os.environ, **SERVER_ENVIRONMENT}
+    # Its stdout is a line for every request.
+    server = subprocess.Popen(server_command(store, port=port, host=host), env=environment, stdout=subprocess.DEVNULL)
+    try:
+        return server.wait()
+    finally:
+        stop(server)
+
+
+def server_command(store: Store, *, port: int, host: str = LOOPBACK) -> list[str]:
+    """The command line of the server; its environment must hold `SERVER_ENVIRONMENT`."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", store.tracking_uri),
+        *("--registry-store-uri", store.tracking_uri),
+        *("--artifacts-destination", store.artifact_uri),
+        *("--host", host, "--port", str(port), "--workers", "1"),
+    ]
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises ValueError unless a server can listen there."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"a port is a number from 1 to 65535, got {port}; try --port {DEFAULT_PORT}")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ValueError(
+            f"the UI must be able to listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+        ) from None
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and wait for it; kill it if it does not end."""
+    if server.poll() is None:
+        server.terminate()
+    try:
+        server.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people see of a running search: a live table on a terminal, plain lines, one an event, anywhere else.
+
+An observer of the search like any other. Everything goes to stderr.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from search.records.trial import TrialRecord, TrialState, describe
+
+REFRESHES_PER_S = 2.0
+MIN_ROWS = 5  # of the table, however low the terminal is
+
+_STYLES = {
+    TrialState.RUNNING: "cyan",
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.REFUSED: "dim",
+    TrialState.FAILED: "red",
+    TrialState.INTERRUPTED: "magenta",
+}
+
+
+class LiveTable:
+    """Shows trials while they run: use it as a context manager around the search, and as one of its observers."""
+
+    def __init__(
+        self,
+        *,
+        n_rungs: int,
+        n_trials: int | None = None,
+        deadline: float | None = None,
+        file: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`n_trials` and `deadline` (a time of `clock`) are the search's limits; `file` None is stderr."""
+        self._console = Console(file=file, stderr=file is None, highlight=False)
+        self._n_rungs = n_rungs
+        self._n_trials = n_trials
+        self._deadline = deadline
+        self._clock = clock
+        self._records: dict[int, TrialRecord] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        """Begins to draw, on a terminal."""
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=REFRESHES_PER_S,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the table as it is last."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """A row, or a line."""
+        verb = "begins" if record.continues is None else f"continues trial-{record.continues:04d}"
+        self._take(record, f"{verb}: {describe(record.spec)}, {_latency(record)} predicted")
+
+    def rung_reached(self, record: TrialRecord) -> None:
+        """The row's numbers, or a line."""
+        line = (
+            f"rung {len(record.rungs)} of {self._n_rungs}: fidelity {_fidelity(record)} after {record.n_tokens:,} "
+            f"tokens, {record.rungs[-1].tokens_per_s:,.0f} tokens/s"
+        )
+        left = self._time_left()
+        self._take(record, line if left is None else f"{line}, {left} left")
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """The row's state, or a line with the outcome."""
+        if record.state is TrialState.COMPLETE:
+            line = f"complete: fidelity {_fidelity(record)}, {_latency(record)}, {describe(record.spec)}"
+        else:
+            line = f"{record.state.value}: {record.outcome}"
+        self._take(record, line)
+
+    def say(self, line: str) -> None:
+        """A line above the table."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def _take(self, record: TrialRecord, line: str) -> None:
+        self._records[record.number] = record
+        if self._live is None:
+            self._console.print(Text(f"{record.name} {line}"), soft_wrap=True)
+
+    def _render(self) -> Group:
+        records = [self._records[number] for number in sorted(self._records)]
+        running = [record for record in records if record.state is TrialState.RUNNING]
+        ended = [record for record in records if record.state is not TrialState.RUNNING]
+        n_rows = max(MIN_ROWS, self._console.size.height - 6)  # head, foot and what was written above
+        n_ended = max(0, n_rows - len(running))
+        table = Table(expand=False, pad_edge=False, box=None)
+        table.add_column("trial", no_wrap=True)
+        table.add_column("student", overflow="fold")
+        for name in ("rung", "fidelity", "latency"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True, overflow="ellipsis")
+        for record in [*(ended[-n_ended:] if n_ended else []), *running]:
+            table.add_row(
+                record.name,
+                describe(record.spec),
+                f"{len(record.rungs)}/{self._n_rungs}",
+                _fidelity(record),
+                _latency(record),
+                Text(_state(record), style=_STYLES[record.state]),
+            )
+        return Group(table, Text(self._summary(records), style="bold"))
+
+    def _summary(self, records: list[TrialRecord]) -> str:
+        counts = Counter(record.state for record in records)
+        n_begun = len(records) - counts[TrialState.REFUSED]
+        words = [f"{n_begun} trials" if self._n_trials is None else f"{n_begun} of {self._n_trials} trials"]
+        words += [f"{counts[state]} {state.value}" for state in TrialState if counts[state]]
+        left = self._time_left()
+        return ", ".join(words if left is None else [*words, f"{left} left"])
+
+    def _time_left(self) -> str | None:
+        if self._deadline is None:
+            return None
+        seconds = max(0, round(self._deadline - self._clock()))
+        hours, minutes = seconds // 3600, seconds // 60 % 60
+        return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+
+def _fidelity(record: TrialRecord) -> str:
+    return "" if record.fidelity is None else f"{record.fidelity.cosine:.4f}"
+
+
+def _latency(record: TrialRecord) -> str:
+    return "" if record.predicted_latency_ms is None else f"{record.predicted_latency_ms:.3g} ms"
+
+
+def _state(record: TrialRecord) -> str:
+    if record.state in (TrialState.REFUSED, TrialState.FAILED):
+        return f"{record.state.value}: {record.outcome_kind}"
+    return record.state.value

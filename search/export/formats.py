@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A student in another form: its folder, a sentence-transformers folder, or an ONNX graph.
+
+Every form gives the same vectors (cosine at least 0.9999). A student that a form cannot hold is refused with
+the reason; nothing is written then. OUT appears whole or not at all, and nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import assert_never
+
+from tokenizers import Tokenizer
+
+from runtime.folder import StudentFolder, read_folder
+from search.export.sentence_transformers import write_sentence_transformers
+from search.storage.store import Store
+from search.tracking.registry import resolve_model
+from trainers.measure.onnx_graph import write_onnx
+
+
+class ExportFormat(StrEnum):
+    """What a student can become."""
+
+    FOLDER = "folder"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    ONNX = "onnx"
+
+
+def export_model(store: Store, model: str | Path, out: Path, *, format: ExportFormat | str) -> Path:
+    """Export what `search.tracking.registry.resolve_model` finds under `model`; returns the path written."""
+    return export(resolve_model(store, model), out, format=format)
+
+
+def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
+    """Write the student in `folder` to `out` (a folder; one file if the format is ONNX and the name ends in .onnx).
+
+    Raises ValueError if the format cannot hold the student, or if `out` exists and is not an empty folder.
+    """
+    try:
+        wanted = ExportFormat(format)
+    except ValueError:
+        names = ", ".join(choice.value for choice in ExportFormat)
+        raise ValueError(f"the format must be one of {names}, got {format!r}") from None
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists; nothing is overwritten: choose another name, or remove it first")
+    student = read_folder(folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        written = temporary / "export"
+        written.mkdir()
+        match wanted:
+            case ExportFormat.FOLDER:
+                _copy(student, written)
+            case ExportFormat.SENTENCE_TRANSFORMERS:
+                write_sentence_transformers(student, written)
+            case ExportFormat.ONNX:
+                write_onnx(student, written / "model.onnx")
+                _write_tokenizer(student, written / "tokenizer.json")
+                if out.suffix == ".onnx":
+                    written = _only_file(written, out)
+            case _:
+                assert_never(wanted)
+        for path in (written, *written.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # some writers make private files
+        if out.is_dir() and written.is_file():
+            out.rmdir()
+        os.rename(written, out)  # replaces an empty folder
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _copy(student: StudentFolder, out: Path) -> None:
+    for name in ("student.json", "model.safetensors", "tokenizer.json"):
+        shutil.copyfile(student.path / name, out / name)
+
+
+def _write_tokenizer(student: StudentFolder, out: Path) -> None:
+    """The tokenizer as the graph needs it: cut to the student's tokens, batches padded (masked, with any token)."""
+    tokenizer = Tokenizer.from_file(str(student.tokenizer_path))
+    if student.max_tokens is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(student.max_tokens)
+    tokenizer.enable_padding(pad_id=0, pad_token=tokenizer.id_to_token(0) or "[PAD]")
+    tokenizer.save(str(out))
+
+
+def _only_file(folder: Path, out: Path) -> Path:
+    if sorted(path.name for path in folder.iterdir()) != ["model.onnx", "tokenizer.json"]:
+        raise ValueError(f"this student's weights do not fit one ONNX file; give a folder instead of {out}")
+    return folder / "model.onnx"

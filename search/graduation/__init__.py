@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The longer distillation of the best students, on Ray Train."""

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graduation: the front's students are distilled for longer, all in one training job of Ray Train.
+
+One job, because starting one costs ten seconds and more. Its workers take students in turn from a balanced
+assignment and answer through files in the study's folder, which must be where all nodes see it. An
+interrupted graduation goes on from its last saves; a finished one is extended, from before its decay, when a later
+command brings enough time or tokens to make a difference.
+
+A job that a dead worker or a hung student ends is followed by another, for the students that are not through. Deaths
+are counted for each student as for trials (`search.workers.retries`), and the limits of trials hold here too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.graduation.job import JobEnd, run_job
+from search.graduation.select import choose_graduates
+from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.records.trial import RungRecord, TrialRecord
+from search.storage.atomic import read_json
+from search.storage.disk_space import is_no_room
+from search.study.budget import balance, time_weights
+from search.workers.cluster import n_cpus_available
+from search.workers.heartbeat import HUNG, rung_limit_s
+from spaces.study.spec import GraduationSpec
+from trainers.distil.loop import DistillationData
+from trainers.measure.fidelity import Fidelity
+
+WORTH_EXTENDING = 1.25
+"""A finished student trains on if that brings it to this many times the tokens it has seen."""
+START_S = 12.0
+"""Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
+MOST_RESTARTS = 3
+"""Jobs of one command that end for no student's sake; each costs the work since the last saves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graduate:
+    """A student that was distilled for longer."""
+
+    record: TrialRecord
+    """Its trial."""
+    folder: Path
+    """The student folder."""
+    fidelity: Fidelity
+    """At the end, as the training worker measured it."""
+    n_tokens: int
+    """Training tokens, its trial's included."""
+    seconds: float
+    """Spent on its graduation."""
+    curve: tuple[RungRecord, ...]
+    """Evaluations while it graduated, by rising tokens."""
+
+
+def graduate(
+    records: Sequence[TrialRecord],
+    data: DistillationData,
+    *,
+    spec: GraduationSpec,
+    folder: Path,
+    tokenizer_json: str,
+    document: Mapping[str, Any],
+    connect: Callable[[], None] = lambda: None,
+    deadline: float | None = None,
+    memory_gib: float | None = None,
+    rung_time_limit_s: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Graduate, ...]:
+    """Distils the chosen of a search's records for longer; returns all graduates of the study, earlier ones included.
+
+    `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
+    behind by then still gets a few steps. `document` goes into every student.json. `memory_gib` is what a student may
+    take, None for no limit, and `rung_time_limit_s` how long it may show no life, None for what trials are given
+    (`search.workers.heartbeat`). `progress` is told (seconds, seconds until the deadline), or without one (students
+    ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray
+    Train fails and there is no graduate, or because a disk is full; else `failures_of` says who is not through, and the
+    next command goes on.
+    """
+    chosen = choose_graduates(records, max_students=spec.max_students)
+    weights = time_weights([record.rungs[-1].tokens_per_s for record in chosen])
+    tasks = [
+        _task(
+            record,
+            spec=spec,
+            folder=folder,
+            weight=weight,
+            document=document,
+            memory_gib=memory_gib,
+            silence_limit_s=rung_limit_s(rung_time_limit_s, expected_s=_evaluation_s(record, data)),
+        )
+        for record, weight in zip(chosen, weights, strict=True)
+    ]
+    tasks = _worth_training(tasks, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
+    if tasks:
+        error = _train(
+            tasks,
+            data,
+            spec=spec,
+            folder=folder,
+            tokenizer_json=tokenizer_json,
+            connect=connect,
+            deadline=deadline,
+            progress=progress,
+        )
+        if error is not None and (is_no_room(error) or not graduates_of(records, folder)):
+            raise RuntimeError(f"graduation ended before its students were through: {error}") from error
+        if error is not None:
+            _say_unfinished(tasks, error)
+    return graduates_of(records, folder)
+
+
+def graduates_of(records: Sequence[TrialRecord], folder: Path) -> tuple[Graduate, ...]:
+    """The graduates that a study's graduation folder holds, by trial number."""
+    graduates = (_graduate_of(record, folder / record.name) for record in records)
+    return tuple(graduate for graduate in graduates if graduate is not None)
+
+
+def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, str]:
+    """Why students failed while graduating, or were not brought to an end, by trial name."""
+    states = {record.name: GraduationState.read(folder / record.name) for record in records}
+    return {name: state.outcome for name, state in states.items() if state is not None and state.outcome}
+
+
+def unfinished_of(records: Sequence[TrialRecord], folder: Path) -> tuple[str, ...]:
+    """Names of the trials whose graduation another command must bring to its end."""
+    states = {record.name: GraduationState.read(folder / record.name) for record in records}
+    return tuple(name for name, state in states.items() if state is not None and state.status == UNFINISHED)
+
+
+def _train(
+    tasks: list[GraduationTask],
+    data: DistillationData,
+    *,
+    spec: GraduationSpec,
+    folder: Path,
+    tokenizer_json: str,
+    connect: Callable[[], None],
+    deadline: float | None,
+    progress: Callable[[int, int], None],
+) -> Exception | None:
+    """Trains one job after another until all students are through; returns the error that kept them from it."""
+    before = {task.name: GraduationState.read(task.folder) for task in tasks}
+    begin, n_restarts, left = time.monotonic(), 0, tasks
+
+    def is_through(task: GraduationTask) -> bool:
+        state = GraduationState.read(task.folder)
+        return state is not None and state.status != UNFINISHED and state != before[task.name]
+
+    def look() -> None:
+        if deadline is None:
+            progress(sum(map(is_through, tasks)), len(tasks))
+        else:
+            progress(int(time.monotonic() - begin), int(deadline - begin) + 1)
+
+    while left:
+        connect()
+        job = _job(left, spec=spec, folder=folder, tokenizer_json=tokenizer_json, seconds=_seconds_to(deadline))
+        end = run_job(job, data, scratch=folder / "ray", look=look)
+        if end.error is None or is_no_room(end.error):
+            return end.error
+        _write_losses(left, end)
+        n_restarts += not (end.deaths or end.hung)
+        if n_restarts > MOST_RESTARTS:
+            return end.error
+        left = [task for task in left if not is_through(task)]
+        left = _worth_training(left, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
+    return None
+
+
+def _job(
+    tasks: Sequence[GraduationTask], *, spec: GraduationSpec, folder: Path, tokenizer_json: str, seconds: float | None
+) -> GraduationJob:
+    """On the CPUs that there are now."""
+    n_workers = min(spec.n_workers, n_cpus_available())
+    n_per_student = min(spec.workers_per_student, n_workers)
+    groups = balance([task.weight for task in tasks], max(1, min(n_workers // n_per_student, len(tasks))))
+    return GraduationJob(
+        groups=tuple(tuple(tasks[i] for i in group) for group in groups),
+        workers_per_student=n_per_student,
+        deadline=None if seconds is None else time.time() + seconds,
+        stop_file=folder / "stop",
+        tokenizer_json=tokenizer_json,
+    )
+
+
+def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
+    """Writes down whose worker died, and who hung."""
+    for task in tasks:
+        state = GraduationState.read(task.folder) or GraduationState()
+        if task.name in end.deaths:
+            state.died(end.deaths[task.name]).write(task.folder)
+        elif task.name in end.hung:
+            outcome = f"{HUNG}: no sign of life within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
+            state.failed(outcome, task).write(task.folder)
+
+
+def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
+    """Writes down of which students the workers ended too often."""
+    outcome = f"its workers ended before it was through, the same command goes on with it ({_one_line(error)})"
+    for task in tasks:
+        state = GraduationState.read(task.folder) or GraduationState()
+        if state.status == UNFINISHED:
+            replace(state, outcome=outcome).write(task.folder)
+
+
+def _one_line(error: Exception, *, longest: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
+def _graduate_of(record: TrialRecord, folder: Path) -> Graduate | None:
+    state, document = GraduationState.read(folder), read_json(folder / "student" / "student.json")
+    if state is None or document is None:
+        return None
+    training = document["training"]
+    return Graduate(
+        record=record,
+        folder=folder / "student",
+        fidelity=Fidelity.from_json(training["fidelity"]),
+        n_tokens=training["n_tokens"],
+        seconds=training["seconds"],
+        curve=state.curve,
+    )
+
+
+def _task(
+    record: TrialRecord,
+    *,
+    spec: GraduationSpec,
+    folder: Path,
+    weight: float,
+    document: Mapping[str, Any],
+    memory_gib: float | None,
+    silence_limit_s: float,
+) -> GraduationTask:
+    assert record.spec is not None and record.recipe is not None and record.checkpoint is not None
+    return GraduationTask(
+        name=record.name,
+        spec=record.spec,
+        recipe=record.recipe,
+        seed=record.seed,
+        checkpoint=record.checkpoint,
+        folder=folder / record.name,
+        weight=weight,
+        tokens_per_s=record.rungs[-1].tokens_per_s,
+        max_tokens=spec.n_tokens,
+        document={**document, "trial": record.name, "recipe": record.recipe.to_json()},
+        memory_gib=memory_gib,
+        silence_limit_s=silence_limit_s,
+    )
+
+
+def _evaluation_s(record: TrialRecord, data: DistillationData) -> float:
+    """Ample seconds for the longest silence of a student's workers: a forward pass costs less than a training step."""
+    return len(data.held_out_token_ids) / record.rungs[-1].tokens_per_s
+
+
+def _seconds_to(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _n_groups(spec: GraduationSpec) -> int:
+    return spec.n_workers // spec.workers_per_student
+
+
+def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_groups: int) -> list[GraduationTask]:
+    """The unfinished, those that have more room than they failed in, and the finished that time and tokens bring
+    clearly further."""
+
+    def is_worth(task: GraduationTask, slice_s: float) -> bool:
+        state = GraduationState.read(task.folder)
+        if state is None or state.status == UNFINISHED:
+            return True
+        if state.status == FAILED:
+            return state.may_try_again(task)
+        begin, end = state.decay or (state.n_tokens, state.n_tokens)
+        reached = begin + slice_s * task.tokens_per_s
+        return min(reached, task.max_tokens or math.inf) >= WORTH_EXTENDING * end
+
+    while True:
+        total = sum(task.weight for task in tasks)
+        available_s = math.inf if seconds is None else max(0.0, seconds - START_S) * n_groups
+        kept = [task for task in tasks if is_worth(task, available_s * task.weight / total)]
+        if len(kept) == len(tasks):
+            return kept
+        tasks = kept

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What graduation's driver and its workers tell each other: tasks one way, files the other.
+
+    FOLDER/graduation.json   how far it is, its curve, its outcome; touched as long as its workers work
+    FOLDER/state/            what `Distillation.restore` reads: the last save of an unfinished graduation
+    FOLDER/stable/           the save before the decay: a longer graduation goes on from here
+    FOLDER/student/          the graduated student
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from search.records.trial import RungRecord
+from search.storage.atomic import read_json, write_json
+from search.workers.heartbeat import HUNG
+from search.workers.retries import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
+from spaces.recipe import RecipeSpec
+from spaces.student import StudentSpec
+
+DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+_FILE = "graduation.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationTask:
+    """One student's graduation."""
+
+    name: str
+    """Of its trial."""
+    spec: StudentSpec
+    """The student."""
+    recipe: RecipeSpec
+    """How it is distilled."""
+    seed: int
+    """Of its trial: batches go on where the trial ended."""
+    checkpoint: Path
+    """Where its trial ended."""
+    folder: Path
+    """Where its state and result go."""
+    weight: float
+    """Its share of the time, relative to the other students of its group."""
+    tokens_per_s: float
+    """Speed of its trial, until its own is known."""
+    max_tokens: int | None
+    """Most training tokens, its trial's included; None: bounded by time."""
+    document: Mapping[str, Any]
+    """What its student.json says beside the spec."""
+    memory_gib: float | None
+    """What it may take beyond what its worker holds already; None: no limit."""
+    silence_limit_s: float
+    """Seconds without a sign of life after which it counts as hung."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationJob:
+    """What all workers know."""
+
+    groups: tuple[tuple[GraduationTask, ...], ...]
+    """The students of every group, in order."""
+    workers_per_student: int
+    """Workers of a group."""
+    deadline: float | None
+    """Wall-clock time (`time.time`) at which the last student ends; None: bounded by tokens."""
+    stop_file: Path
+    """Once this exists, workers save and end."""
+    tokenizer_json: str
+    """Of every student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraduationState:
+    """How far a student's graduation is: `graduation.json`."""
+
+    status: str = UNFINISHED
+    """`unfinished`, `done` or `failed`."""
+    outcome: str = ""
+    """Why it failed, or why it is unfinished."""
+    start_tokens: int = 0
+    """Tokens of its trial."""
+    decay: tuple[int, int] | None = None
+    """Tokens between which the learning rate falls; None before."""
+    seconds: float = 0.0
+    """Spent on it, evaluation included."""
+    curve: tuple[RungRecord, ...] = field(default=())
+    """Evaluations, by rising tokens."""
+    n_deaths: int = 0
+    """How often its worker ended under it since it last saved."""
+    limits: tuple[float | None, float] | None = None
+    """The `memory_gib` and `silence_limit_s` under which it failed by itself; None if it did not."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens at the last evaluation, its trial's included."""
+        return self.curve[-1].n_tokens if self.curve else self.start_tokens
+
+    def begun(self) -> GraduationState:
+        """As it is when training goes on: of a finished graduation the decay is undone, the curve up to it stays."""
+        if self.status != DONE:
+            return replace(self, status=UNFINISHED, outcome="", limits=None)
+        n_tokens = self.start_tokens if self.decay is None else self.decay[0]
+        curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
+        return replace(self, status=UNFINISHED, outcome="", decay=None, curve=curve)
+
+    def failed(self, outcome: str, task: GraduationTask) -> GraduationState:
+        """After what it did itself."""
+        return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.silence_limit_s))
+
+    def may_try_again(self, task: GraduationTask) -> bool:
+        """Whether it failed at a limit that the task has raised."""
+        if self.limits is None:
+            return False
+        memory_gib, silence_limit_s = self.limits
+        if self.outcome.startswith(OUT_OF_MEMORY):
+            return memory_gib is not None and (task.memory_gib is None or task.memory_gib > memory_gib)
+        return self.outcome.startswith(HUNG) and task.silence_limit_s > silence_limit_s
+
+    def died(self, outcome: str) -> GraduationState:
+        """After its worker ended under it; failed if that happens again and again without a save between."""
+        n_deaths = self.n_deaths + 1
+        if n_deaths < MOST_TRIES.get(outcome.split(":", 1)[0], MOST_TRIES[WORKER_DIED]):
+            return replace(self, n_deaths=n_deaths)
+        return replace(self, status=FAILED, outcome=f"{outcome}; {n_deaths} times since its last save")
+
+    @classmethod
+    def read(cls, folder: Path) -> GraduationState | None:
+        """The state of a student's folder; None if its graduation never began."""
+        document = read_json(folder / _FILE)
+        if document is None:
+            return None
+        pairs = {name: tuple(document[name]) for name in ("decay", "limits") if document.get(name) is not None}
+        curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
+        return cls(**{**document, **pairs, "curve": curve})
+
+    def write(self, folder: Path) -> None:
+        """Replace the state of a student's folder."""
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        write_json(folder / _FILE, {**document, "curve": [rung.to_json() for rung in self.curve]})
+
+
+def show_life(folder: Path) -> None:
+    """Says of a student's folder, whose state is written, that its workers still work."""
+    (folder / _FILE).touch()
+
+
+def sign_of_life(folder: Path) -> int | None:
+    """What is another value after every sign of life from a student's workers; None before the first."""
+    try:
+        return (folder / _FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graduation inside Ray Train: what every worker does. Its answers are files (`search.graduation.state`).
+
+Workers form groups; the workers of a group train one student together, each on its share of every batch, and
+groups take their students in turn. The first worker of a group decides, evaluates and writes.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as distributed
+
+from search.graduation.schedule import Advance, Decay, Decision, Finish, Limits, decide
+from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
+from search.records.trial import RungRecord
+from search.storage.atomic import read_json
+from search.storage.disk_space import is_no_room
+from search.trials.work import failure_of
+from search.workers.memory_limit import is_out_of_memory, limited_memory
+from trainers.distil.checkpoint import save_student
+from trainers.distil.loop import Distillation, DistillationData, NotFiniteError, Progress
+from trainers.distil.replicas import Replica
+from trainers.modules.build import build
+from trainers.modules.freed_memory import return_freed_memory
+
+SAVE_EVERY_S = 30.0
+TIDY_EVERY_S = 10.0  # batches of ever other sizes leave holes in the heap: half a gigabyte in half a minute
+EVALUATE_EVERY_S = 120.0  # an evaluation costs seconds: short graduations have one, at their end
+
+
+def graduate_students(config: Mapping[str, Any]) -> None:
+    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`."""
+    job: GraduationJob = config["job"]
+    context = ray.train.get_context()
+    torch.set_num_threads(1)
+    replica, number = _place(context.get_world_rank(), job)
+    if number >= len(job.groups):
+        return
+    data: DistillationData = ray.get(config["data"])
+    tasks = job.groups[number]
+    for i, task in enumerate(tasks):
+        if job.stop_file.exists():
+            return
+        slice_s = None
+        if job.deadline is not None:
+            share = task.weight / sum(other.weight for other in tasks[i:])
+            slice_s = max(0.0, job.deadline - time.time()) * share
+        Graduation(task, data, replica=replica, slice_s=slice_s, tokenizer_json=job.tokenizer_json).run(job.stop_file)
+        return_freed_memory()
+
+
+def _place(rank: int, job: GraduationJob) -> tuple[Replica, int]:
+    """A worker's place in its group, and the group's number. Every worker must make every group, in the same order."""
+    n = job.workers_per_student
+    if n == 1:
+        return Replica(rank=0, n_replicas=1, group=None), rank
+    groups = [distributed.new_group(list(range(i * n, (i + 1) * n))) for i in range(distributed.get_world_size() // n)]
+    return Replica(rank=rank % n, n_replicas=n, group=groups[rank // n]), rank // n
+
+
+class Graduation:
+    """One student's graduation by one group of workers."""
+
+    def __init__(
+        self,
+        task: GraduationTask,
+        data: DistillationData,
+        *,
+        replica: Replica,
+        slice_s: float | None,
+        tokenizer_json: str,
+    ) -> None:
+        self._task, self._data, self._replica = task, data, replica
+        self._slice_s, self._tokenizer_json = slice_s, tokenizer_json
+        self._state = (GraduationState.read(task.folder) or GraduationState()).begun()
+        self._start = self._saved = self._evaluated = self._counted = self._tidied = time.monotonic()
+        self._leads = replica.rank == 0
+        self._speed = task.tokens_per_s
+        self._losses: list[float] = []
+        self._failure = ""
+
+    def run(self, stop_file: Path) -> None:
+        """Train until the limits, a failure or the stop file; whatever comes first is written down.
+
+        What fails in one worker of several ends them all, for the others wait for it in the middle of a step; then the
+        driver counts a death. A loss that is not finite is seen by all of them, and the one that may not have more
+        memory says so. A full disk is not the student's fault: graduation ends, and goes on from the last save.
+        """
+        memory_gib = self._task.memory_gib
+        try:
+            self._write()
+            with limited_memory(memory_gib):
+                self._begin()
+                if self._train(stop_file):
+                    self._finish()
+        except Exception as error:
+            if is_no_room(error):
+                raise
+            outcome = failure_of(error, memory_gib=memory_gib)
+            if self._replica.n_replicas == 1 or isinstance(error, NotFiniteError):
+                self._fail(outcome)
+                return
+            if is_out_of_memory(error):  # of this worker, which need not be the one that writes
+                state = GraduationState.read(self._task.folder) or self._state
+                state.failed(outcome, self._task).write(self._task.folder)
+            raise
+
+    def _begin(self) -> None:
+        task = self._task
+        spec, folder = task.spec, task.folder
+        self._distillation = Distillation(
+            build(spec, seed=task.seed),
+            task.recipe,
+            self._data,
+            seed=task.seed,
+            sparsity=0.0 if spec.encoder is None else spec.encoder.sparsity,
+            replica=self._replica,
+        )
+        sources = (folder / "state", folder / "stable", task.checkpoint)
+        self._distillation.restore(next(source for source in sources if source.is_dir()))
+        if not self._state.start_tokens:
+            self._state = replace(self._state, start_tokens=self._distillation.n_tokens)
+        if self._state.decay is not None and self._distillation.decay is None:
+            self._distillation.begin_decay(*self._state.decay)
+        self._write()
+        return_freed_memory()
+
+    def _train(self, stop_file: Path) -> bool:
+        """Whether the graduation came to its end; False if it was stopped or its fidelity is not finite."""
+        while True:
+            decision = self._agree(None if self._failure or stop_file.exists() else self._decide())
+            match decision:
+                case None:
+                    if self._failure:
+                        self._fail(self._failure)
+                    else:
+                        self._save("state")
+                    return False
+                case Finish():
+                    return True
+                case Decay(to_tokens):
+                    if self._slice_s is None or self._slice_s > EVALUATE_EVERY_S:
+                        self._evaluate()
+                    self._save("stable")
+                    self._state = replace(self._state, decay=(self._distillation.n_tokens, to_tokens))
+                    self._write()
+                    if self._leads:
+                        shutil.rmtree(self._task.folder / "state", ignore_errors=True)
+                    self._distillation.begin_decay(self._distillation.n_tokens, to_tokens)
+                case Advance(to_tokens):
+                    self._note(self._distillation.advance(to_tokens))
+                    if self._leads:
+                        show_life(self._task.folder)
+                    if time.monotonic() - self._tidied > TIDY_EVERY_S:
+                        return_freed_memory()
+                        self._tidied = time.monotonic()
+                    if time.monotonic() - self._saved > SAVE_EVERY_S:
+                        self._save("state")
+                    if time.monotonic() - self._evaluated > EVALUATE_EVERY_S:
+                        self._evaluate()
+
+    def _decide(self) -> Decision:
+        task, distillation = self._task, self._distillation
+        limits = Limits(
+            start_tokens=self._state.start_tokens,
+            max_tokens=task.max_tokens,
+            slice_s=None if self._slice_s is None else max(0.0, self._slice_s - self._seconds_to_finish()),
+            decay_share=task.recipe.decay_share,
+            batch_tokens=task.recipe.batch_tokens,
+        )
+        return decide(
+            limits,
+            n_tokens=distillation.n_tokens,
+            decay_to=None if distillation.decay is None else distillation.decay[1],
+            used_s=time.monotonic() - self._start,
+            tokens_per_s=self._speed,
+        )
+
+    def _seconds_to_finish(self) -> float:
+        """For the last evaluation (a forward pass costs less than half a training step) and the student's folder."""
+        return 2.0 + len(self._data.held_out_token_ids) / (2.0 * self._speed)
+
+    def _agree(self, decision: Decision | None) -> Decision | None:
+        """The group's first worker's decision: clocks differ."""
+        if self._replica.n_replicas == 1:
+            return decision
+        codes: dict[type, int] = {type(None): 0, Finish: 1, Decay: 2, Advance: 3}
+        message = torch.tensor([codes[type(decision)], getattr(decision, "to_tokens", 0)], dtype=torch.int64)
+        distributed.broadcast(message, group=self._replica.group, group_src=0)
+        code, to_tokens = message.tolist()
+        return (None, Finish(), Decay(to_tokens), Advance(to_tokens))[code]
+
+    def _note(self, progress: Progress) -> None:
+        if progress.seconds > 0.2:
+            self._speed = progress.tokens_per_s
+        self._losses.append(progress.loss)
+
+    def _evaluate(self) -> None:
+        if self._leads:
+            distillation = self._distillation
+            losses = [loss for loss in self._losses if math.isfinite(loss)]
+            rung = RungRecord(
+                n_tokens=distillation.n_tokens,
+                fidelity=distillation.evaluate(),
+                loss=sum(losses) / len(losses) if losses else 0.0,
+                seconds=time.monotonic() - self._evaluated,
+                tokens_per_s=self._speed,
+            )
+            if not math.isfinite(rung.fidelity.cosine):
+                self._failure = f"not finite: the fidelity is {rung.fidelity.cosine} after {rung.n_tokens:,} tokens"
+            elif not self._state.curve or self._state.n_tokens < rung.n_tokens:
+                self._state = replace(self._state, curve=(*self._state.curve, rung))
+            self._write()
+        self._losses.clear()
+        return_freed_memory()
+        self._evaluated = time.monotonic()
+
+    def _save(self, name: str) -> None:
+        if self._leads:
+            self._distillation.save(self._task.folder / name)
+            self._state = replace(self._state, n_deaths=0)
+            self._write()
+        self._saved = time.monotonic()
+
+    def _finish(self) -> None:
+        """Evaluates and saves the student, unless one that has seen as many tokens is there.
+
+        That is one which this graduation was to extend and had no time for, or which was saved just before a kill.
+        """
+        if not self._leads:
+            return
+        graduate = read_json(self._task.folder / "student" / "student.json")
+        if graduate is None or graduate["training"]["n_tokens"] < self._distillation.n_tokens:
+            self._evaluate()
+            if self._failure:
+                self._fail(self._failure)
+                return
+            self._save_student()
+        self._state = replace(self._state, status=DONE, n_deaths=0)
+        self._write()
+        shutil.rmtree(self._task.folder / "state", ignore_errors=True)
+
+    def _save_student(self) -> None:
+        task, state = self._task, self._state
+        training = {
+            "n_tokens": self._distillation.n_tokens,
+            "seconds": state.seconds,
+            "seed": task.seed,
+            "fidelity": state.curve[-1].fidelity.to_json(),
+        }
+        save_student(
+            self._distillation.averaged(),
+            task.folder / "student",
+            spec=task.spec,
+            tokenizer_json=self._tokenizer_json,
+            document={**task.document, "training": training},
+        )
+
+    def _fail(self, outcome: str) -> None:
+        self._state = self._state.failed(outcome, self._task)
+        self._write()
+
+    def _write(self) -> None:
+        if self._leads:
+            now = time.monotonic()
+            self._state = replace(self._state, seconds=self._state.seconds + now - self._counted)
+            self._counted = now
+            self._state.write(self._task.folder)

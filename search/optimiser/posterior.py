@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study's trials let one expect at one moment; see `search.optimiser.surrogate`, which makes views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from search.optimiser.encoding import UnitCube
+from search.optimiser.failure_model import FailureModel
+from search.optimiser.hypervolume_improvement import Staircase
+from search.optimiser.learning_curves import CurveModel, fit_scales
+from search.optimiser.model_inputs import ModelInputs
+from search.optimiser.observations import Seen, curves_of
+
+if TYPE_CHECKING:
+    from search.optimiser.surrogate import Outlook
+
+Array = npt.NDArray[np.float64]
+
+REFERENCE_QUANTILE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Points that nobody tried, with what is expected of them."""
+
+    coordinates: Array
+    """Points x dimensions, see `UnitCube`; NaN where a dimension is not active."""
+    gains: Array
+    """Expected gain in hypervolume if trained to the end, times the probability of getting there.
+
+    Of what the point decides alone: a trial's luck can be measured, but not sought.
+    """
+    costs: Array
+    """Known beforehand."""
+    means: Array
+    """Of the final log error."""
+    deviations: Array
+    """Of the final log error."""
+
+
+class View:
+    """What can be expected, at one moment."""
+
+    def __init__(
+        self,
+        outlook: Outlook,
+        inputs: ModelInputs,
+        trials: list[Seen],
+        model: CurveModel,
+        failures: FailureModel,
+        tried: frozenset[bytes],
+    ) -> None:
+        """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
+        self._inputs = inputs
+        self._tried = tried
+        self.trials = trials
+        self.means, self.deviations = model.of_trials()
+        """Of the final log errors of `trials`."""
+        self._outlook = outlook
+        self._model = model
+        self._failures = failures
+        self._reference = self._agreed_reference()
+        self.places = {trial.number: i for i, trial in enumerate(trials)}
+        """Where in `trials` a number is."""
+        self.complete = [trial for trial in trials if trial.complete]
+        self.staircase = self.staircase_of(self.complete)
+
+    @property
+    def cube(self) -> UnitCube:
+        """Of the points."""
+        return self._inputs.cube
+
+    def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
+        """Of trained trials, up to the reference."""
+        last = self._outlook.rungs[-1]
+        points = [(trial.cost, math.exp(trial.log_errors[last])) for trial in complete]
+        return Staircase.of(points, self._reference, in_halvings=self._outlook.in_halvings)
+
+    def _agreed_reference(self) -> tuple[float, float]:
+        """(worst cost, worst error)."""
+        costs = self._inputs.random_costs
+        means = self._model.means_of_new(self._inputs.random_columns) if len(costs) else self.means
+        worst_cost = self._outlook.worst_cost
+        if worst_cost is None:
+            largest = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
+            worst_cost = largest + 1e-6 * abs(largest) + 1e-9
+        return worst_cost, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
+
+    def gain(self, number: int) -> float:
+        """Expected gain in hypervolume if the trial of a number is trained to the end."""
+        i = self.places[number]
+        staircase = self.staircase_of([trial for trial in self.complete if trial.number != number])
+        costs = np.array([self.trials[i].cost])
+        return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
+
+    def draws(
+        self, coordinates: Array, costs: Array, generator: np.random.Generator, *, n_models: int, n_each: int
+    ) -> Array:
+        """Functions of coordinates (points x dimensions) and costs (points; NaN where nobody knows) that may be what
+        decides final log errors: (n x points).
+
+        `n_each` of this view's model, and of `n_models` others, each fitted anew to two thirds of the trials: so they
+        differ by what trials leave open, and by what they happen to be.
+        """
+        columns, found = self._inputs.columns(coordinates, costs), []
+        for model in (self._model, *(self._fitted_to_some(generator) for _ in range(n_models))):
+            found.append(model.draws(columns, generator, n_each))
+        return np.concatenate(found)
+
+    def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
+        n = len(self.trials)
+        kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
+        curves = curves_of([self.trials[i] for i in kept], self._inputs, self._outlook.rungs)
+        return CurveModel(curves, fit_scales(curves))
+
+    def explained(self) -> float | None:
+        """Share of the variance of complete trials' log errors that the model foretells, each from all other trials.
+
+        At most 1, and below 0 if it foretells them worse than their mean does; None for fewer than 3, or equal ones.
+        """
+        complete = np.array([trial.complete for trial in self.trials])
+        measured = np.array([trial.last for trial in self.trials])[complete]
+        n = len(measured)
+        if n < 3 or np.ptp(measured) < 1e-9:
+            return None
+        around_mean = (measured - measured.mean()) * n / (n - 1)  # each from the mean of the others
+        missed = measured - self._model.last_without_own()[complete]
+        return float(1.0 - np.sum(missed**2) / np.sum(around_mean**2))
+
+    def candidates(self, generator: np.random.Generator, *, n_random: int, n_near: int, n_rounds: int) -> Candidates:
+        """Random points, children of the most promising trials, and children of the best of those."""
+        found = self._judged(self.cube.random(generator, n_random))
+        parents = np.array([self.cube.coordinates(self.trials[i].point) for i in self._promising()])
+        for _ in range(n_rounds):
+            found = _joined(found, self._judged(self.cube.near(generator, parents, n_near)))
+            if len(found.gains):
+                parents = found.coordinates[np.argsort(-found.gains, kind="stable")[:8]]
+        return found
+
+    def _promising(self) -> list[int]:
+        """Trials on the front, or no further above it than a deviation: (n)."""
+        heights = np.array([self.staircase.heights[self.staircase.step(trial.cost)] for trial in self.trials])
+        above = (self.means - np.log(heights)) / np.maximum(self.deviations, 0.05)
+        order = np.argsort(above, kind="stable")
+        n = max(4, int(np.sum(above <= 1.0)))
+        return [int(i) for i in order[: min(n, 24)]]
+
+    def _judged(self, coordinates: Array) -> Candidates:
+        costs, coordinates = self._outlook.costs(self.cube, coordinates)
+        new = [i for i, row in enumerate(coordinates) if row.tobytes() not in self._tried and not math.isnan(costs[i])]
+        costs, coordinates = costs[new], coordinates[new]
+        if not new:
+            return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
+        means, decided = self._model.of_new(self._inputs.columns(coordinates, costs))
+        gains = self.staircase.expected_improvement(costs, means, decided)
+        gains *= 1.0 - self._failures.probability(self.cube.columns(coordinates))
+        return Candidates(coordinates, gains, costs, means, np.hypot(decided, self._model.luck))
+
+
+def _joined(first: Candidates, second: Candidates) -> Candidates:
+    return Candidates(
+        np.concatenate([first.coordinates, second.coordinates]),
+        np.concatenate([first.gains, second.gains]),
+        np.concatenate([first.costs, second.costs]),
+        np.concatenate([first.means, second.means]),
+        np.concatenate([first.deviations, second.deviations]),
+    )

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One measured encoder (`Entry`) and a study's front with its references (`FrontDocument`).
+
+`to_json` of both is the stable interface of `understudy front --json` and `select --json`; `to_record`
+holds more (what the registry and the report need) and is read back by `from_record`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from search.optimiser.pareto import Point, dominator, is_finite, non_dominated
+from spaces.cost import cost
+from spaces.profile import LatencyProfile
+from spaces.student import StudentSpec
+from trainers.measure.fidelity import Fidelity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A student or a reference, measured under one latency profile."""
+
+    name: str
+    """`trial-0007` for a student; `teacher`, `static-table`, `teacher-first-3-layers` for references."""
+    n_layers: int
+    """Depth; 0 for a static student."""
+    spec: Mapping[str, Any]
+    """`StudentSpec.to_json()`."""
+    latency_ms: float
+    """Median of repeated calls, interleaved with the teacher's."""
+    latency_interval_ms: tuple[float, float]
+    """95% interval of the median."""
+    speedup: float
+    """The teacher's median latency over this one's."""
+    n_parameters: int
+    """All parameters."""
+    n_bytes: int
+    """Bytes of the float32 weights."""
+    fidelity: Fidelity
+    """Agreement with the teacher on held-out text."""
+    version: str | None = None
+    """Version of the study's registered model; None for references and unregistered students."""
+    aliases: tuple[str, ...] = ()
+    """Aliases that point to this version."""
+    dominated_by: str | None = None
+    """Name of a reference that is no slower and no less faithful; None if there is none."""
+    on_front: bool = True
+    """False once a later search, or a reference, beats it on every objective."""
+    uri: str | None = None
+    """`models:/NAME/VERSION`; None if not registered."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aliases", tuple(self.aliases))
+        low, high = self.latency_interval_ms
+        object.__setattr__(self, "latency_interval_ms", (float(low), float(high)))
+
+    @classmethod
+    def measured(
+        cls,
+        name: str,
+        spec: StudentSpec,
+        *,
+        latency_ms: float,
+        latency_interval_ms: tuple[float, float],
+        teacher_latency_ms: float,
+        fidelity: Fidelity,
+    ) -> Entry:
+        """An unregistered entry; what follows from the spec alone is computed from it."""
+        counted = cost(spec)
+        return cls(
+            name=name,
+            n_layers=spec.n_layers,
+            spec=spec.to_json(),
+            latency_ms=latency_ms,
+            latency_interval_ms=latency_interval_ms,
+            speedup=teacher_latency_ms / latency_ms,
+            n_parameters=counted.n_parameters,
+            n_bytes=counted.n_bytes,
+            fidelity=fidelity,
+        )
+
+    @property
+    def point(self) -> Point:
+        """What the front compares: (latency, mean cosine)."""
+        return (self.latency_ms, self.fidelity.cosine)
+
+    def changed(self, **fields: Any) -> Entry:
+        """A copy with some fields replaced."""
+        return replace(self, **fields)
+
+    def to_json(self, *, with_uri: bool = False) -> dict[str, Any]:
+        """The entry of `front --json`; with its `uri`, the document of `select --json`."""
+        document: dict[str, Any] = {
+            "name": self.name,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "n_layers": self.n_layers,
+            "spec": dict(self.spec),
+            "latency_ms": self.latency_ms,
+            "latency_interval_ms": list(self.latency_interval_ms),
+            "speedup": self.speedup,
+            "n_parameters": self.n_parameters,
+            "n_bytes": self.n_bytes,
+            "fidelity": asdict(self.fidelity),
+        }
+        if with_uri:
+            document["uri"] = self.uri
+        return document
+
+    def to_record(self) -> dict[str, Any]:
+        """All fields as a JSON object that `from_record` turns back into an equal entry."""
+        return {**self.to_json(with_uri=True), "dominated_by": self.dominated_by, "on_front": self.on_front}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Entry:
+        """The entry that `to_record` wrote. Raises ValueError on anything else."""
+        try:
+            return cls(**{**record, "fidelity": Fidelity(**record["fidelity"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"not an entry of a front: {error}; an entry is the object that to_record writes"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontDocument:
+    """A study's result: the students that no other beats, beside the references."""
+
+    study: str
+    """Name of the study."""
+    teacher: str
+    """Name of the teacher, or several joined by ` + `."""
+    profile: LatencyProfile
+    """The conditions of every latency in the document."""
+    references: tuple[Entry, ...]
+    """The teacher first, then what costs nothing or little."""
+    students: tuple[Entry, ...]
+    """Front students, fastest first; no reference dominates one of them."""
+    dominated: tuple[Entry, ...] = ()
+    """Students that no other student beats but a reference does (`dominated_by`): shown, never registered."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "references", tuple(self.references))
+        for name in ("students", "dominated"):
+            ordered = sorted(getattr(self, name), key=lambda entry: entry.latency_ms)
+            object.__setattr__(self, name, tuple(ordered))
+
+    @classmethod
+    def of(
+        cls,
+        study: str,
+        *,
+        teacher: str,
+        profile: LatencyProfile,
+        references: Iterable[Entry],
+        students: Iterable[Entry],
+    ) -> FrontDocument:
+        """The front of measured students: those that neither a student nor a reference dominates.
+
+        Students that are not finite or that another student dominates are left out; those that only a
+        reference dominates become `dominated`, with its name.
+        """
+        references = tuple(references)
+        measured = [entry for entry in students if is_finite(entry.point)]
+        front, dominated = [], []
+        for i in non_dominated([entry.point for entry in measured]):
+            entry = measured[i]
+            by = dominator(entry.point, [reference.point for reference in references])
+            if by is None:
+                front.append(replace(entry, dominated_by=None, on_front=True))
+            else:
+                dominated.append(replace(entry, dominated_by=references[by].name, on_front=False))
+        return cls(
+            study=study,
+            teacher=teacher,
+            profile=profile,
+            references=references,
+            students=tuple(front),
+            dominated=tuple(dominated),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `front --json`."""
+        return {
+            "study": self.study,
+            "teacher": self.teacher,
+            "profile": self.profile.to_json(),
+            "references": [entry.to_json() for entry in self.references],
+            "students": [entry.to_json() for entry in self.students],
+        }
+
+    def to_record(self) -> dict[str, Any]:
+        """All fields as a JSON object that `from_record` turns back into an equal document."""
+        return {
+            **self.to_json(),
+            "references": [entry.to_record() for entry in self.references],
+            "students": [entry.to_record() for entry in self.students],
+            "dominated": [entry.to_record() for entry in self.dominated],
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> FrontDocument:
+        """The document that `to_record` wrote. Raises ValueError on anything else."""
+        try:
+            return cls(
+                study=record["study"],
+                teacher=record["teacher"],
+                profile=LatencyProfile.from_json(record["profile"]),
+                references=tuple(Entry.from_record(entry) for entry in record["references"]),
+                students=tuple(Entry.from_record(entry) for entry in record["students"]),
+                dominated=tuple(Entry.from_record(entry) for entry in record.get("dominated", ())),
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a front: missing or wrong {error}") from None

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of one trial, and who is told of it.
+
+A `TrialRecord` is complete: it goes to JSON and back, so Optuna's storage (where each trial keeps its record
+as a user attribute) is all that an interrupted search needs to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, assert_never
+
+from spaces.recipe import RecipeSpec
+from spaces.student import Dense, FeedForward, Pooling, StudentSpec, Switch
+from trainers.measure.fidelity import Fidelity
+
+
+class TrialState(StrEnum):
+    """Where a trial stands; `RUNNING` is the only state that changes."""
+
+    RUNNING = "running"
+    """Being distilled."""
+    COMPLETE = "complete"
+    """Distilled over the whole budget and finite: the only state that may reach the front."""
+    PRUNED = "pruned"
+    """Stopped at a rung: a no slower one is expected to end ahead, and a new one promises more for the tokens."""
+    REFUSED = "refused"
+    """Not distilled at all: cannot be built, a duplicate, or hopeless for its predicted latency."""
+    FAILED = "failed"
+    """Not a number, out of memory, or an exception; the outcome says which."""
+    INTERRUPTED = "interrupted"
+    """Ended in order by the time budget or Ctrl-C, or with its worker, node or driver; continued in a new trial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungRecord:
+    """What was measured when a trial reached a rung."""
+
+    n_tokens: int
+    """Training tokens seen so far."""
+    fidelity: Fidelity
+    """Of the averaged weights, on held-out text."""
+    loss: float
+    """Mean training loss since the rung before."""
+    seconds: float
+    """Time since the rung before, or since the trial began: making the student and evaluating it included."""
+    tokens_per_s: float
+    """Training speed since the rung before, evaluation excluded."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` turns back into an equal record."""
+        return {**asdict(self), "fidelity": asdict(self.fidelity)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RungRecord:
+        """The record that `to_json` wrote."""
+        return cls(**{**document, "fidelity": Fidelity(**document["fidelity"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial: its point, what the point means, and what came of it."""
+
+    number: int
+    """Optuna's number of the trial, from 0."""
+    point: dict[str, Any]
+    """Value of every active dimension of the space."""
+    spec: StudentSpec | None
+    """The student that the point describes; None if the point cannot be built (state `REFUSED`)."""
+    recipe: RecipeSpec | None
+    """How it is distilled; None if the point cannot be built."""
+    seed: int
+    """Of the weights that are drawn and of the order of batches."""
+    predicted_latency_ms: float | None
+    """Under the study's profile; None if the point cannot be built."""
+    state: TrialState = TrialState.RUNNING
+    """Where the trial stands."""
+    outcome: str = ""
+    """Why it ended: a kind, or `kind: details`; empty while it runs."""
+    rungs: tuple[RungRecord, ...] = ()
+    """Measurements, by rising tokens; a continued trial keeps those of the trial that it continues."""
+    checkpoint: Path | None = None
+    """Folder that `Distillation.restore` reads; None once deleted, or before the first rung."""
+    continues: int | None = None
+    """Number of the interrupted trial whose work this one goes on with; None for a fresh one."""
+
+    @property
+    def name(self) -> str:
+        """The trial's name in tables, folders and MLflow."""
+        return f"trial-{self.number:04d}"
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        """At the last rung reached; None before the first."""
+        return self.rungs[-1].fidelity if self.rungs else None
+
+    @property
+    def n_tokens(self) -> int:
+        """Training tokens seen."""
+        return self.rungs[-1].n_tokens if self.rungs else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent distilling and evaluating."""
+        return sum(rung.seconds for rung in self.rungs)
+
+    @property
+    def outcome_kind(self) -> str:
+        """The outcome up to its first colon: dominated, not finite, out of memory, duplicate, hopeless, ..."""
+        return self.outcome.split(":", 1)[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` turns back into an equal record."""
+        return {
+            "number": self.number,
+            "point": self.point,
+            "spec": None if self.spec is None else self.spec.to_json(),
+            "recipe": None if self.recipe is None else self.recipe.to_json(),
+            "seed": self.seed,
+            "predicted_latency_ms": self.predicted_latency_ms,
+            "state": self.state.value,
+            "outcome": self.outcome,
+            "rungs": [rung.to_json() for rung in self.rungs],
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "continues": self.continues,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TrialRecord:
+        """The record that `to_json` wrote."""
+        fields = dict(document)
+        fields["spec"] = None if fields["spec"] is None else StudentSpec.from_json(fields["spec"])
+        fields["recipe"] = None if fields["recipe"] is None else RecipeSpec.from_json(fields["recipe"])
+        fields["state"] = TrialState(fields["state"])
+        fields["rungs"] = tuple(RungRecord.from_json(rung) for rung in fields["rungs"])
+        fields["checkpoint"] = None if fields["checkpoint"] is None else Path(fields["checkpoint"])
+        return cls(**fields)
+
+
+class Observer(Protocol):
+    """Is told, in the driver and in order, what happens to trials: the live table, the MLflow logger.
+
+    A refused trial is only ended, never started. A trial that was finished by an earlier run is not told again.
+    """
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """A trial begins (or a continued one goes on)."""
+
+    def rung_reached(self, record: TrialRecord) -> None:
+        """A running trial has measured its last rung in `record.rungs`."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """A trial has its final state and outcome."""
+
+
+def trials_once(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The trials without those that another one continues."""
+    records = tuple(records)
+    continued = {record.continues for record in records}
+    return tuple(record for record in records if record.number not in continued)
+
+
+def describe(spec: StudentSpec | None) -> str:
+    """A student in words, such as `3 x 384, 12 heads, dense 1536, static`."""
+    if spec is None:
+        return "cannot be built"
+    encoder = spec.encoder
+    if encoder is None:
+        assert spec.static is not None
+        return "static" if spec.static.embedding_dim is None else f"static {spec.static.embedding_dim}"
+    words = [f"{encoder.n_layers} x {encoder.width}", f"{encoder.n_heads} heads"]
+    if encoder.head_width * encoder.n_heads != encoder.width:
+        words[-1] += f" of {encoder.head_width}"
+    words.append(_describe_feed_forward(encoder.feed_forward))
+    if encoder.sparsity > 0.0:
+        words.append(f"{encoder.sparsity:.0%} sparse")
+    if encoder.embedding_dim is not None:
+        words.append(f"embedding {encoder.embedding_dim}")
+    if encoder.pooling is not Pooling.MEAN:
+        words.append(encoder.pooling.value)
+    if spec.static is not None:
+        words.append("static" if spec.static.embedding_dim is None else f"static {spec.static.embedding_dim}")
+    return ", ".join(words)
+
+
+def _describe_feed_forward(feed_forward: FeedForward) -> str:
+    match feed_forward:
+        case Dense():
+            return f"dense {feed_forward.units}"
+        case Switch():
+            return f"switch {feed_forward.n_experts} x {feed_forward.units}"
+        case _:
+            assert_never(feed_forward)

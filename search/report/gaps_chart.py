@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front as the searcher sees it, with its empty regions: what was tried there, and what could be had.
+
+Latencies are predicted, errors are those of the brief trials: the axes are those of the front's chart, the numbers are
+not. A trial that was stopped stands where it is expected to end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+from search.console.front_table import format_ms
+from search.records.trial import TrialState, describe
+from search.report.front_chart import COSINE_TICKS, halvings, latency_ticks
+from search.report.gap_contents import GapContents
+from search.report.review import Place, SearchReview
+from search.report.svg import count, drawing, line, linear, text, tip
+
+WIDTH, HEIGHT = 1120, 430
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 44, 52
+MOST_SHOWN = 8
+
+
+def shown_gaps(review: SearchReview) -> list[tuple[str, int, GapContents]]:
+    """(letter, number among the review's gaps, gap) of the wide gaps, the largest first, no more than can be told."""
+    wide = [(i, each) for i, each in enumerate(review.gaps) if each.gap.wide]
+    wide.sort(key=lambda pair: -pair[1].gap.area)
+    return [(letter, i, each) for letter, (i, each) in zip(ascii_uppercase, wide[:MOST_SHOWN], strict=False)]
+
+
+def gaps_chart(review: SearchReview) -> str:
+    """The drawing; call it with at least one complete trial."""
+    shown = shown_gaps(review)
+    front = sorted((place for place in review.places if place.on_front), key=lambda place: place.cost)
+    costs = [place.cost for place in review.places]
+    costs += [cost for _, _, each in shown for cost in (each.gap.low_cost, each.gap.high_cost)]
+    margin = max(0.3, 0.04 * (max(costs) - min(costs)))
+    low_cost, high_cost = min(costs) - margin, max(costs) + margin
+    steps = [_step(place.error) for place in front]
+    steps += [_step(each.promise.error) for _, _, each in shown if each.promise is not None]
+    low, high = max(0.0, min(steps) - 0.4), max(steps) + 0.9
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    x = linear(low_cost, high_cost, LEFT, right)
+    scale = linear(low, high, bottom, TOP)
+
+    def y(error: float) -> float:
+        return min(float(bottom), max(float(TOP), scale(_step(error))))
+
+    parts = []
+    for latency_ms in latency_ticks(2.0**low_cost, 2.0**high_cost):
+        at = x(math.log2(latency_ms))
+        parts += [line(at, TOP, at, bottom), text(at, bottom + 18, f"{latency_ms:g}", anchor="middle")]
+    drawn: list[float] = []
+    for cosine in COSINE_TICKS:
+        at = scale(halvings(cosine))
+        if low <= halvings(cosine) <= high and all(abs(at - other) >= 22 for other in drawn):
+            drawn.append(at)
+            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, f"{cosine:g}", anchor="end")]
+    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
+    for letter, _, each in shown:
+        gap = each.gap
+        parts += _gap(letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
+    corners = [(x(place.cost), y(place.error)) for place in front]
+    if corners:
+        stairs = f"M{corners[0][0]:.1f} {corners[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in corners[1:])
+        parts.append(f'<path class="front" d="{stairs}H{right}"/>')
+    for place in sorted(review.places, key=lambda place: place.on_front):
+        if place.on_front or _step(place.error) >= low:
+            parts.append(_dot(place, x(place.cost), y(place.error)))
+    for letter, i, each in shown:
+        if each.promise is not None and _step(each.promise.error) >= low:
+            promise = each.promise
+            at, facts = x(promise.cost), tip([f"gap {letter}: untried", *promise_facts(review, i)])
+            top_y, bottom_y = y(promise.low_error), y(promise.high_error)
+            parts.append(
+                f'<g class="promise tip"><path d="M{at:.1f} {top_y:.1f}V{bottom_y:.1f}"/>'
+                f'<circle cx="{at:.1f}" cy="{y(promise.error):.1f}" r="4.5"/>{facts}</g>'
+            )
+    parts += _legend(bool(shown), any(each.promise for _, _, each in shown), len(front) < len(review.places))
+    label = "predicted latency in milliseconds (log scale)"
+    parts.append(text((LEFT + right) / 2, HEIGHT - 12, label, style="title", anchor="middle"))
+    parts.append(
+        f'<text class="title" transform="translate(16 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
+        "fidelity of brief trials</text>"
+    )
+    told = ", ".join(f"{letter} between {_between(each)}" for letter, _, each in shown) or "none"
+    return drawing(
+        "gaps",
+        parts,
+        width=WIDTH,
+        height=HEIGHT,
+        title="The front of the brief trials and its gaps",
+        description=f"{count(len(front), 'student')} on the front; wide gaps: {told}.",
+    )
+
+
+def promise_facts(review: SearchReview, number: int) -> list[str]:
+    """What is believed of the best untried student of a gap, a line for each fact; nothing if there is none."""
+    promise = review.gaps[number].promise
+    if promise is None:
+        return []
+    return [
+        review.students[number],
+        f"{format_ms(2.0**promise.cost)} ms, fidelity {1.0 - promise.error:.3f} "
+        f"({1.0 - promise.high_error:.3f} to {1.0 - promise.low_error:.3f})",
+        f"on the front with a probability of {_probability(promise.chance)}",
+    ]
+
+
+def _probability(chance: float) -> str:
+    return "less than 1%" if chance < 0.01 else "more than 99%" if chance > 0.99 else f"{chance:.0%}"
+
+
+def _between(each: GapContents) -> str:
+    return f"{format_ms(2.0**each.gap.low_cost)} and {format_ms(2.0**each.gap.high_cost)} ms"
+
+
+def _step(error: float) -> float:
+    return halvings(1.0 - error)
+
+
+def _gap(letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: float) -> list[str]:
+    facts = (
+        f"gap {letter}",
+        f"between {_between(each)}, fidelity {1.0 - each.gap.high_error:.3f} to {1.0 - each.gap.low_error:.3f}",
+        f"{count(len(each.tried), 'trial')} there",
+    )
+    return [
+        f'<g class="tip"><rect class="gap" x="{x1:.1f}" y="{y1:.1f}" width="{max(1.0, x2 - x1):.1f}" '
+        f'height="{max(1.0, y2 - y1):.1f}" rx="3"/>{tip(facts)}</g>',
+        text((x1 + x2) / 2, y1 + 16, letter, style="letter", anchor="middle"),
+    ]
+
+
+def _dot(place: Place, x: float, y: float) -> str:
+    complete = place.record.state is TrialState.COMPLETE
+    style = "step gained" if place.on_front else "trial complete" if complete else "trial pruned"
+    radius = 4.5 if place.on_front else 3.2 if complete else 2.8
+    verb = "fidelity" if complete else f"{place.record.state.value}, expected to reach"
+    facts = (
+        f"{place.record.name}: {describe(place.record.spec)}",
+        f"{format_ms(2.0**place.cost)} ms predicted, {verb} {1.0 - place.error:.4f}",
+    )
+    return f'<circle class="{style} tip" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip(facts)}</circle>'
+
+
+def _legend(gaps: bool, promises: bool, others: bool) -> Sequence[str]:
+    rows = [('<circle class="step gained" r="4.5"/>', "front of the brief trials")]
+    if others:
+        rows.append(('<circle class="trial complete" r="3.2"/>', "complete, behind it"))
+        rows.append(('<circle class="trial pruned" r="2.8"/>', "not complete: where it is expected to end"))
+    if gaps:
+        rows.append(('<rect class="gap" x="-7" y="-6" width="14" height="12" rx="2"/>', "wide gap"))
+    if promises:
+        rows.append(('<g class="promise"><path d="M0 -8V8"/><circle r="4"/></g>', "best untried, with 90% interval"))
+    parts, at = [], LEFT + 8.0
+    for shape, words in rows:
+        parts.append(f'<g transform="translate({at:.0f} 16)">{shape}</g>')
+        parts.append(text(at + 13, 20, words, style="label"))
+        at += len(words) * 6.3 + 36
+    return parts

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study as one interactive HTML page that loads nothing but itself: its front, and the search that found it.
+
+The page is complete without its script: the charts, the tables and every number are in the HTML. The script adds
+tooltips, details, the latency budget and sorting. What comes from a study is escaped here, and the script writes
+text only, so no name can become markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from search.console.front_table import describe_profile, format_ms
+from search.records.front import Entry, FrontDocument
+from search.records.trial import describe
+from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_place
+from search.report.load import read_search
+from search.report.review import SearchReview, review_search
+from search.report.search_section import search_section
+from search.report.svg import count
+from search.storage.store import Store
+from search.storage.study_state import StudyState
+from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, TrialPoint, load_front, load_trials
+from spaces.profile import LatencyProfile
+from spaces.student import StudentSpec, Switch
+
+_PAGE = CHART_CSS.parent
+_SLOT = re.compile(r"\{\{(\w+)\}\}")
+
+_COLUMNS = (
+    ("name", "text"),
+    ("student", "text"),
+    ("ms", "number"),
+    ("95% interval", "number"),
+    ("speed-up", "number"),
+    ("cosine", "number"),
+    ("5th pct.", "number"),
+    ("centred", "number"),
+    ("Spearman", "number"),
+    ("top 1", "number"),
+    ("top 10", "number"),
+    ("parameters", "number"),
+    ("MB", "number"),
+    ("notes", "text"),
+)
+
+_NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has been measured at the end yet.</td></tr>'
+
+
+def write_report(store: Store, name: str | None, out: Path) -> Path:
+    """Write the page of study `name` (None: the latest) to the file `out`, replacing an older page; returns the path.
+
+    Raises ValueError, before anything is written, for an unknown study or if `out` cannot be such a file.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
+    document = _document(store, name)
+    page = report_html(document, load_trials(store, document.study), review_of(store, document))
+    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.replace(temporary, out)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return out
+
+
+def _document(store: Store, name: str | None) -> FrontDocument:
+    """The front of a study, or an empty one if its search has begun and found none yet."""
+    try:
+        return load_front(store, name)
+    except ValueError:
+        study = None if name is None else StudyState.of(store, name).read("study")
+        if name is None or study is None or not load_trials(store, name):
+            raise
+        sources = [teacher["source"] for teacher in study["teachers"]]
+        return FrontDocument(
+            study=name,
+            teacher=" + ".join(source.partition(":")[2] or source for source in sources),
+            profile=LatencyProfile.from_json(study["profile"]),
+            references=(),
+            students=(),
+        )
+
+
+def review_of(store: Store, document: FrontDocument) -> SearchReview | None:
+    """The study's search in review; None if its journal is gone."""
+    teacher = StudentSpec.from_json(dict(document.references[0].spec)) if document.references else None
+    search = read_search(store, document.study, teacher=teacher)
+    return None if search is None else review_search(search)
+
+
+def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
+    """The whole page as text; without a review it does not show the search."""
+    entries = _keyed(document)
+    chart = front_chart(document, trials)
+    slots = {
+        "title": escape(f"{document.study}: students of {document.teacher}"),
+        "study": escape(document.study),
+        "subtitle": _subtitle(document, trials),
+        "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
+        "cards": "\n".join(_cards(entries)),
+        "chart": chart,
+        "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
+        "head": "".join(_head(*column) for column in _COLUMNS),
+        "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
+        "baseline": _baseline(entries),
+        "data": _script_json(_data(document, entries, trials)),
+        "script": (_PAGE / "page.js").read_text("utf-8"),
+    }
+    template = (_PAGE / "page.html").read_text("utf-8")
+    return _SLOT.sub(lambda match: slots[match[1]], template)  # one pass: text that looks like a slot stays text
+
+
+def _keyed(document: FrontDocument) -> list[tuple[str, str, Entry]]:
+    """(key, kind, entry), the keys those of the chart's marks."""
+    entries = [(f"s{i}", "student", entry) for i, entry in enumerate(document.students)]
+    entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(document.dominated)]
+    return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(document.references)]
+
+
+def _link(
+    chart: str, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+) -> Callable[[str], str | None]:
+    """From a name to the id of its mark in the chart: the student's that it became, else the trial's."""
+    ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
+    ids |= {entry.name: f"mark-{key}" for key, _, entry in entries}
+    drawn = {name: mark for name, mark in ids.items() if f'id="{mark}"' in chart}
+    return drawn.get
+
+
+def _subtitle(document: FrontDocument, trials: Sequence[TrialPoint]) -> str:
+    n_pruned = sum(trial.state == "pruned" for trial in trials)
+    students = "1 student" if len(document.students) == 1 else f"{len(document.students)} students"
+    words = f"{students} of {document.teacher} that nothing beats in both latency and fidelity"
+    if not document.students:
+        words = f"No student of {document.teacher} has been measured at the end yet"
+    if trials:
+        words += f", out of {count(len(trials), 'trial')} ({n_pruned} pruned)"
+    return escape(f"{words}. Latency: {describe_profile(document.profile)}.")
+
+
+def _cards(entries: Sequence[tuple[str, str, Entry]]) -> list[str]:
+    cards = []
+    for alias, words in ((FASTEST, "fastest"), (BALANCED, "balanced"), (MOST_FAITHFUL, "most faithful")):
+        for key, _, entry in entries:
+            if alias in entry.aliases:
+                cards.append(
+                    f'<button type="button" class="card" data-key="{key}"><span class="eyebrow">{words}</span>'
+                    f"<strong>{escape(short_name(entry))}</strong><span>{_speedup(entry)} the teacher's speed</span>"
+                    f"<span>fidelity {entry.fidelity.cosine:.3f}</span></button>"
+                )
+    return cards
+
+
+def _head(name: str, kind: str) -> str:
+    return f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
+
+
+def _row(key: str, kind: str, entry: Entry) -> str:
+    low_ms, high_ms = entry.latency_interval_ms
+    fidelity = entry.fidelity
+    cells: list[tuple[str, float | str]] = [
+        (_words(entry), _words(entry)),
+        (format_ms(entry.latency_ms), entry.latency_ms),
+        (f"{format_ms(low_ms)} to {format_ms(high_ms)}", high_ms - low_ms),
+        (_speedup(entry), entry.speedup),
+        (f"{fidelity.cosine:.4f}", fidelity.cosine),
+        (f"{fidelity.cosine_p5:.4f}", fidelity.cosine_p5),
+        (f"{fidelity.cosine_centred:.4f}", fidelity.cosine_centred),
+        (f"{fidelity.spearman:.4f}", fidelity.spearman),
+        (f"{fidelity.overlap_at_1:.3f}", fidelity.overlap_at_1),
+        (f"{fidelity.overlap_at_10:.3f}", fidelity.overlap_at_10),
+        (f"{entry.n_parameters:,}", entry.n_parameters),
+        (f"{entry.n_bytes / 1e6:.3g}", entry.n_bytes),
+        (_notes(kind, entry), _notes(kind, entry)),
+    ]
+    columns = _COLUMNS[1:]
+    tail = "".join(
+        f'<td class="{column_kind}" data-sort="{escape(str(value))}">{escape(text)}</td>'
+        for (text, value), (_, column_kind) in zip(cells, columns, strict=True)
+    )
+    name = f'<button type="button" data-key="{key}">{escape(entry.name)}</button>'
+    head = f'<th scope="row" data-sort="{escape(entry.name)}">{name}</th>'
+    return f'<tr class="{kind}" data-key="{key}">{head}{tail}</tr>'
+
+
+def _words(entry: Entry) -> str:
+    return describe(StudentSpec.from_json(dict(entry.spec)))
+
+
+def _speedup(entry: Entry) -> str:
+    return f"{entry.speedup:.3g}{TIMES}"
+
+
+def _notes(kind: str, entry: Entry) -> str:
+    notes = ["reference"] if kind == "reference" else []
+    notes += entry.aliases
+    if entry.dominated_by:
+        notes.append(f"dominated by {entry.dominated_by}")
+    return ", ".join(notes)
+
+
+def _baseline(entries: Sequence[tuple[str, str, Entry]]) -> str:
+    return f"{entries[0][2].fidelity.constant_baseline:.3f}" if entries else "unknown"
+
+
+def _data(
+    document: FrontDocument, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+) -> dict[str, Any]:
+    """What the script shows in tooltips and details."""
+    shown: dict[str, Any] = {}
+    for key, kind, entry in entries:
+        low_ms, high_ms = entry.latency_interval_ms
+        shown[key] = {
+            "kind": kind,
+            "name": entry.name,
+            "version": entry.version,
+            "short": short_name(entry),
+            "words": _words(entry),
+            "notes": _notes(kind, entry),
+            "latency_ms": entry.latency_ms,
+            "latency": f"{format_ms(entry.latency_ms)} ms",
+            "interval": f"{format_ms(low_ms)} to {format_ms(high_ms)} ms",
+            "speedup": _speedup(entry),
+            "parameters": f"{entry.n_parameters:,}",
+            "size": f"{entry.n_bytes / 1e6:.3g} MB",
+            "fidelity": entry.fidelity.to_json(),
+            "spec": json.dumps(dict(entry.spec), indent=2),
+            "commands": _commands(document, entry),
+        }
+    for i, trial in enumerate(trials):
+        place = trial_place(trial)
+        if place is not None:
+            shown[f"t{i}"] = {
+                "kind": "trial",
+                "name": trial.name,
+                "words": trial.student,
+                "notes": f"{trial.state}: {trial.outcome}" if trial.outcome else trial.state,
+                "latency": f"{format_ms(place[0])} ms predicted",
+                "cosine": place[1],
+                "tokens": f"{trial.n_tokens:,}",
+            }
+    return shown
+
+
+def _commands(document: FrontDocument, entry: Entry) -> list[tuple[str, str]]:
+    if entry.version is None:
+        return []
+    spec = StudentSpec.from_json(dict(entry.spec))
+    switch = spec.encoder is not None and isinstance(spec.encoder.feed_forward, Switch)
+    standard = not switch and (spec.encoder is None or spec.static is None)
+    model = f"{document.study}/{entry.version}"
+    budget_ms = _rounded_up(entry.latency_ms)
+    return [
+        ("select it by its latency", f"understudy select {document.study} --max-latency-ms {budget_ms:g}"),
+        ("export it", f"understudy export {model} OUT --format {'sentence-transformers' if standard else 'onnx'}"),
+        ("embed a file with it", f"understudy embed {model} FILE"),
+        ("load it in Python", f'mlflow.pyfunc.load_model("models:/{model}").predict(["a sentence"])'),
+    ]
+
+
+def _rounded_up(value: float) -> float:
+    """The next number of three significant digits."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return float(f"{math.ceil(value / digit - 1e-9) * digit:.3g}")
+
+
+def _script_json(value: Any) -> str:
+    """JSON that cannot end the script element that it stands in; what is not finite is null, which JSON can say."""
+    return (
+        json.dumps(_finite(value), allow_nan=False)
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

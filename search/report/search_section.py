@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of the report that shows the search itself, as HTML: drawings, each with its numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from search.console.front_table import format_ms
+from search.records.trial import TrialRecord, TrialState, describe
+from search.report.gap_contents import GapContents
+from search.report.gaps_chart import gaps_chart, promise_facts, shown_gaps
+from search.report.history import Corner, SearchHistory
+from search.report.importance import Importance
+from search.report.review import SearchReview
+from search.report.rung_counts import Pruned, Rival
+from search.report.search_charts import (
+    ALMOST,
+    LEAST_GAIN,
+    history_charts,
+    importance_chart,
+    rungs_chart,
+    share_of_ideal,
+)
+from search.report.svg import count, duration
+
+Link = Callable[[str], str | None]
+"""From a trial's name to the id of its mark on the page; None if it has none."""
+
+
+def search_section(review: SearchReview, link: Link) -> str:
+    """The section; text that comes from a study is escaped."""
+    parts = [
+        '<section class="search" aria-labelledby="the-search"><h2 id="the-search">The search</h2>',
+        f'<p class="lead">{escape(_summary(review))}</p><div class="pair">',
+        *_history_panels(review),
+        _rungs_panel(review),
+        _importance_panel(review),
+        "</div>",
+        _gaps_panel(review, link),
+        _pruned_panel(review, link),
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _summary(review: SearchReview) -> str:
+    begun = _begun(review.records)
+    words = f"{count(len(begun), 'trial')} began"
+    if review.history is not None:
+        words += f" and trained on {review.history.n_tokens:,} tokens in {duration(review.history.seconds)}"
+    states = {state: sum(record.state is state for record in review.records) for state in TrialState}
+    told = [f"{n} {state.value}" for state, n in states.items() if n]
+    return f"{words}: {', '.join(told)}." if told else f"{words}."
+
+
+def _history_panels(review: SearchReview) -> list[str]:
+    history, ideal = review.history, review.ideal
+    if history is None or ideal is None or not history.steps:
+        return [_panel("Hypervolume", "<p>No trial is complete yet.</p>", wide=True)]
+    over_tokens, over_time = history_charts(history, ideal)
+    cost_limit, error_limit = history.reference
+    explained = (
+        f"The area that the complete trials dominate, doublings of latency times halvings of the error, up to the "
+        f"reference of the search: {format_ms(2.0**cost_limit)} ms and a fidelity of {1.0 - error_limit:.3f}. The "
+        f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful as "
+        f"the best, {1.0 - ideal[1]:.4f}. Latencies are predicted; a trial counts from the moment it was complete. "
+        f"Before {ALMOST:.0%} of the end nothing is drawn."
+    )
+    time = (
+        "Time in which at least one trial ran: workers side by side count once, pauses between commands do not. A "
+        "continued trial adds only what it trained itself."
+    )
+    percent = share_of_ideal(history, ideal)
+    rows = [
+        [
+            _text(step.record.name),
+            _text(describe(step.record.spec)),
+            _number(duration(step.seconds)),
+            _number(f"{step.n_tokens:,}"),
+            _number(f"{percent(step.hypervolume):.2f}%"),
+            _number(f"{percent(step.gained):+.2f}"),
+        ]
+        for step in history.steps
+    ]
+    table = _table(
+        ["trial|", "student|", "complete after", "tokens of all", "hypervolume", "gained"],
+        rows,
+        summary="Both as a table",
+    )
+    return [
+        _panel("Hypervolume over training", f"<p>{explained}</p>{_scroll(over_tokens)}{table}"),
+        _panel("Hypervolume over time", f"<p>{time}{_last_gain(history, ideal)}</p>{_scroll(over_time)}"),
+    ]
+
+
+def _last_gain(history: SearchHistory, ideal: Corner) -> str:
+    """When the search last gained anything."""
+    percent = share_of_ideal(history, ideal)
+    gains = [step for step in history.steps if percent(step.gained) >= LEAST_GAIN]
+    if len(gains) < 2:
+        return ""
+    last = gains[-1]
+    return (
+        f' The last gain, by <span class="name">{escape(last.record.name)}</span>, came after {duration(last.seconds)} '
+        f"of {duration(history.seconds)}."
+    )
+
+
+def _rungs_panel(review: SearchReview) -> str:
+    begun = len(_begun(review.records))
+    if not begun:
+        return _panel("Rungs", "<p>No trial has begun yet.</p>")
+    saved = _saved_tokens(review)
+    words = "What became of the trials that arrived at each rung; one that was interrupted and continued counts once."
+    if saved is not None:
+        words += f" What was pruned saved {saved:.0%} of the tokens that all trials would have taken."
+    other = ", ".join(f"{n} {escape(state)}" for state, n in review.unmeasured.items())
+    if other:
+        words += f" Without any rung: {other}."
+    rows = [
+        [
+            _number(f"{rung.n_tokens:,}"),
+            *(
+                _number(str(n))
+                for n in (rung.arrived, rung.went_on, rung.complete, rung.pruned, rung.failed, rung.interrupted)
+            ),
+        ]
+        for rung in review.rungs
+    ]
+    head = ["rung", "arrived", "went on", "complete", "pruned", "failed", "interrupted"]
+    chart = rungs_chart(review.rungs, n_begun=begun)
+    return _panel("Rungs", f"<p>{words}</p>{_scroll(chart)}{_table(head, rows, summary='As a table')}")
+
+
+def _saved_tokens(review: SearchReview) -> float | None:
+    """Share of the tokens of all complete and pruned trials that pruning saved; None if nothing was pruned."""
+    last = review.rungs[-1].n_tokens if review.rungs else 0
+    saved = sum(last - each.target for each in review.pruned)
+    whole = last * (review.complete + len(review.pruned))
+    return saved / whole if saved and whole else None
+
+
+def _importance_panel(review: SearchReview) -> str:
+    words = (
+        "Share of the variance over the whole space that a dimension decides: dark alone, light together with others; "
+        "whiskers hold 90% of what models of two thirds of the trials allow, and where that is nearly anything no bar "
+        "is drawn. Of the logarithms of error and latency."
+    )
+    if review.fidelity.dimensions and review.fidelity.explained is not None:
+        words += (
+            f" Fidelity is what the model of the search believes; it foretells {review.fidelity.explained:.0%} of the "
+            "differences between complete trials, each from all others."
+        )
+    by_name: dict[str, list[Importance | None]] = {}
+    for k, shares in enumerate((review.fidelity, review.latency)):
+        for each in shares.dimensions:
+            by_name.setdefault(each.name, [None, None])[k] = each
+    rows = [
+        [_text(name), *(cell for each in pair for cell in _importance_cells(each))] for name, pair in by_name.items()
+    ]
+    head = ["dimension|", "fidelity: total", "90% interval", "alone", "latency: total", "90% interval", "alone"]
+    table = _table(head, rows, summary="As a table") if rows else ""
+    chart = importance_chart(review.fidelity, review.latency)
+    return _panel("What each dimension decides", f"<p>{words}</p>{_scroll(chart)}{table}")
+
+
+def _importance_cells(each: Importance | None) -> list[str]:
+    if each is None:
+        return [_number("")] * 3
+    return [_number(f"{each.total:.3f}"), _number(f"{each.low:.3f} to {each.high:.3f}"), _number(f"{each.alone:.3f}")]
+
+
+def _gaps_panel(review: SearchReview, link: Link) -> str:
+    if not any(place.on_front for place in review.places):
+        return ""
+    words = (
+        "The front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
+        "neighbour and as faithful as the next would add; one of more than 1.5 times the mean is wide. The ends reach "
+        "to the fastest student of the space, and to half the error at the teacher's latency. "
+        f"{review.n_candidates:,} untried points were looked at."
+    )
+    shown = shown_gaps(review)
+    if not shown:
+        words += " No gap is wide."
+    rows = [_gap_row(review, letter, i, each, link) for letter, i, each in shown]
+    head = ["gap", "latency, ms", "fidelity", "could add", "tried there|", "believed to be there|"]
+    heads = [f"{name}|" if name in ("gap",) else name for name in head]
+    table = _table(heads, rows) if rows else ""
+    return _panel("Empty regions of the front", f"<p>{words}</p>{_scroll(gaps_chart(review))}{table}", wide=True)
+
+
+def _gap_row(review: SearchReview, letter: str, number: int, each: GapContents, link: Link) -> list[str]:
+    gap = each.gap
+    high = f"{1.0 - gap.low_error:.4f}"
+    low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.4f}"
+    whole = ""
+    if review.history is not None and review.ideal is not None:
+        whole = f"{share_of_ideal(review.history, review.ideal)(gap.area):.2f}%"
+    return [
+        _text(letter),
+        _number(f"{format_ms(2.0**gap.low_cost)} to {format_ms(2.0**gap.high_cost)}"),
+        _number(f"{low} to {high}"),
+        _number(whole),
+        f'<td class="words">{_tried(review, each, link)}</td>',
+        f'<td class="words">{_believed(review, number)}</td>',
+    ]
+
+
+def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
+    if not each.tried:
+        return "nothing"
+    closest = each.tried[0]
+    record = next((one for one in review.records if one.number == closest.number), None)
+    if record is None:
+        return escape(count(len(each.tried), "trial"))
+    verb = "reached" if closest.measured else "is expected to reach"
+    short = ", as faithful as its faster neighbour" if abs(closest.excess) < 5e-5 else ""
+    if closest.excess >= 5e-5:
+        short = f", {closest.excess:.4f} short of its faster neighbour"
+    return (
+        f"{count(len(each.tried), 'trial')}; closest is {_linked(record.name, link)} "
+        f"({escape(describe(record.spec))}), which {verb} {1.0 - closest.error:.4f}{short}"
+    )
+
+
+def _believed(review: SearchReview, number: int) -> str:
+    facts = promise_facts(review, number)
+    if not facts:
+        return "no untried student with such a latency was found"
+    return escape("; ".join(facts))
+
+
+def _pruned_panel(review: SearchReview, link: Link) -> str:
+    if not review.pruned:
+        return _panel("Pruned trials", "<p>No trial was pruned.</p>", wide=True)
+    words = (
+        "A trial is stopped at a rung when a new one promises more for the tokens, and only if one that is no slower "
+        "and got as far is expected to end with less error: those named here, with what they had at the same rung."
+    )
+    rows = [
+        [
+            _cell(_linked(each.record.name, link)),
+            _text(describe(each.record.spec)),
+            _number("" if each.record.predicted_latency_ms is None else format_ms(each.record.predicted_latency_ms)),
+            _number(f"{each.target:,}"),
+            _number(f"{each.rung.fidelity.cosine:.4f}"),
+            f'<td class="words">{_rivals(each, link)}</td>',
+        ]
+        for each in review.pruned
+    ]
+    head = ["trial|", "student|", "ms", "pruned at", "fidelity there", "dominated by|"]
+    summary = None if len(rows) <= 12 else f"All {len(rows)} pruned trials"
+    return _panel("Pruned trials", f"<p>{words}</p>{_table(head, rows, summary=summary)}", wide=True)
+
+
+def _rivals(each: Pruned, link: Link) -> str:
+    if not each.rivals:
+        return escape(each.record.outcome)
+    return "; ".join(_rival(rival, link) for rival in each.rivals)
+
+
+def _rival(rival: Rival, link: Link) -> str:
+    words = _linked(rival.name, link)
+    if rival.record is None:
+        return words
+    facts = [escape(describe(rival.record.spec))]
+    if rival.rung is not None:
+        facts.append(f"{rival.rung.fidelity.cosine:.4f}")
+    if rival.record.predicted_latency_ms is not None:
+        facts.append(f"{format_ms(rival.record.predicted_latency_ms)} ms")
+    return f"{words} ({', '.join(facts)})"
+
+
+def _begun(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.state is not TrialState.REFUSED]
+
+
+def _linked(name: str, link: Link) -> str:
+    mark = link(name)
+    return escape(name) if mark is None else f'<a class="trial-link" href="#{escape(mark)}">{escape(name)}</a>'
+
+
+def _panel(title: str, content: str, *, wide: bool = False) -> str:
+    style = "panel wide" if wide else "panel"
+    return f'<section class="{style}"><h3>{escape(title)}</h3>{content}</section>'
+
+
+def _scroll(content: str) -> str:
+    return f'<div class="scroll">{content}</div>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, summary: str | None = None) -> str:
+    """A table; a heading that ends in `|` is of a column of text. With a summary it is closed until it is asked for."""
+    heads = "".join(
+        f'<th scope="col" class="{"text" if name.endswith("|") else "number"}">{escape(name.removesuffix("|"))}</th>'
+        for name in head
+    )
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    table = (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+    return table if summary is None else f"<details><summary>{escape(summary)}</summary>{table}</details>"
+
+
+def _cell(markup: str) -> str:
+    return f"<td>{markup}</td>"
+
+
+def _text(words: str) -> str:
+    return f"<td>{escape(words)}</td>"
+
+
+def _number(words: str) -> str:
+    return f'<td class="number">{escape(words)}</td>'

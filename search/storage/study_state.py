@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small facts of a study that must survive its command: one JSON file each in the study's folder, written whole."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.console.progress import Bar, Reporter
+from search.storage.atomic import read_json, write_json
+from search.storage.store import Store
+from search.study.budget import Clock
+from spaces.study.spec import StudySpec
+
+CALIBRATION = "calibration"
+"""The fact that holds the latencies which the study's predictor was fitted to: the cache may lose them."""
+
+WRITE_CLOCK_S = 5.0
+_CLOCK = "clock"
+_FREE = ("search", "graduation", "initial_points")  # a study may change these and go on; rungs are checked by name
+
+
+@dataclass(frozen=True, slots=True)
+class StudyState:
+    """The facts in `folder`; making the value touches no disk."""
+
+    folder: Path
+    """The study's folder in its store."""
+
+    @classmethod
+    def of(cls, store: Store, study: str) -> StudyState:
+        """The facts of a study of a store."""
+        return cls(store.study_folder(study))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The fact of this name; None if it was never written, or not by this version."""
+        return read_json(self.folder / f"{name}.json")
+
+    def write(self, name: str, document: Mapping[str, Any]) -> None:
+        """Replace the fact: after a crash the file holds the old or the new one."""
+        write_json(self.folder / f"{name}.json", document)
+
+    def claim(self, study: StudySpec) -> None:
+        """Write the study down, or check that what is there is the same study.
+
+        Trials, time, workers, seed and graduation may change from command to command. Raises ValueError if what
+        decides the meaning of earlier trials changed: teachers, corpus, profile, space, rungs.
+        """
+        now = study.to_json()
+        before = self.read("study")
+        if before is not None:
+            changed = [key for key in now if key not in _FREE and before.get(key) != _plain(now[key])]
+            if before.get("search", {}).get("rungs") != list(study.search.rungs):
+                changed.append("search.rungs")
+            if changed:
+                raise ValueError(
+                    f"the study {study.name} is in this store already with another {', '.join(changed)}, so its trials "
+                    "do not compare; search under another name (--name) or in another store (--store)"
+                )
+        self.write("study", now)
+
+
+class NotedClock(Clock):
+    """The study's clock, written down now and then: a kill costs its budget no more than that.
+
+    An observer of the search, too: trials make it look at itself.
+    """
+
+    def __init__(self, state: StudyState, *, now: Callable[[], float] = time.monotonic) -> None:
+        """Goes on from what was written."""
+        super().__init__(spent_s=float((state.read(_CLOCK) or {}).get("spent_s", 0.0)), now=now)
+        self._state = state
+        self._written_s = self.spent_s()
+
+    def look(self, *_: object) -> None:
+        """Write it, if it is time."""
+        if self.spent_s() - self._written_s > WRITE_CLOCK_S:
+            self.write()
+
+    trial_started = rung_reached = trial_ended = look
+
+    def write(self) -> None:
+        """Write it."""
+        self._written_s = self.spent_s()
+        self._state.write(_CLOCK, {"spent_s": self._written_s})
+
+
+class NotedSteps:
+    """A reporter that also writes down which step the study is at, for those who look on (`search.cli.watch`)."""
+
+    def __init__(self, reporter: Reporter, state: StudyState, clock: NotedClock) -> None:
+        """The clock looks at itself whenever a step gets on."""
+        self._reporter = reporter
+        self._state = state
+        self._clock = clock
+
+    def step(self, what: str) -> Bar:
+        """A step begins."""
+        self._note(what)
+        bar = self._reporter.step(what)
+
+        def advance(done: int, total: int) -> None:
+            self._clock.look()
+            bar(done, total)
+
+        return advance
+
+    def say(self, line: str) -> None:
+        """A sentence."""
+        self._note(line)
+        self._reporter.say(line)
+
+    def _note(self, step: str) -> None:
+        self._state.write("step", {"step": step})
+
+
+def latest_study(store: Store) -> str:
+    """The study that a command was given for last. Raises ValueError if there is none."""
+    found = list((store.root / "studies").glob("*/study.json"))
+    if not found:
+        raise ValueError(
+            f"there is no study in {store.root}; run `understudy search` first, or name the store with --store"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent.name
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))

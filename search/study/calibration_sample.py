@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architectures of a study that the latency calibration measures: drawn at random, spread by what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import assert_never
+
+import numpy as np
+
+from spaces.cost import cost
+from spaces.domain import Choice, Domain, Integer, Real, Value
+from spaces.profile import LatencyProfile
+from spaces.space import Space
+from spaces.student import StudentSpec
+from spaces.study.spec import StudySpec
+
+N_DRAWS = 600  # points; the quickstart's space has about 40 architectures
+N_ARCHITECTURES = 36
+MOST_FAILURES = 200  # draws in a row that cannot be built or are known, before giving up
+
+
+def sample_architectures(
+    study: StudySpec, teacher: StudentSpec, *, n: int = N_ARCHITECTURES, seed: int = 0
+) -> tuple[StudentSpec, ...]:
+    """At most `n` different students of the study's space; equal seeds give equal ones.
+
+    First the initial points, the static student and the teacher cut to some depths, which anchor small spaces too.
+    Then, of many random points, those whose costs are spread evenly from the cheapest to the dearest, so that
+    the predictor is asked for little that lies outside what it has seen.
+    """
+    generator = np.random.default_rng(seed)
+    specs: dict[StudentSpec, None] = {}
+    for point in study.initial_points:
+        _decode_into(specs, study.space, point, teacher)
+    for n_layers in sorted({0, 1, teacher.n_layers // 2, teacher.n_layers - 1}):
+        _decode_into(specs, Space(domains={}), {"n_layers": max(0, n_layers)}, teacher)
+    first = list(specs)[:n]
+    n_failures = 0
+    for _ in range(N_DRAWS):
+        if n_failures >= MOST_FAILURES:
+            break
+        is_new = _decode_into(specs, study.space, draw_point(study.space, generator), teacher)
+        n_failures = 0 if is_new else n_failures + 1
+    others = sorted((spec for spec in specs if spec not in first), key=lambda spec: _order(spec, study.profile))
+    room = n - len(first)
+    if len(others) > room:
+        others = [others[i] for i in np.linspace(0, len(others) - 1, room).round().astype(int)] if room else []
+    return (*first, *others)
+
+
+def draw_point(space: Space, generator: np.random.Generator) -> dict[str, Value]:
+    """A random point: every active dimension uniform over its domain (over its logarithm, if it says so)."""
+    point: dict[str, Value] = {}
+    for name in space.names:
+        if space.active(point, name):
+            point[name] = _draw(space.domains[name], generator)
+    return point
+
+
+def _draw(domain: Domain, generator: np.random.Generator) -> Value:
+    match domain:
+        case Choice():
+            return domain.options[int(generator.integers(len(domain.options)))]
+        case Integer():
+            values = domain.values()
+            if not domain.log:
+                return values[int(generator.integers(len(values)))]
+            return min(domain.high, round(math.exp(generator.uniform(math.log(domain.low), math.log(domain.high)))))
+        case Real():
+            if domain.log:
+                return min(domain.high, math.exp(generator.uniform(math.log(domain.low), math.log(domain.high))))
+            return float(generator.uniform(domain.low, domain.high))
+        case _:
+            assert_never(domain)
+
+
+def _decode_into(
+    specs: dict[StudentSpec, None], space: Space, point: Mapping[str, Value], teacher: StudentSpec
+) -> bool:
+    """Adds the point's student; whether it can be built and is new."""
+    n = len(specs)
+    try:
+        specs[space.decode(point, teacher)[0]] = None
+    except ValueError:
+        return False
+    return len(specs) > n
+
+
+def _order(spec: StudentSpec, profile: LatencyProfile) -> tuple[int, str]:
+    counted = cost(spec, batch_size=profile.batch_size, n_tokens=profile.n_tokens)
+    return (counted.flops, str(spec.to_json()))

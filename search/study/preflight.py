@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known to be wrong before a search computes anything: teachers, text, space, cluster.
+
+A study file that parses may still name a teacher without a tokenizer, teachers that do not fit together, text of
+which nothing is left, or points that its teacher makes impossible. Looking costs seconds: a teacher on this machine
+is loaded and its checksum compared; of each text file only the beginning is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.workers.memory_limit import require_memory_limits
+from spaces.profile import Runtime
+from spaces.study import SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
+
+if TYPE_CHECKING:
+    from trainers.teacher.load import Teacher
+
+LOCAL = "local"
+_ADDRESS = re.compile(
+    r"(?:ray://)?(?:\[(?P<ipv6>[0-9A-Fa-f:]+)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)):(?P<port>\d{1,5})"
+)
+_SHOWN = 5  # impossible points in a message
+
+
+def validate_study(path_or_name: str | Path) -> StudySpec:
+    """The study of a file or preset, if a search could start on it; nothing is run, downloaded or written.
+
+    Raises ValueError or FileNotFoundError with every mistake of the file, else with the first that lies outside of it.
+    """
+    study = load_study(path_or_name)
+    check_study(study, download=False)
+    return study
+
+
+def check_study(study: StudySpec, *, download: bool = True) -> None:
+    """Raises ValueError or FileNotFoundError for a teacher or text that cannot be used, or that do not fit the space.
+
+    With `download` a teacher on the hub is fetched, as the search would; without, it is judged only if it was before.
+    """
+    from trainers.text.corpus import check_text
+
+    check_runtime(study.profile.runtime)
+    if study.search.trial_memory_gib is not None:
+        require_memory_limits()
+    check_text(study.corpus)
+    loaded = [_load(spec, download=download) for spec in study.teachers]
+    teachers = [teacher for teacher in loaded if teacher is not None]
+    require_one_dimension(teachers)
+    if teachers and len(teachers) == len(study.teachers):
+        check_space(study, teachers[0])
+
+
+def check_runtime(runtime: Runtime) -> None:
+    """Raises ValueError for a latency profile's runtime that is not installed here."""
+    match runtime:
+        case Runtime.ENGINE:
+            from runtime.engine import is_built
+
+            missing = [] if is_built() else ["the native engine"]
+            remedy = "install the package with pip and a C++ compiler"
+        case Runtime.ONNX:
+            missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+            remedy = "pip install 'understudy[export]'"
+        case Runtime.TORCH | Runtime.NUMPY:
+            return
+    if missing:
+        raise ValueError(
+            f"a latency on the runtime {runtime} needs {' and '.join(missing)}, not found here; {remedy}, "
+            "or set the profile's runtime to torch"
+        )
+
+
+def require_one_dimension(teachers: Sequence[Teacher]) -> None:
+    """Raises ValueError unless the teachers' vectors have one length, so that they can be averaged."""
+    dimensions = {teacher.source: teacher.spec.output_dim for teacher in teachers}
+    if len(set(dimensions.values())) > 1:
+        listed = ", ".join(f"{source} {dimension}" for source, dimension in dimensions.items())
+        raise ValueError(
+            f"the teachers of a study must give vectors of one dimension, got {listed}; "
+            "keep teachers of one dimension, or make a study for each"
+        )
+
+
+def check_space(study: StudySpec, teacher: Teacher) -> None:
+    """Raises ValueError if the teacher makes points of the space, or the latency profile, impossible."""
+    impossible = impossible_points(study.space, teacher=teacher.spec)
+    if impossible:
+        lines = [f"{point}: {point.rule}; {point.remedy}" for point in impossible[:_SHOWN]]
+        if len(impossible) > _SHOWN:
+            lines.append(f"and {len(impossible) - _SHOWN} more")
+        raise ValueError(
+            f"study {study.name}: its space holds points that no student of {teacher.name} can have\n"
+            + "\n".join(f"  {line}" for line in lines)
+        )
+    for point in study.initial_points:
+        study.space.decode(point, teacher.spec)
+    limit = teacher.spec.max_tokens
+    if limit is not None and study.profile.n_tokens > limit:
+        raise ValueError(
+            f"the latency profile's n_tokens must not exceed the teacher's positions, got {study.profile.n_tokens} and "
+            f"{limit}; lower profile.n_tokens"
+        )
+
+
+def require_address(text: str) -> str:
+    """The address, if it is one that Ray understands: auto, local, HOST:PORT or ray://HOST:PORT."""
+    match = _ADDRESS.fullmatch(text)
+    if text not in ("auto", LOCAL) and (match is None or not 1 <= int(match["port"]) <= 65535):
+        raise ValueError(f"the address of a Ray cluster is auto, local, HOST:PORT or ray://HOST:PORT, got {text!r}")
+    return text
+
+
+def check_cluster(address: str | None) -> None:
+    """Raises ValueError unless a cluster answers at the address and accepts the token; leaves it again.
+
+    None is the address of RAY_ADDRESS, or, if that is not set either, a Ray that the search will start: no question.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if require_address(address) != LOCAL:
+        from search.workers.cluster import cluster
+
+        with cluster(address):
+            pass
+
+
+def _load(spec: TeacherSpec, *, download: bool) -> Teacher | None:
+    from trainers.teacher.load import load_teacher
+    from trainers.text.hub import download_model
+
+    if spec.kind is SourceKind.HUB and not download:
+        try:
+            download_model(spec.reference, offline=True)
+        except ValueError:
+            return None
+    return load_teacher(spec)

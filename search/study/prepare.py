@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Before the first trial: teachers, corpus, calibration, the teacher's cached outputs, the static table, inheritance.
+
+Everything costly is kept: corpora, caches and calibrations in the store's cache, where other studies find them;
+the table and the size of the training text in the study's folder. A second command measures nothing again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from search.console.progress import Reporter
+from search.storage.disk_space import require_room
+from search.storage.store import Store
+from search.storage.study_state import CALIBRATION, StudyState
+from search.study.budget import AGAIN, TimePlan
+from search.study.calibration_sample import sample_architectures
+from search.study.preflight import require_one_dimension
+from search.study.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
+from spaces.study.spec import StudySpec
+from trainers.distil.loop import DistillationData
+from trainers.distil.static_table import train_static_table
+from trainers.inherit.inherit import Inheritance, prepare_inheritance
+from trainers.measure.calibration import Calibration, cached_calibration
+from trainers.measure.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, PredictorError
+from trainers.teacher.load import Teacher, load_teacher
+from trainers.text.corpus import Corpus, prepare_corpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that trials, graduation and references need; plain values and mapped files."""
+
+    teachers: tuple[Teacher, ...]
+    """At least one; the first gives tokenizer, shape and weights to students."""
+    corpora: tuple[Corpus, ...]
+    """The same sentences for every teacher, in its own tokens."""
+    calibration: Calibration
+    """Measured latencies of architectures of the space on this machine."""
+    predictor: LatencyPredictor
+    """Fitted to the calibration."""
+    predictor_error: PredictorError | None
+    """Of the predictor on architectures that it has not seen (cross-validated); None: too few to tell."""
+    held_out_at_depths: NDArray[np.float32]
+    """[layers, held-out sentences, dim]: vectors of the first teacher cut to its first k layers."""
+    data: DistillationData
+    """Training text with the teachers' outputs, and held-out text."""
+    inheritance: Inheritance
+    """What students start from."""
+
+    @property
+    def teacher(self) -> Teacher:
+        """The first teacher."""
+        return self.teachers[0]
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus in the first teacher's tokens."""
+        return self.corpora[0]
+
+    @property
+    def n_sentences(self) -> int:
+        """Training sentences."""
+        return len(self.data.offsets) - 1
+
+    @property
+    def n_object_bytes(self) -> int:
+        """Bytes that Ray's object store must hold: the data and what is inherited, for search and graduation each."""
+        data, inheritance = self.data, self.inheritance
+        arrays = [data.token_ids, data.offsets, data.targets.embeddings, data.held_out_embeddings]
+        arrays += [inheritance.token_counts, *self.teacher.weights.values()]
+        if inheritance.static_table is not None:
+            arrays.append(inheritance.static_table)
+        return 2 * sum(array.nbytes for array in arrays)
+
+    @property
+    def teacher_name(self) -> str:
+        """The teachers' names, joined by ` + `."""
+        return " + ".join(teacher.name for teacher in self.teachers)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the meaning of a fidelity depends on: changes with teachers and held-out text."""
+        return {"teachers": digest_of([teacher.weights_sha256 for teacher in self.teachers]), "corpus": self.corpus.key}
+
+
+def prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporter) -> Prepared:
+    """Everything before the first trial, from what earlier commands left where they left it.
+
+    Uses all CPUs, except for the calibration, which wants the machine for itself. Raises ValueError or
+    FileNotFoundError, with the remedy, if a teacher or the corpus cannot be used.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        return _prepare(study, store=store, plan=plan, reporter=reporter)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporter) -> Prepared:
+    state = StudyState.of(store, study.name)
+    reporter.step("reading the teacher")
+    teachers = tuple(load_teacher(spec) for spec in study.teachers)
+    require_one_dimension(teachers)
+    if state.read("search") is None:
+        require_room(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
+    calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
+    state.write(CALIBRATION, calibration.to_json())
+    predictor = LatencyPredictor.fit(calibration)
+    error = _predictor_error(predictor)
+    errs = "is untested: the space holds too few architectures"
+    if error is not None:
+        errs = (
+            f"errs by {error.median_absolute_percentage_error:.1f}% (median) on {error.n} unseen architectures, "
+            f"rank correlation {error.rank_correlation:.3f}"
+        )
+    reporter.say(f"{teachers[0].name} takes {calibration.teacher_latency_ms:.3g} ms; the latency predictor {errs}")
+    corpora = _corpora(study, teachers, store=store, reporter=reporter)
+    held_out = embed_held_out(teachers, corpora, store=store, reporter=reporter)
+    caches = cache_outputs(study, teachers, corpora, store=store, state=state, plan=plan, reporter=reporter)
+    data = join_data(study, corpora[0], caches, held_out)
+    table = _static_table(teachers[0], data, state=state, plan=plan, seed=study.search.seed, reporter=reporter)
+    reporter.step("ranking the teacher's layers")
+    n = len(data.offsets) - 1
+    return Prepared(
+        teachers=teachers,
+        corpora=corpora,
+        calibration=calibration,
+        predictor=predictor,
+        predictor_error=error,
+        held_out_at_depths=held_out[0],
+        data=data,
+        inheritance=prepare_inheritance(teachers[0], corpora[0].train.take(n), static_table=table),
+    )
+
+
+def _predictor_error(predictor: LatencyPredictor) -> PredictorError | None:
+    n_students = len({point.spec for point in predictor.calibration.points[1:]})
+    return predictor.cross_validated() if n_students >= MIN_CROSS_VALIDATED else None
+
+
+def _calibrate(study: StudySpec, teacher: Teacher, *, store: Store, plan: TimePlan, reporter: Reporter) -> Calibration:
+    specs = sample_architectures(study, teacher.spec, seed=0)
+    bar = reporter.step(f"measuring the latency of {len(specs)} architectures")
+    seconds = plan.calibration_s(len(specs))
+    return cached_calibration(
+        store.cache / "latency", teacher.spec, specs, study.profile, seconds=seconds, progress=bar
+    )
+
+
+def _corpora(
+    study: StudySpec, teachers: tuple[Teacher, ...], *, store: Store, reporter: Reporter
+) -> tuple[Corpus, ...]:
+    """The corpus in every teacher's tokens; its sentences and their order depend on the text alone."""
+    longest = min(study.corpus.max_tokens, *(teacher.max_tokens for teacher in teachers))
+    corpora = []
+    for teacher in teachers:
+        bar = reporter.step(f"tokenising the corpus for {teacher.name}")
+        corpora.append(
+            prepare_corpus(
+                study.corpus,
+                tokenizer_json=teacher.tokenizer_json,
+                max_tokens=longest,
+                cache_dir=store.cache / "corpora",
+                progress=bar,
+            )
+        )
+    train, held_out = corpora[0].train, corpora[0].held_out
+    reporter.say(f"corpus: {len(train):,} sentences to train on, {len(held_out):,} held out")
+    return tuple(corpora)
+
+
+def _static_table(
+    teacher: Teacher,
+    data: DistillationData,
+    *,
+    state: StudyState,
+    plan: TimePlan,
+    seed: int,
+    reporter: Reporter,
+) -> NDArray[np.float32]:
+    """The trained static table, from the study's folder unless this command may train it for much longer."""
+    path, n = state.folder / "static-table.npy", len(data.token_ids)
+    seconds = plan.table_s(n)
+    before = state.read("static-table") or {}
+    if path.exists() and seconds < AGAIN * before.get("seconds", 0.0):
+        known: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        return known
+    reporter.step(f"training the static table for about {seconds:.0f} s")
+    limit_s = None if plan.budget_s is None else seconds
+    table = train_static_table(teacher, data, n_tokens=plan.table_tokens(n), seconds=limit_s, seed=seed)
+    save_array(path, table)
+    state.write("static-table", {"seconds": seconds})
+    return table

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What costs nothing or little, and so must be beaten: the teacher, its first k layers, the trained static table.
+
+The teacher is what people have: torch in float32. Where the students' latency is the engine's, so is that of the other
+references, and the teacher run by the engine is one more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from runtime.engine import Engine
+from search.console.progress import Reporter
+from search.storage.study_state import StudyState
+from search.study.prepare import Prepared
+from spaces.profile import Runtime
+from spaces.student import StudentSpec
+from trainers.distil.loop import DistillationData
+from trainers.distil.static_table import static_spec
+from trainers.measure.fidelity import Fidelity, measure_fidelity
+from trainers.modules.build import student_from_weights
+from trainers.modules.embed import embed_tokens
+
+TEACHER = "teacher"
+TEACHER_ON_ENGINE = "teacher-on-engine"
+STATIC_TABLE = "static-table"
+_FACT = "references"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One reference and how faithful it is; its latency is measured with the students'."""
+
+    name: str
+    """`teacher`, `teacher-on-engine`, `teacher-first-3-layers` or `static-table`."""
+    spec: StudentSpec
+    """What it is."""
+    fidelity: Fidelity
+    """On the held-out text, in float32; of `teacher-on-engine`, in the engine's eight bits."""
+
+
+def measure_references(prepared: Prepared, *, state: StudyState, reporter: Reporter) -> tuple[Reference, ...]:
+    """All references of a study, the teacher first; fidelities that an earlier command measured are read."""
+    specs = reference_specs(prepared.teacher.spec, prepared.calibration.profile.runtime)
+    key = _key(prepared)
+    known = state.read(_FACT) or {}
+    fidelities = dict(known.get("fidelities", {})) if known.get("key") == key else {}
+    bar = reporter.step(f"measuring the fidelity of {len(specs)} references")
+    for number, name in enumerate(specs):
+        if name not in fidelities:
+            fidelities[name] = _fidelity(name, specs[name], prepared).to_json()
+        bar(number + 1, len(specs))
+    state.write(_FACT, {"key": key, "fidelities": fidelities})
+    return tuple(
+        Reference(name=name, spec=spec, fidelity=Fidelity.from_json(fidelities[name])) for name, spec in specs.items()
+    )
+
+
+def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, StudentSpec]:
+    """The references by name: the teacher, the teacher cut to its first layers, the static table."""
+    specs = {TEACHER: teacher}
+    if runtime is Runtime.ENGINE:
+        specs[TEACHER_ON_ENGINE] = teacher
+    encoder = teacher.encoder
+    assert encoder is not None, "a teacher has layers"
+    for k in range(encoder.n_layers - 1, 0, -1):
+        specs[f"teacher-first-{k}-layer{'s' if k > 1 else ''}"] = replace(teacher, encoder=replace(encoder, n_layers=k))
+    return {**specs, STATIC_TABLE: static_spec(teacher)}
+
+
+def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
+    data, table = prepared.data, prepared.inheritance.static_table
+    if name == TEACHER_ON_ENGINE:
+        return fidelity_on_engine(Engine(spec, prepared.teacher.weights), data)
+    if name == STATIC_TABLE:
+        assert table is not None
+        student = student_from_weights(spec, {"static.tokens": table})
+        vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)
+    else:
+        vectors = np.asarray(prepared.held_out_at_depths[spec.n_layers - 1])
+    return measure_fidelity(vectors, data.held_out_embeddings)
+
+
+def fidelity_on_engine(engine: Engine, data: DistillationData) -> Fidelity:
+    """Fidelity on the held-out text as the engine serves it."""
+    vectors = engine.embed(data.held_out_token_ids, data.held_out_offsets)
+    return measure_fidelity(vectors, data.held_out_embeddings)
+
+
+def _key(prepared: Prepared) -> str:
+    table = prepared.inheritance.static_table
+    assert table is not None
+    digest = hashlib.sha256(np.ascontiguousarray(table).tobytes()).hexdigest()
+    return "-".join([*prepared.identity.values(), digest])

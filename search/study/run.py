@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One study from beginning to end: preparation, references, trials, graduation, measurement, registry.
+
+Every step leaves what it measured in the store. So the same command goes on after a Ctrl-C or a crash, ends at once
+when the study is complete, and goes further when its budget was raised.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.console.live_table import LiveTable
+from search.console.progress import ConsoleReporter, Reporter
+from search.graduation.checkpoint_retention import CheckpointKeeper, with_checkpoints
+from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
+from search.graduation.select import choose_graduates
+from search.records.front import FrontDocument
+from search.records.trial import TrialRecord, TrialState
+from search.storage.disk_space import room_explained
+from search.storage.lock import COMMAND, exclusive
+from search.storage.store import Store
+from search.storage.study_state import NotedClock, NotedSteps, StudyState
+from search.study.budget import TimePlan
+from search.study.interrupts import Interrupts
+from search.study.measure import measure_all
+from search.study.prepare import Prepared, prepare
+from search.study.references import measure_references
+from search.tracking.async_writer import TrialWriter
+from search.tracking.errors import reason_of, tracking_errors
+from search.tracking.experiment import claim_experiment
+from search.tracking.publish import register_front
+from search.tracking.registry import load_front
+from search.tracking.trial_runs import Facts, TrialLog
+from search.trials.journal import DRIVER_ENDED, read_trials
+from search.trials.ray_tune import search_trials
+from search.workers.cluster import connect, disconnect
+from spaces.study.spec import StudySpec
+from trainers.modules.freed_memory import return_freed_memory
+
+_RETRY_S = 1.0
+_SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
+_PATIENCE_S = 60.0  # that the end of a study waits for MLflow to be back
+_MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+def run_search(
+    study: StudySpec, *, store: Store, address: str | None = None, progress: Reporter | None = None
+) -> FrontDocument:
+    """Runs a study, or goes on with it, and returns its registered front.
+
+    `address` is a Ray cluster's; None: `RAY_ADDRESS`, else this machine. `progress` is told what happens; None: bars or
+    lines on stderr. The study's time budget counts over all commands: a complete study returns at once until
+    its budget, its trials or its graduation are raised. Raises ValueError if the study cannot be run or nothing was
+    completed in its time, KeyboardInterrupt after a Ctrl-C, when Ray has ended and everything measured is stored.
+    """
+    folder = store.study_folder(study.name)
+    state = StudyState(folder)
+    store.require_writable()
+    store.require_tracking()
+    with room_explained(store.root), exclusive(folder, lock=COMMAND):
+        state.claim(study)
+        clock = NotedClock(state)
+        reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state, clock)
+        elsewhere = os.environ.get(_MLFLOW_VARIABLE)
+        if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
+            reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is not obeyed, --tracking-uri is")
+        with Interrupts() as interrupts:
+            run = _Run(study, store, address, reporter, state, clock, interrupts)
+            try:
+                return run.registered() or run.through()
+            finally:
+                disconnect()
+                run.stop_clock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One command on one study."""
+
+    study: StudySpec
+    store: Store
+    address: str | None
+    reporter: Reporter
+    state: StudyState
+    clock: NotedClock
+    interrupts: Interrupts
+
+    @property
+    def plan(self) -> TimePlan:
+        """The study's time."""
+        study = self.study
+        return TimePlan(
+            budget_s=study.search.time_budget_s,
+            graduation_share=study.graduation.share,
+            max_students=study.graduation.max_students,
+        )
+
+    def registered(self) -> FrontDocument | None:
+        """The front, if the study is complete as it stands; None if there is something left to do."""
+        if self.state.read("complete") != _wishes(self.study):
+            return None
+        try:
+            document = load_front(self.store, self.study.name)
+        except ValueError:  # the registry was removed; what is measured is still there
+            return None
+        self.reporter.say(
+            f"study {self.study.name} is complete; a larger time budget, more trials or a longer graduation extend it"
+        )
+        return document
+
+    def through(self) -> FrontDocument:
+        """All steps, from what is there."""
+        remembered = self.store.remembers
+        self.store.create()
+        try:
+            claim_experiment(self.store, self.study)
+        except ValueError:
+            if not remembered:
+                self.store.forget()
+            raise
+        prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
+        references = measure_references(prepared, state=self.state, reporter=self.reporter)
+        self.stop_clock()
+        log = TrialLog(
+            self.store,
+            self.study.name,
+            facts=self._facts(prepared),
+            teacher_latency_ms=prepared.calibration.teacher_latency_ms,
+        )
+        with TrialWriter(log, address=self.store.tracking_uri, say=self.reporter.say) as writer:
+            records = self._search(prepared, writer)
+            self.stop_clock()
+            graduates = self._graduate(prepared, records)
+            graduated = [_graduated(one) for one in graduates]
+            for record in graduated:
+                writer.trial_ended(record)
+            disconnect()  # the final measurement wants the machine for itself
+            writer.settle(_SETTLE_S)
+            self.stop_clock()
+            measured = measure_all(
+                prepared,
+                references,
+                graduates,
+                profile=self.study.profile,
+                seconds=self.plan.measure_s(len(graduates) + len(references)),
+                state=self.state,
+                reporter=self.reporter,
+            )
+            document = FrontDocument.of(
+                self.study.name,
+                teacher=prepared.teacher_name,
+                profile=self.study.profile,
+                references=measured.references,
+                students=measured.students,
+            )
+            folders = {one.record.name: one.folder for one in graduates}
+            told = {record.name: record for record in (*records, *graduated)}
+            document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
+        chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
+        if not unfinished_of(chosen, self.state.folder / "graduation"):
+            self.state.write("complete", _wishes(self.study))
+        self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
+        return document
+
+    def stop_clock(self) -> None:
+        """Write the spent time down, after each step. Raises KeyboardInterrupt if a Ctrl-C got lost in the step."""
+        self.clock.write()
+        self.interrupts.check()
+
+    def _register(
+        self,
+        document: FrontDocument,
+        folders: Mapping[str, Path],
+        records: Iterable[TrialRecord],
+        *,
+        writer: TrialWriter,
+        facts: Facts,
+    ) -> FrontDocument:
+        """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
+        self.reporter.step("registering the front")
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                writer.finish(records)
+                return register_front(self.store, document, folders=folders, facts=facts)
+            except tracking_errors() as error:
+                if not self.store.on_server or time.monotonic() > deadline:
+                    raise ValueError(
+                        f"the front of {self.study.name} cannot be registered while {self.store.tracking_uri} does "
+                        f"not take it: {reason_of(error)}; all that was measured is stored, and the same command "
+                        "registers it when that is back"
+                    ) from error
+            time.sleep(_RETRY_S)
+
+    def _search(self, prepared: Prepared, writer: TrialWriter) -> tuple[TrialRecord, ...]:
+        """All trials of the study; searches unless an earlier command ended the search with the same limits."""
+        study, wishes = self.study, {"search": _wishes(self.study)["search"]}
+        if self.state.read("search") == wishes:
+            return read_trials(self.state.folder, study.name)
+        return_freed_memory()  # before the workers need it
+        self._connect(prepared)
+        seconds = self.plan.search_s(self.clock.spent_s())
+        deadline = None if seconds is None else time.monotonic() + seconds
+        earlier = read_trials(self.state.folder, study.name)
+        writer.catch_up(map(_interrupted, earlier))
+        keeper = CheckpointKeeper(max_students=study.graduation.max_students, records=earlier)
+        self.reporter.say("searching")
+        table = LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline)
+        with table, writer.heard_by(table.say):
+            records = search_trials(
+                study,
+                prepared,
+                store=self.store,
+                address=self.address,
+                deadline=deadline,
+                observers=(writer, table, keeper, self.clock),
+            )
+        records = tuple(with_checkpoints(records))
+        writer.catch_up(records)
+        self.state.write("search", wishes)
+        states = Counter(str(record.state) for record in records)
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
+        self.reporter.say(f"{len(records)} trials: {shown}")
+        if not choose_graduates(records, max_students=1):
+            outcomes = sorted({record.outcome for record in records if record.state is TrialState.FAILED})
+            raise ValueError(
+                f"no trial of {study.name} reached a rung ({shown or 'none began'}"
+                f"{'; ' + outcomes[0] if outcomes else ''}); give more time or trials, or lower the rungs"
+            )
+        return records
+
+    def _graduate(self, prepared: Prepared, records: Sequence[TrialRecord]) -> tuple[Graduate, ...]:
+        study, folder = self.study, self.state.folder / "graduation"
+        teacher = prepared.teacher
+        seconds = self.plan.graduation_s(self.clock.spent_s())
+        graduates = graduate(
+            records,
+            prepared.data,
+            spec=study.graduation,
+            folder=folder,
+            tokenizer_json=teacher.tokenizer_json,
+            document={
+                "study": study.name,
+                "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
+                "tokenizer": {"max_tokens": teacher.max_tokens},
+            },
+            connect=lambda: self._connect(prepared),
+            deadline=None if seconds is None else time.monotonic() + seconds,
+            memory_gib=study.search.trial_memory_gib,
+            rung_time_limit_s=study.search.rung_time_limit_s,
+            progress=self.reporter.step("graduating the front's students"),
+        )
+        failures = failures_of(records, folder)
+        self.reporter.say(f"{len(graduates)} students graduated")
+        for name, outcome in failures.items():
+            self.reporter.say(f"{name} did not graduate: {outcome}")
+        if not graduates:
+            raise ValueError(
+                f"no student of {study.name} graduated: {'; '.join(failures.values())}; lower the learning rates, or "
+                "raise the limits that they met"
+            )
+        return graduates
+
+    def _connect(self, prepared: Prepared) -> None:
+        connect(self.address, n_cpus=_n_cpus(self.study), n_object_bytes=prepared.n_object_bytes)
+
+    def _facts(self, prepared: Prepared) -> Facts:
+        """What all runs of the study share."""
+        error = prepared.predictor_error
+        return {
+            "teacher": prepared.teacher_name,
+            "teacher_sha256": ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
+            "corpus_key": prepared.corpus.key,
+            "training_sentences": prepared.n_sentences,
+            "held_out_sentences": len(prepared.data.held_out_embeddings),
+            "profile": str(self.study.profile.to_json()),
+            "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
+            "predictor_rank_correlation": None if error is None else error.rank_correlation,
+        }
+
+
+def _graduated(one: Graduate) -> TrialRecord:
+    """The trial's record with what its graduation added."""
+    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated")
+
+
+def _interrupted(record: TrialRecord) -> TrialRecord:
+    """A trial that runs although no search does: its driver was killed."""
+    if record.state is not TrialState.RUNNING:
+        return record
+    return replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
+
+
+def _wishes(study: StudySpec) -> dict[str, Any]:
+    """What a command may raise to go further with a study that is complete."""
+    document = study.to_json()
+    return {"search": document["search"], "graduation": document["graduation"]}
+
+
+def _n_cpus(study: StudySpec) -> int | None:
+    """CPUs of a Ray of our own: all, unless the study says how many workers it wants."""
+    n_workers = study.search.n_workers
+    return None if n_workers is None else max(n_workers, study.graduation.n_workers)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the teachers say of a study's text: cached outputs for training, float32 vectors of the held-out sentences.
+
+The teachers run here and never again. How much of the training text they embed follows from the time budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.console.progress import Reporter
+from search.storage.store import Store
+from search.storage.study_state import StudyState
+from search.study.budget import AGAIN, TimePlan, n_sentences
+from search.workers.mapped_array import by_path
+from spaces.domain import Choice
+from spaces.study.spec import StudySpec
+from trainers.distil.loop import DistillationData
+from trainers.teacher.cache import CachePlan, TeacherCache, build_cache, combine
+from trainers.teacher.depths import embed_at_every_depth
+from trainers.teacher.load import Teacher
+from trainers.text.corpus import Corpus
+
+PROBE_SENTENCES = 4096
+"""Sentences embedded to measure a teacher's speed, twice; they count."""
+
+
+def embed_held_out(
+    teachers: tuple[Teacher, ...], corpora: tuple[Corpus, ...], *, store: Store, reporter: Reporter
+) -> tuple[NDArray[np.float32], ...]:
+    """Every teacher's float32 vectors of the held-out sentences, after each of its layers: [layers, sentences, dim]."""
+    vectors = []
+    for teacher, corpus in zip(teachers, corpora, strict=True):
+        key = digest_of([teacher.weights_sha256, str(teacher.spec.to_json()), corpus.key])
+        path = store.cache / "held-out" / f"{key}.npy"
+        if not path.exists():
+            reporter.step(f"embedding the held-out sentences with {teacher.name}")
+            held = corpus.held_out
+            save_array(path, embed_at_every_depth(teacher.student(), held.tokens, held.offsets))
+        vectors.append(np.load(path, mmap_mode="r", allow_pickle=False))
+    return tuple(vectors)
+
+
+def cache_outputs(
+    study: StudySpec,
+    teachers: tuple[Teacher, ...],
+    corpora: tuple[Corpus, ...],
+    *,
+    store: Store,
+    state: StudyState,
+    plan: TimePlan,
+    reporter: Reporter,
+) -> tuple[TeacherCache, ...]:
+    """The teachers' outputs for as much of the training text as the time allows, and no less than before."""
+    available, before = len(corpora[0].train), state.read("preparation") or {}
+    n = min(available, before.get("n_sentences", 0))
+    if plan.cache_s is None:
+        n = available
+    elif not n or plan.cache_s >= AGAIN * before.get("cache_s", 0.0):
+        reporter.step("measuring how fast the teacher embeds")
+        fitting = _n_fitting(study, teachers, corpora, store=store, seconds=plan.cache_s)
+        n = n_sentences(fitting, available=available, at_least=n)
+    caches = []
+    for teacher, corpus in zip(teachers, corpora, strict=True):
+        bar = reporter.step(f"embedding {n:,} sentences with {teacher.name}")
+
+        def announce(cache: CachePlan, name: str = teacher.name) -> None:
+            if cache.n_bytes:
+                reporter.say(f"the cache of {name} grows by {cache.n_bytes / 1e6:,.0f} MB in {cache.path}")
+
+        options = _cache_options(study, store, is_first=teacher is teachers[0])
+        caches.append(build_cache(teacher, corpus.train, n_sentences=n, progress=bar, announce=announce, **options))
+    state.write("preparation", {"n_sentences": n, "cache_s": plan.cache_s})
+    return tuple(caches)
+
+
+def _n_fitting(
+    study: StudySpec, teachers: tuple[Teacher, ...], corpora: tuple[Corpus, ...], *, store: Store, seconds: float
+) -> float:
+    """Sentences that all teachers can have embedded after so many seconds.
+
+    Some are embedded to find out: a first part untimed, as it also warms caches and threads, and a second one timed.
+    """
+    start, seconds_a_sentence, n_cached = time.monotonic(), 0.0, math.inf
+    for teacher, corpus in zip(teachers, corpora, strict=True):
+        options = _cache_options(study, store, is_first=teacher is teachers[0])
+        available = len(corpus.train)
+        plans: list[CachePlan] = []
+        first = min(PROBE_SENTENCES, available)
+        build_cache(teacher, corpus.train, n_sentences=first, announce=plans.append, **options)
+        before = max(first, plans[0].n_cached)
+        wanted = min(before + PROBE_SENTENCES, available)
+        if wanted == before:
+            continue
+        begin = time.monotonic()
+        build_cache(teacher, corpus.train, n_sentences=wanted, **options)
+        seconds_a_sentence += (time.monotonic() - begin) / (wanted - before)
+        n_cached = min(n_cached, wanted)
+    left = max(0.0, seconds - (time.monotonic() - start))
+    return math.inf if seconds_a_sentence == 0.0 else n_cached + left / seconds_a_sentence
+
+
+def _cache_options(study: StudySpec, store: Store, *, is_first: bool) -> _CacheOptions:
+    """Relations and hidden states are the first teacher's, and only kept if a recipe of the study may use them."""
+    return {
+        "cache_dir": store.cache / "teachers",
+        "needs_relations": is_first and may_use(study, "query_key", "value_value"),
+        "needs_hidden": is_first and may_use(study, "hidden"),
+    }
+
+
+class _CacheOptions(TypedDict):
+    cache_dir: Path
+    needs_relations: bool
+    needs_hidden: bool
+
+
+def may_use(study: StudySpec, *losses: str) -> bool:
+    """Whether a recipe of the study may give one of these losses a weight."""
+    space = study.space
+    for name in losses:
+        if float(space.fixed.get(name) or 0.0) > 0.0:
+            return True
+        domain = space.domains.get(name)
+        if isinstance(domain, Choice):
+            if any(float(option or 0.0) > 0.0 for option in domain.options):
+                return True
+        elif domain is not None and domain.high > 0:
+            return True
+    return False
+
+
+def join_data(
+    study: StudySpec, corpus: Corpus, caches: tuple[TeacherCache, ...], held_out: tuple[NDArray[np.float32], ...]
+) -> DistillationData:
+    """The arrays of training and held-out text.
+
+    Plain arrays, as subclasses are copied into every worker; what there is for every token stays in its file.
+    """
+    n = caches[0].n_sentences
+    train, held, targets = corpus.train, corpus.held_out, caches[0].targets
+    weights = [spec.weight for spec in study.teachers]
+    return DistillationData(
+        token_ids=np.asarray(train.tokens[: train.offsets[n]]),
+        offsets=np.asarray(train.offsets[: n + 1]),
+        targets=replace(
+            targets,
+            embeddings=np.asarray(combine([cache.embeddings for cache in caches], weights=weights)),
+            queries=by_path(targets.queries),
+            keys=by_path(targets.keys),
+            values=by_path(targets.values),
+            hidden=by_path(targets.hidden),
+        ),
+        held_out_token_ids=np.asarray(held.tokens),
+        held_out_offsets=np.asarray(held.offsets),
+        held_out_embeddings=np.asarray(combine([np.asarray(layers[-1]) for layers in held_out], weights=weights)),
+    )
+
+
+def save_array(path: Path, array: NDArray[np.float32]) -> None:
+    """Write a .npy file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest_of(parts: list[str]) -> str:
+    """A name for what some texts say together."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Artifacts of runs and models: folders of the store where MLflow is its own database, downloads from a server.
+
+A student that was downloaded is kept in the store's cache, for a logged model never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from runtime.folder import DOCUMENT_FILE
+from search.storage.store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+def read_artifact(store: Store, client: MlflowClient, run: Run, name: str) -> str:
+    """The text of a run's artifact."""
+    if not store.on_server:
+        return (artifact_path(store, run.info.artifact_uri) / name).read_text("utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run.info.run_id, name, folder)).read_text("utf-8")
+
+
+def student_folder(store: Store, uri: str) -> Path:
+    """The student's folder in the model at this address. Raises ValueError if there is none."""
+    folder = _downloaded(store, uri) if store.on_server else artifact_path(store, uri) / "artifacts"
+    found = sorted(folder.glob(f"*/{DOCUMENT_FILE}"))
+    if not found:
+        raise ValueError(f"the model's files are gone: {uri} holds no student; search again to register it anew")
+    return found[0].parent
+
+
+def artifact_path(store: Store, uri: str) -> Path:
+    """The folder of an artifact address; one that was written where the store used to be is found in the store."""
+    path = Path(unquote(urlparse(uri).path))
+    if not path.exists():
+        for i, part in enumerate(path.parts[:-1]):
+            moved = store.artifacts.joinpath(*path.parts[i + 1 :])
+            if part == store.artifacts.name and moved.exists():
+                return moved
+    return path
+
+
+def _downloaded(store: Store, uri: str) -> Path:
+    key = hashlib.sha256(f"{store.tracking_uri} {uri}".encode()).hexdigest()[:32]
+    kept = store.cache / "students" / key
+    if not kept.is_dir():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with store.activated(), tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as temporary:
+            from mlflow.artifacts import download_artifacts
+
+            folder = download_artifacts(artifact_uri=f"{uri.rstrip('/')}/artifacts", dst_path=temporary)
+            try:
+                os.replace(folder, kept)
+            except OSError:  # another command was faster
+                if not kept.is_dir():
+                    raise
+    return kept

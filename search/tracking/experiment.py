@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study's experiment in MLflow: its names, its owner, its runs.
+
+One experiment and one registered model bear the study's name. On a server others may use that name as well, so both
+carry the identity of the store that made them, and no other store writes there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from search.storage.store import Store
+from spaces.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run, RunTag
+
+KIND = "understudy.kind"
+"""Tag of a run: `trial` or `summary`."""
+STUDY = "understudy.study"
+OWNER = "understudy.store"
+"""Tag of an experiment or model on a server: the identity of the store that made it."""
+TRIAL = "understudy.trial"
+STATE = "understudy.state"
+OUTCOME = "understudy.outcome"
+STUDENT = "understudy.student"
+
+STUDY_FILE = "study.json"
+"""Artifact of the summary run on a server: the study, and the proof that artifacts can be written."""
+
+
+def study_experiment(store: Store, study: str) -> str:
+    """Id of the study's experiment, which is created, or restored if it was deleted in the UI.
+
+    Raises ValueError if it is another's, or if the store was moved away from its artifacts.
+    """
+    store.study_folder(study)  # checks the name
+    if study == "Default":
+        raise ValueError("the study name Default is MLflow's own experiment; choose another name")
+    client = store.client()
+    experiment = client.get_experiment_by_name(study)
+    location = None if store.on_server else f"{store.artifact_uri}/{study}"
+    if experiment is None:
+        # The kind tells MLflow's UI to open the experiment with its runs and curves, not with traces of chats.
+        tags = {**owner_tags(store, study), "mlflow.experimentKind": "custom_model_development"}
+        created: str = client.create_experiment(study, artifact_location=location, tags=tags)
+        return created
+    _require_owner(store, "experiment", study, experiment.tags)
+    if location not in (None, experiment.artifact_location):
+        raise ValueError(
+            f"the store was moved: study {study} writes to {experiment.artifact_location}, not to {store.root}; "
+            "move the store back, or search under another name (it can still be read here)"
+        )
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    found: str = experiment.experiment_id
+    return found
+
+
+def claim_experiment(store: Store, study: StudySpec) -> None:
+    """Make the study's experiment before anything is computed, and on a server try all that its end will need.
+
+    Raises ValueError if the name is another's there, or if the server is too old or keeps no artifacts.
+    """
+    if not store.on_server:
+        study_experiment(store, study.name)
+        return
+    with store.reached() as client:
+        experiment = study_experiment(store, study.name)
+        for model in client.search_registered_models(f"name='{study.name}'"):
+            _require_owner(store, "model", study.name, model.tags)
+        _require_new_enough(store, client, experiment)
+        run = summary_run(store, client, experiment, study.name)
+        try:
+            client.log_text(run, json.dumps(study.to_json(), indent=1), STUDY_FILE)
+        except Exception as error:  # whatever keeps the artifacts: MLflow itself, a folder, a cloud's own package
+            location = client.get_run(run).info.artifact_uri
+            raise ValueError(
+                f"the MLflow server at {store.tracking_uri} must keep artifacts, but {location} cannot be written "
+                f"from here: {str(error).splitlines()[0]}; start it with --serve-artifacts, "
+                "MLflow's default, or install and configure what that address needs"
+            ) from error
+
+
+def owner_tags(store: Store, study: str) -> dict[str, str]:
+    """Tags of what bears the study's name."""
+    identity = store.identity
+    return {STUDY: study} if identity is None else {STUDY: study, OWNER: identity}
+
+
+def summary_run(store: Store, client: MlflowClient, experiment: str, study: str) -> str:
+    """Id of the study's summary run, the same for every search; it runs until there is a front."""
+    for run in runs_of_kind(client, experiment, "summary"):
+        found: str = run.info.run_id
+        return found
+    created: str = client.create_run(experiment, run_name="front", tags={KIND: "summary", STUDY: study}).info.run_id
+    return created
+
+
+def runs_of_kind(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
+    """The experiment's runs of one kind (`trial` or `summary`), oldest first."""
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            filter_string=f"tags.`{KIND}` = '{kind}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1000,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def metrics_of(
+    values: Mapping[str, float], *, step: int, model_id: str | None = None, time_ms: int | None = None
+) -> list[Metric]:
+    """MLflow's metrics for `log_batch`, all at one step and one time, None: now; with an id they are a model's too."""
+    from mlflow.entities import Metric
+
+    moment = int(time.time() * 1000) if time_ms is None else time_ms
+    return [Metric(name, float(value), moment, step, model_id) for name, value in values.items()]
+
+
+def run_tags(values: Mapping[str, str]) -> list[RunTag]:
+    """MLflow's tags for `log_batch`."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(name, value) for name, value in values.items()]
+
+
+def _require_owner(store: Store, kind: str, study: str, tags: Mapping[str, str]) -> None:
+    if store.on_server and tags.get(OWNER) != store.identity:
+        raise ValueError(
+            f"on a server the {kind} of a study belongs to the store that made it, and {study} at "
+            f"{store.tracking_uri} is not of {store.root}; search under another "
+            "name (--name), or in the store that made it"
+        )
+
+
+def _require_new_enough(store: Store, client: MlflowClient, experiment: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.search_logged_models([experiment], max_results=1)
+    except MlflowException as error:
+        if error.get_http_status_code() not in (400, 404, 405, 501):
+            raise
+        raise ValueError(
+            f"the MLflow server must know logged models, as MLflow 3 does, and {store.tracking_uri} does not; "
+            "update it, or track elsewhere"
+        ) from error

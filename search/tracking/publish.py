@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study's front, written to MLflow: versions of one registered model, their tags and aliases, one summary run.
+
+The registered model bears the study's name. A version is a student, known by the digest of its folder: the
+same student found again is the same version, with its tags brought up to date; a version that is no longer on
+the front stays, with `on_front` = false. `search.tracking.registry` reads all of it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.engine import native_module
+from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from search.console.front_table import front_columns, front_markdown
+from search.records.front import Entry, FrontDocument
+from search.records.trial import describe
+from search.report.page import report_html
+from search.storage.store import Store
+from search.tracking.experiment import (
+    STUDY,
+    TRIAL,
+    metrics_of,
+    owner_tags,
+    run_tags,
+    runs_of_kind,
+    study_experiment,
+    summary_run,
+)
+from search.tracking.registry import (
+    BALANCED,
+    FASTEST,
+    MOST_FAITHFUL,
+    RECORD_FILE,
+    SEARCH_ALIASES,
+    load_trials,
+    registered_entries,
+    versions_of,
+)
+from search.tracking.trial_runs import Facts, provenance
+from search.tracking.version_tags import DIGEST, ON_FRONT, tags_of
+from spaces.student import StudentSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TABLE_FILE = "front-table.json"
+JSON_FILE = "front.json"
+PAGE_FILE = "front.html"
+
+_ROOMS = Path(__file__).resolve().parents[2]
+_MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "safetensors", "tokenizers")
+
+
+def register_front(
+    store: Store, document: FrontDocument, *, folders: Mapping[str, Path], facts: Facts | None = None
+) -> FrontDocument:
+    """Make the document's students the registered front of its study; returns it with versions and aliases.
+
+    `folders` holds the folder of every front student by its name (dominated ones may be in it: they get no
+    version, but one that they have is brought up to date). `facts` become tags of the summary run. Versions
+    that are not in the document are no longer on the front.
+    """
+    missing = [entry.name for entry in document.students if entry.name not in folders]
+    if missing:
+        raise ValueError(f"every front student needs its folder: none was given for {', '.join(missing)}")
+    study = document.study
+    experiment = study_experiment(store, study)
+    client = store.client()
+    summary = summary_run(store, client, experiment, study)
+    if not client.search_registered_models(f"name='{study}'"):
+        client.create_registered_model(study, tags=owner_tags(store, study))
+
+    runs = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
+    known = {version.tags.get(DIGEST): str(version.version) for version in versions_of(client, study)}
+    versions: dict[str, Entry] = {}
+    for entry in document.students:
+        digest = student_digest(folders[entry.name])
+        if digest not in known:
+            run = runs.get(entry.name, summary)
+            new = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=run)
+            _delete_abandoned(client, experiment, digest)
+            known[digest] = _create_version(store, client, document, new)
+        versions[known[digest]] = entry
+    for entry in document.dominated:
+        number = known.get(student_digest(folders[entry.name])) if entry.name in folders else None
+        if number is not None:
+            versions.setdefault(number, entry)
+
+    _update_versions(client, document, versions)
+    _update_aliases(client, study, {number: entry for number, entry in versions.items() if entry.on_front})
+    front = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
+    registered = replace(document, students=front)
+    _write_summary(store, client, summary, registered, facts=facts or {})
+    return registered
+
+
+def student_digest(folder: Path) -> str:
+    """SHA-256 of a student: its spec, its weights and its tokenizer, whatever else the folder says."""
+    digest = hashlib.sha256()
+    spec = json.loads((folder / DOCUMENT_FILE).read_text("utf-8"))["spec"]
+    digest.update(json.dumps(spec, sort_keys=True).encode())
+    for name in (WEIGHTS_FILE, TOKENIZER_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def balanced(students: Sequence[Entry]) -> int:
+    """Index of the knee of a front: the student between its ends with the most fidelity for its milliseconds.
+
+    Both axes are scaled so that the front spans 0 to 1 in milliseconds and in mean cosine; the knee has the largest
+    (scaled cosine - scaled latency), so it is the farthest above the line from end to end. A front of one or two
+    students has nothing between its ends: the most faithful one.
+    """
+    order = sorted(range(len(students)), key=lambda i: students[i].point)
+    if len(order) < 3:
+        return order[-1]
+    fastest, slowest = students[order[0]], students[order[-1]]
+    span_ms = slowest.latency_ms - fastest.latency_ms
+    span_cosine = slowest.fidelity.cosine - fastest.fidelity.cosine
+
+    def height(i: int) -> float:
+        latency = students[i].latency_ms - fastest.latency_ms
+        cosine = students[i].fidelity.cosine - fastest.fidelity.cosine
+        return cosine * span_ms - latency * span_cosine
+
+    return max(order[1:-1], key=height)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NewVersion:
+    entry: Entry
+    folder: Path
+    digest: str
+    run: str
+
+
+def _create_version(store: Store, client: MlflowClient, document: FrontDocument, new: _NewVersion) -> str:
+    """The number of a new version, which is not on the front until all versions are updated."""
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    entry, run = new.entry, new.run
+    spec = StudentSpec.from_json(dict(entry.spec))
+    # Outputs alone: with a schema of the inputs MLflow turns all input into data frames and refuses empty lists.
+    signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.output_dim))]))
+    with (
+        store.activated(),
+        _unchanged(client, run),
+        tempfile.TemporaryDirectory() as temporary,
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")  # it asks for an input example, and would run the student to check it
+        folder = Path(temporary) / "student"  # MLflow refuses addresses with a # in them, and links
+        folder.mkdir()
+        for name in (DOCUMENT_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+            shutil.copyfile(new.folder / name, folder / name)
+        with mlflow.start_run(run_id=run, nested=True):
+            logged = mlflow.pyfunc.log_model(
+                name=entry.name,
+                python_model=str(_MODEL_CODE),
+                artifacts={"student": str(folder)},
+                code_paths=[str(room) for room in _copy_rooms(Path(temporary) / "code")],
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
+                signature=signature,
+                tags={STUDY: document.study, DIGEST: new.digest},
+            )
+        values = {"measured/latency_ms": entry.latency_ms, "measured/speedup": entry.speedup}
+        values |= {f"measured/fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
+        client.log_batch(run, metrics=metrics_of(values, step=0, model_id=logged.model_id))
+        tags = tags_of(replace(entry, on_front=False), teacher=document.teacher, profile=document.profile)
+        version = client.create_model_version(
+            document.study,
+            source=logged.model_uri,
+            run_id=run,
+            model_id=logged.model_id,
+            tags=tags | {DIGEST: new.digest},
+            description=describe(spec),
+        )
+    return str(version.version)
+
+
+def _delete_abandoned(client: MlflowClient, experiment: str, digest: str) -> None:
+    """Delete what an interrupted registration has logged of a student that has no version."""
+    for model in client.search_logged_models([experiment], filter_string=f"tags.{DIGEST} = '{digest}'"):
+        client.delete_logged_model(model.model_id)
+
+
+def _copy_rooms(folder: Path) -> list[Path]:
+    """The rooms that travel with a model: the Python of `runtime` and `spaces`, and the engine built for this machine.
+
+    Elsewhere the engine may not load; NumPy then runs the student, and a warning says so.
+    """
+    rooms = []
+    for name in ("runtime", "spaces"):
+        left_out = shutil.ignore_patterns("native", "_native*", "__pycache__", "*.pyi", "*.typed")
+        rooms.append(Path(shutil.copytree(_ROOMS / name, folder / name, ignore=left_out)))
+    native = native_module()
+    if native is not None:
+        shutil.copyfile(native, folder / "runtime" / native.name)
+    return rooms
+
+
+@contextlib.contextmanager
+def _unchanged(client: MlflowClient, run: str) -> Iterator[None]:
+    """Keeps a run's end and state: logging a model into it would make it a run that has just finished."""
+    before = client.get_run(run).info
+    try:
+        yield
+    finally:
+        if before.end_time is not None:
+            client.set_terminated(run, status=before.status, end_time=before.end_time)
+
+
+def _update_versions(client: MlflowClient, document: FrontDocument, versions: Mapping[str, Entry]) -> None:
+    for version in versions_of(client, document.study):
+        entry = versions.get(str(version.version))
+        tags = {ON_FRONT: "false"}
+        if entry is not None:
+            tags = tags_of(entry, teacher=document.teacher, profile=document.profile)
+        for name, value in tags.items():
+            if version.tags.get(name) != value:
+                client.set_model_version_tag(document.study, str(version.version), name, value)
+
+
+def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, Entry]) -> None:
+    wanted: dict[str, str] = {}
+    if versions:
+        wanted[FASTEST] = min(versions, key=lambda number: versions[number].latency_ms)
+        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: versions[number].fidelity.cosine)
+        wanted[BALANCED] = list(versions)[balanced(list(versions.values()))]
+    present = client.get_registered_model(study).aliases
+    for alias in SEARCH_ALIASES:
+        if alias not in wanted and alias in present:
+            client.delete_registered_model_alias(study, alias)
+        elif alias in wanted and str(present.get(alias)) != wanted[alias]:
+            client.set_registered_model_alias(study, alias, wanted[alias])
+
+
+def _write_summary(store: Store, client: MlflowClient, run: str, document: FrontDocument, *, facts: Facts) -> None:
+    """Front as table, JSON, page and whole record; the run ends only when all are there."""
+    import pandas as pd
+
+    trials = load_trials(store, document.study)
+    # What MLflow's `log_table` writes; but that would append to the table of an earlier search.
+    table = pd.DataFrame(front_columns(document), dtype=object).to_json(orient="split", index=False)
+    client.log_text(run, table, TABLE_FILE)
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}]))
+    client.log_text(run, json.dumps(document.to_json(), indent=2), JSON_FILE)
+    client.log_text(run, report_html(document, trials), PAGE_FILE)
+    client.log_text(run, json.dumps(document.to_record()), RECORD_FILE)
+    states = Counter(trial.state for trial in trials)
+    values = {"front/students": len(document.students), "front/dominated": len(document.dominated)}
+    values |= {f"trials/{state}": count for state, count in states.items()}
+    client.log_batch(run, metrics=metrics_of(values, step=0))
+    known = {name: value for name, value in {**provenance(), **facts}.items() if value is not None}
+    tags = {f"understudy.{name}": str(value) for name, value in known.items()}
+    client.log_batch(run, tags=run_tags(tags | {"mlflow.note.content": front_markdown(document)}))
+    client.set_terminated(run, status="FINISHED")

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the registry knows of a study: its front, the student for a budget, the folder of a model.
+
+Everything here is read from MLflow alone; no search needs to run or to have finished lately. Aliases are the
+only thing written. Paths follow the store: one that was copied elsewhere can still be read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.folder import DOCUMENT_FILE
+from search.records.front import Entry, FrontDocument
+from search.storage.store import Store
+from search.tracking.artifacts import read_artifact, student_folder
+from search.tracking.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
+from search.tracking.trial_runs import COSINE, PREDICTED_LATENCY, TRAINING_TOKENS
+from search.tracking.version_tags import entry_of
+from spaces.fields import require_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+    from mlflow.entities.model_registry import ModelVersion
+
+RECORD_FILE = "front-record.json"
+"""Artifact of the summary run that holds the whole front document, references included."""
+
+FASTEST = "fastest"
+MOST_FAITHFUL = "most-faithful"
+BALANCED = "balanced"
+SEARCH_ALIASES = (FASTEST, MOST_FAITHFUL, BALANCED)
+"""Set by every search; `set_alias` leaves them alone."""
+
+_MODEL = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
+_LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPoint:
+    """One trial as the report draws it."""
+
+    name: str
+    """`trial-0007`."""
+    student: str
+    """The student in words."""
+    state: str
+    """complete, pruned, refused, failed, interrupted or running."""
+    outcome: str
+    """Why it ended."""
+    latency_ms: float | None
+    """Predicted before training; None if the point could not be built."""
+    cosine: float | None
+    """At the last rung that it reached; None if it reached none."""
+    n_tokens: int
+    """Training tokens at that rung."""
+
+
+def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
+    """Studies with a front, the latest first. Raises ValueError if there is no store.
+
+    On a server there may be studies of other stores; `own` leaves them out, unless this store has none there at all.
+    """
+    store.require_exists()
+    with store.reached() as client:
+        experiments = _experiments(client)
+        if own and store.identity is not None:
+            experiments = [found for found in experiments if found.tags.get(OWNER) == store.identity] or experiments
+        if not experiments:
+            return ()
+        runs = client.search_runs(
+            [experiment.experiment_id for experiment in experiments],
+            filter_string=f"tags.`{KIND}` = 'summary'",
+            order_by=["attributes.end_time DESC"],
+            max_results=1000,
+        )
+    return tuple(dict.fromkeys(run.data.tags[STUDY] for run in runs if run.info.end_time))
+
+
+def load_front(store: Store, name: str | None = None) -> FrontDocument:
+    """The front of study `name` (None: the latest), with today's versions and aliases.
+
+    Raises ValueError if there is no store or no such study, naming those that exist.
+    """
+    name = _study(store, name)
+    with store.reached() as client:
+        document = FrontDocument.from_record(
+            json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE))
+        )
+        return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
+
+
+def registered_entries(client: MlflowClient, name: str) -> tuple[Entry, ...]:
+    """Every version of the study's model, on the front or not, oldest first."""
+    aliases = _aliases(client, name)
+    return tuple(
+        entry_of(
+            version.tags,
+            name=name,
+            version=str(version.version),
+            aliases=tuple(sorted(alias for alias, target in aliases.items() if target == str(version.version))),
+        )
+        for version in versions_of(client, name)
+    )
+
+
+def select(
+    store: Store,
+    name: str | None = None,
+    *,
+    max_latency_ms: float | None = None,
+    min_fidelity: float | None = None,
+    balanced: bool = False,
+) -> Entry:
+    """The front student for exactly one wish; every entry carries its `uri`.
+
+    `max_latency_ms`: the most faithful student at most that slow. `min_fidelity`: the fastest one with at least
+    that mean cosine. `balanced`: the one with the alias. Raises ValueError, naming the nearest student, if none fits.
+    """
+    if (max_latency_ms is not None) + (min_fidelity is not None) + balanced != 1:
+        raise ValueError("give exactly one of max_latency_ms, min_fidelity and balanced")
+    if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0.0):
+        raise ValueError(f"max_latency_ms must be a finite number above 0, got {max_latency_ms}")
+    if min_fidelity is not None and not -1.0 <= min_fidelity <= 1.0:
+        raise ValueError(f"min_fidelity is a mean cosine, so it must lie in -1 to 1, got {min_fidelity}")
+    document = load_front(store, name)
+    students = document.students
+    if not students:
+        raise ValueError(f"the front of {document.study} holds no student; search for longer")
+    if max_latency_ms is not None:
+        within = [entry for entry in students if entry.latency_ms <= max_latency_ms]
+        if not within:
+            nearest = _numbers(min(students, key=lambda entry: entry.latency_ms))
+            raise ValueError(
+                f"no student of {document.study} is within {max_latency_ms:g} ms; the nearest is {nearest}"
+            )
+        return max(within, key=lambda entry: entry.fidelity.cosine)
+    if min_fidelity is not None:
+        within = [entry for entry in students if entry.fidelity.cosine >= min_fidelity]
+        if not within:
+            nearest = _numbers(max(students, key=lambda entry: entry.fidelity.cosine))
+            raise ValueError(
+                f"no student of {document.study} has a fidelity of {min_fidelity:g} or more; the nearest is {nearest}"
+            )
+        return min(within, key=lambda entry: entry.latency_ms)
+    for entry in students:
+        if BALANCED in entry.aliases:
+            return entry
+    raise ValueError(f"no student of {document.study} has the alias {BALANCED}; search again to set it")
+
+
+def set_alias(store: Store, name: str, version: str, alias: str) -> None:
+    """Point `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
+    require_name("alias", alias)
+    if alias in SEARCH_ALIASES or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
+        raise ValueError(
+            f"the alias {alias} is not free: {', '.join(SEARCH_ALIASES)} are set by every search, "
+            "latest and v1, v2, ... are MLflow's; choose another, such as production"
+        )
+    store.require_exists()
+    with store.reached() as client:
+        _version(client, name, version=str(version))
+        client.set_registered_model_alias(name, alias, str(version))
+
+
+def resolve_model(store: Store, model: str | Path) -> Path:
+    """The student folder of `NAME` (its balanced student), `NAME@ALIAS`, `NAME/VERSION`, `models:/...` or a folder.
+
+    Raises ValueError for an unknown model, alias or version, listing those that exist.
+    """
+    if (Path(model) / DOCUMENT_FILE).is_file():
+        return Path(model)
+    text = str(model).removeprefix("models:/")
+    if _LOGGED_MODEL.fullmatch(text):
+        store.require_exists()
+        with store.reached() as client:
+            return student_folder(store, _logged_model_uri(client, text))
+    match = _MODEL.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{model} is neither a student folder nor a model: give a folder with a {DOCUMENT_FILE}, "
+            "or NAME, NAME@ALIAS, NAME/VERSION of a registered model"
+        )
+    name, alias, version = match["name"], match["alias"], match["version"]
+    store.require_exists()
+    with store.reached() as client:
+        found = _version(client, name, version=version, alias=alias or (None if version else BALANCED))
+        return student_folder(store, client.get_model_version_download_uri(name, found.version))
+
+
+def load_trials(store: Store, name: str) -> tuple[TrialPoint, ...]:
+    """The trials of study `name`, in order of their names."""
+    store.require_exists()
+    with store.reached() as client:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return ()
+        trials = [_trial_point(run) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
+    return tuple(sorted(trials, key=lambda trial: trial.name))
+
+
+def versions_of(client: MlflowClient, name: str) -> tuple[ModelVersion, ...]:
+    """All versions of a registered model, oldest first; none if there is no such model."""
+    found: list[ModelVersion] = []
+    token: str | None = None
+    while True:
+        page = client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return tuple(sorted(found, key=lambda version: int(version.version)))
+
+
+def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found: str = client.get_logged_model(model_id).artifact_location
+    except MlflowException:
+        raise ValueError(f"there is no logged model {model_id}; name a registered one, as in NAME@{BALANCED}") from None
+    return found
+
+
+def _experiments(client: MlflowClient) -> list[Experiment]:
+    """Those that are studies."""
+    found: list[Experiment] = []
+    token: str | None = None
+    while True:
+        page = client.search_experiments(filter_string=f"tags.`{STUDY}` LIKE '%'", max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _study(store: Store, name: str | None) -> str:
+    if name is not None:
+        require_name("study", name)
+    names = study_names(store, own=name is None)
+    if not names:
+        where = store.tracking_uri if store.on_server else store.root
+        raise ValueError(f"the store {where} holds no front yet; run `understudy search`, or let it finish")
+    if name is None:
+        return names[0]
+    if name not in names:
+        raise ValueError(f"{_unknown('study', name, names)}; if its search was interrupted, start it again")
+    return name
+
+
+def _summary(client: MlflowClient, name: str) -> Run:
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None  # `_study` has found its summary run
+    return max(runs_of_kind(client, experiment.experiment_id, "summary"), key=lambda run: run.info.end_time or 0)
+
+
+def _version(client: MlflowClient, name: str, *, version: str | None = None, alias: str | None = None) -> ModelVersion:
+    require_name("model", name)
+    versions = {str(found.version): found for found in versions_of(client, name)}
+    if not versions:
+        raise ValueError(_unknown("model", name, [model.name for model in client.search_registered_models()]))
+    if alias is not None:
+        aliases = _aliases(client, name)
+        if alias not in aliases:
+            raise ValueError(_unknown(f"alias of {name}", alias, sorted(aliases)))
+        version = aliases[alias]
+    assert version is not None
+    if version not in versions:
+        raise ValueError(_unknown(f"version of {name}", version, list(versions)))
+    return versions[version]
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """Version by alias; a search for versions leaves the aliases out."""
+    if not client.search_registered_models(f"name='{name}'"):
+        return {}
+    return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
+    if not known:
+        return f"there is no {kind} {value}: the store holds none"
+    nearest = difflib.get_close_matches(value, known, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"there is no {kind} {value}; there are {', '.join(known)}{hint}"
+
+
+def _numbers(entry: Entry) -> str:
+    numbers = f"{entry.latency_ms:.3g} ms and a fidelity of {entry.fidelity.cosine:.4f}"
+    return f"{entry.name} (version {entry.version}) with {numbers}"
+
+
+def _trial_point(run: Run) -> TrialPoint:
+    tags, metrics = run.data.tags, run.data.metrics
+    return TrialPoint(
+        name=tags[TRIAL],
+        student=tags.get(STUDENT, ""),
+        state=tags.get(STATE, ""),
+        outcome=tags.get(OUTCOME, ""),
+        latency_ms=metrics.get(PREDICTED_LATENCY),
+        cosine=metrics.get(COSINE),
+        n_tokens=int(metrics.get(TRAINING_TOKENS, 0)),
+    )

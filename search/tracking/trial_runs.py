@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trials in MLflow: one flat run each, in one experiment per study, written by the driver alone.
+
+Flat, because the MLflow UI collapses child runs and leaves their charts empty. A curve's step is the
+training tokens seen. A run is found again by its study and trial number, and a trial that continues an
+interrupted one goes on in that one's run, so a search that is interrupted and resumed shows each student once.
+Optuna's storage is the truth: whatever MLflow has missed is written from the trial's record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.records.score import score
+from search.records.trial import RungRecord, TrialRecord, TrialState, describe, trials_once
+from search.storage.store import Store
+from search.tracking.experiment import (
+    KIND,
+    OUTCOME,
+    STATE,
+    STUDENT,
+    STUDY,
+    TRIAL,
+    metrics_of,
+    run_tags,
+    runs_of_kind,
+    study_experiment,
+)
+from spaces.cost import cost
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run
+
+COSINE = "fidelity/cosine"
+PREDICTED_LATENCY = "cost/predicted_latency_ms"
+TRAINING_TOKENS = "cost/training_tokens"
+
+Facts = Mapping[str, str | int | float | None]
+"""What all trials of a search share: teacher, profile, sample counts, commit, device."""
+
+_MOST_METRICS = 1000  # that MLflow takes in one call
+_MLFLOW_STATUS = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.REFUSED: "KILLED",
+    TrialState.INTERRUPTED: "KILLED",
+    TrialState.FAILED: "FAILED",
+}
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of a trial's run."""
+
+    id: str
+    state: str
+    status: str
+    n_tokens: float
+    """-1 until an end was written."""
+    known: set[str]
+    """Names of what was written at the start."""
+    rungs: set[int] | None
+    """Tokens of the rungs that were written; None: not asked yet."""
+
+
+class TrialLog:
+    """The trials of a study as runs of the store's MLflow; whoever writes does so from one thread at a time.
+
+    `facts` become parameters of every run; with the teacher's predicted latency every rung gets its score.
+    """
+
+    def __init__(self, store: Store, study: str, *, facts: Facts, teacher_latency_ms: float | None = None) -> None:
+        """Touches nothing but the store's client; the runs are looked up when the first is written."""
+        self._store = store
+        self._client = store.client()
+        self._study = study
+        self._facts = {**provenance(), **facts}
+        self._teacher_latency_ms = teacher_latency_ms
+        self._runs: dict[str, _Run] | None = None
+        self._experiment = ""
+        self._moments: dict[tuple[str, int], int] = {}
+        self._continued: dict[int, int] = {}  # by the number of the trial that goes on
+
+    def follow(self, records: Iterable[TrialRecord]) -> None:
+        """Learn which trials go on with which: one may have ended before anything was written of it."""
+        self._continued |= {one.number: one.continues for one in records if one.continues is not None}
+
+    def write(self, record: TrialRecord) -> None:
+        """Make the trial's run say what the record says; nothing if it does.
+
+        May be repeated: what an attempt has left half done, or has done without hearing so, is looked up and completed.
+        """
+        try:
+            runs = self._lookup()
+            run = runs.get(record.name)
+            if run is None or not _agrees(run, record):
+                self._complete(run or self._adopted(record) or self._created(record), record)
+        except BaseException:
+            self.forget()
+            raise
+
+    def forget(self) -> None:
+        """Look the runs up again before the next is written."""
+        self._runs = None
+
+    def run_id(self, trial: str) -> str | None:
+        """Id of the run of a trial by its name; None if it was never written."""
+        run = self._lookup().get(trial)
+        return None if run is None else run.id
+
+    def _lookup(self) -> dict[str, _Run]:
+        if self._runs is None:
+            self._experiment = study_experiment(self._store, self._study)
+            runs: dict[str, _Run] = {}
+            for found in runs_of_kind(self._client, self._experiment, "trial"):
+                trial = found.data.tags[TRIAL]
+                if trial in runs:  # made twice, because the first answer was slower than our patience
+                    self._client.delete_run(found.info.run_id)
+                else:
+                    runs[trial] = _known(found)
+            self._runs = runs
+        return self._runs
+
+    def _adopted(self, record: TrialRecord) -> _Run | None:
+        """The run of the interrupted trial that this one continues, or of the one before that, under the new name."""
+        runs, number = self._lookup(), record.continues
+        while number is not None:
+            earlier = f"trial-{number:04d}"
+            if earlier in runs:
+                run = runs[earlier]
+                self._client.update_run(run.id, name=record.name)
+                self._client.log_batch(run.id, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
+                runs[record.name] = runs.pop(earlier)
+                return run
+            number = self._continued.get(number)
+        return None
+
+    def _created(self, record: TrialRecord) -> _Run:
+        tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: TrialState.RUNNING.value}
+        tags[STUDENT] = describe(record.spec)
+        commit = self._facts.get("commit")
+        if commit is not None:
+            tags["mlflow.source.git.commit"] = str(commit)
+        created = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
+        run = _Run(created, TrialState.RUNNING, "RUNNING", -1.0, known=set(), rungs=set())
+        self._lookup()[record.name] = run
+        return run
+
+    def _complete(self, run: _Run, record: TrialRecord) -> None:
+        """All that the record says and the run does not, the state last: a run that has it has the rest."""
+        self._write_start(run, record)
+        self._write_rungs(run, record)
+        status, n_tokens = _MLFLOW_STATUS[record.state], record.n_tokens
+        if record.state is TrialState.RUNNING:
+            if run.state != record.state or run.status != status:
+                self._client.log_batch(run.id, tags=run_tags({STATE: record.state.value, OUTCOME: ""}))
+                self._client.update_run(run.id, status=status)
+        else:
+            totals = {"cost/seconds": record.seconds, TRAINING_TOKENS: float(n_tokens)}
+            tags = {STATE: record.state.value, OUTCOME: record.outcome}
+            self._client.log_batch(run.id, metrics=metrics_of(totals, step=n_tokens), tags=run_tags(tags))
+            self._client.set_terminated(run.id, status=status)
+            run.n_tokens = n_tokens
+        run.state, run.status = record.state.value, status
+
+    def _write_start(self, run: _Run, record: TrialRecord) -> None:
+        values = trial_parameters(record) | {key: value for key, value in self._facts.items() if value is not None}
+        # Parameters cannot be changed, and come whole or not at all: those of an earlier command stay.
+        params = [] if "params" in run.known else _params(values)
+        metrics = {name: value for name, value in _known_at_start(record).items() if name not in run.known}
+        if params or metrics:
+            self._client.log_batch(run.id, params=params, metrics=metrics_of(metrics, step=0))
+        run.known |= {"params", *metrics}
+
+    def _write_rungs(self, run: _Run, record: TrialRecord) -> None:
+        if run.rungs is None:
+            run.rungs = {metric.step for metric in self._client.get_metric_history(run.id, COSINE)}
+        metrics: list[Metric] = []
+        steps = [rung for rung in record.rungs if rung.n_tokens not in run.rungs]
+        for rung in steps:
+            # Sent again with the time of the first attempt, it is the same point to MLflow, should both arrive.
+            moment = self._moments.setdefault((record.name, rung.n_tokens), int(time.time() * 1000))
+            metrics += metrics_of(self._rung_values(record, rung), step=rung.n_tokens, time_ms=moment)
+        for first in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(run.id, metrics=metrics[first : first + _MOST_METRICS])
+        run.rungs |= {rung.n_tokens for rung in steps}
+
+    def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
+        values = {f"fidelity/{name}": float(value) for name, value in asdict(rung.fidelity).items()}
+        values |= {"training/loss": rung.loss, "training/tokens_per_s": rung.tokens_per_s}
+        if self._teacher_latency_ms is not None and record.predicted_latency_ms is not None:
+            values["score"] = score(rung.fidelity.cosine, self._teacher_latency_ms / record.predicted_latency_ms)
+        return values
+
+
+def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """Those that have ended and that no other continues: each has a run of its own in the end."""
+    return tuple(record for record in trials_once(records) if record.state is not TrialState.RUNNING)
+
+
+def _known(run: Run) -> _Run:
+    tags, metrics = run.data.tags, run.data.metrics
+    known = set(metrics) | ({"params"} if run.data.params else set())
+    n_tokens = metrics.get(TRAINING_TOKENS, -1.0)
+    return _Run(run.info.run_id, tags.get(STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
+
+
+def _agrees(run: _Run, record: TrialRecord) -> bool:
+    """Whether the run has the record's end; a graduate's run knows more than its trial's record."""
+    ended = record.state is not TrialState.RUNNING and run.n_tokens >= record.n_tokens
+    return ended and (run.state, run.status) == (record.state, _MLFLOW_STATUS[record.state])
+
+
+def trial_parameters(record: TrialRecord) -> dict[str, Any]:
+    """The point under its own names, then the whole spec and recipe, flat, as in `spec.encoder.width`."""
+    parameters: dict[str, Any] = dict(record.point)
+    parameters["seed"] = record.seed
+    if record.spec is not None:
+        parameters |= _flat("spec", record.spec.to_json())
+    if record.recipe is not None:
+        parameters |= _flat("recipe", record.recipe.to_json())
+    return parameters
+
+
+def provenance() -> dict[str, str | int | None]:
+    """Commit (None outside a checkout; `-dirty` if files changed), device and versions of this process."""
+    import torch
+
+    device = _processor()
+    if torch.cuda.is_available():
+        device = f"{torch.cuda.get_device_name(0)}; {device}"
+    return {
+        "commit": _commit(),
+        "device": device,
+        "n_cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+    }
+
+
+@cache
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package is not a checkout, whatever repository surrounds it
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found or None
+
+
+@cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return os.uname().machine
+
+
+def _known_at_start(record: TrialRecord) -> dict[str, float]:
+    values: dict[str, float] = {}
+    if record.predicted_latency_ms is not None:
+        values[PREDICTED_LATENCY] = record.predicted_latency_ms
+    if record.spec is not None:
+        values |= {f"cost/{name}": float(value) for name, value in asdict(cost(record.spec)).items()}
+    return values
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {} if value is None else {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(f"{prefix}.{key}", inner)
+    return flat
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    from mlflow.entities import Param
+
+    return [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]

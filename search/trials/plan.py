@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What decides which trials a search makes: a value that the ledger works from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spaces.domain import Value
+from spaces.space import Space
+from spaces.student import StudentSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPlan:
+    """What decides which trials a search makes."""
+
+    name: str
+    """Of the study."""
+    folder: Path
+    """The study's folder: journal and checkpoints."""
+    space: Space
+    """What is searched."""
+    teacher: StudentSpec
+    """What points leave out, and the latency to beat."""
+    rungs: tuple[int, ...]
+    """Training tokens at which a trial is evaluated; the last ends it."""
+    predict: Callable[[StudentSpec], float]
+    """Predicted latency in milliseconds under the study's profile."""
+    seed: int = 0
+    """Of the sampler and, for a fair comparison, of every student."""
+    n_trials: int | None = None
+    """Most trials that are trained, earlier runs included; None: as many as the time allows."""
+    n_startup_trials: int = 5
+    """Trials before the sampler learns."""
+    patience: float = 4.0
+    """See `FrontPruner`."""
+    rung_time_limit_s: float | None = None
+    """Seconds within which a trial must reach its next rung; None: see `search.workers.heartbeat`."""
+    trial_memory_gib: float | None = None
+    """GiB that a trial may take; None: no limit."""
+    initial_points: Sequence[Mapping[str, Value]] = ()
+    """Tried first."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that must be the same whenever this study is continued, or its trials could not be compared."""

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray Tune's side of the ledger: a searcher that asks it, a scheduler that answers for it, a stopper that ends all.
+
+Ray's own `OptunaSearch` never asks whether to prune, tells a stopped trial as complete and leaves one that is not a
+number running for ever. Here the ledger decides; these classes translate. Tune shows each result to the
+scheduler first and to the searcher only if the trial goes on, so everything is told from the scheduler.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
+
+from search.records.trial import TrialRecord
+from search.storage.disk_space import NO_ROOM
+from search.trials.actor import MEASURED, TASK, Failed, Measured, TrialTask
+from search.trials.manager import TrialLedger
+from search.workers.heartbeat import HUNG, HangWatch
+from search.workers.retries import outcome_of_death
+
+
+class LedgerSearcher(Searcher):
+    """Begins trials."""
+
+    def __init__(self, ledger: TrialLedger, stopper: SearchStopper) -> None:
+        super().__init__(metric=None, mode=None)
+        self._ledger = ledger
+        self._stopper = stopper
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of the next trial; None while a running one may still be lost; then FINISHED."""
+        record = self._stopper.guard(self._ledger.ask)
+        if record is None:
+            return None if self._ledger.running else Searcher.FINISHED
+        return {TASK: self._task(record)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the scheduler has told the ledger."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is stored already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, for the same reason."""
+
+    def _task(self, record: TrialRecord) -> TrialTask:
+        assert record.spec is not None and record.recipe is not None
+        plan, n_done = self._ledger.plan, len(record.rungs)
+        return TrialTask(
+            number=record.number,
+            spec=record.spec,
+            recipe=record.recipe,
+            seed=record.seed,
+            rungs=plan.rungs[n_done:],
+            n_done=n_done,
+            folder=plan.folder / "trials" / record.name,
+            restore=record.checkpoint,
+            memory_gib=plan.trial_memory_gib,
+        )
+
+
+class LedgerScheduler(TrialScheduler):
+    """Hands results to the ledger and stops the trials that it ended; runs trials in the order of asking."""
+
+    _supports_buffered_results = False
+
+    def __init__(self, ledger: TrialLedger, stopper: SearchStopper) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ledger = ledger
+        self._stopper = stopper
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """STOP once the ledger has ended the trial."""
+        self._stopper.heard(trial)
+        goes_on = self._stopper.guard(lambda: self._take(_task_of(trial), result[MEASURED]))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The actor itself died; Tune has written what it knows of it to a file."""
+        file = trial.error_file
+        text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
+        outcome = outcome_of_death(text)
+        self._stopper.guard(lambda: self._ledger.lost(_task_of(trial).number, outcome, details=text))
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Remembers the trial, so that its actor can be found."""
+        self._stopper.watch(trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Nothing: the trial was told with its last result."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing: trials are never paused."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The trial that was asked first and waits."""
+        return next((trial for trial in tune_controller.get_trials() if trial.status == Trial.PENDING), None)
+
+    def debug_string(self) -> str:
+        """For Tune's own output, which is off."""
+        return type(self).__name__
+
+    def _take(self, task: TrialTask, measured: Measured | Failed) -> bool:
+        match measured:
+            case Failed(outcome, details):
+                if outcome.startswith(NO_ROOM):  # not the trial's fault: the search ends here
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(task.folder))
+                self._ledger.failed(task.number, outcome, details=details)
+                return False
+            case Measured(rung, checkpoint):
+                if not checkpoint.is_dir():
+                    self._ledger.failed(
+                        task.number,
+                        f"checkpoint not found: {checkpoint}; the store must lie where all nodes of the cluster see it",
+                    )
+                    return False
+                return self._ledger.reached(task.number, rung, checkpoint)
+
+
+class SearchStopper(Stopper):
+    """Looks around between two steps of Tune's loop: ends trials that hang, and all on an error, Ctrl-C or deadline."""
+
+    def __init__(self, ledger: TrialLedger, past_deadline: Callable[[], bool]) -> None:
+        self.interrupted = threading.Event()
+        self._ledger = ledger
+        self._past_deadline = past_deadline
+        self._error: Exception | None = None
+        self._trials: list[Trial] = []
+        self._hang_watch = HangWatch()
+
+    def __reduce__(self) -> Any:
+        """Tune writes its state, which nobody reads; there this is a stopper that never stops."""
+        return (NoopStopper, ())
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never: single trials are the scheduler's."""
+        return False
+
+    def guard(self, action: Callable[[], Any]) -> Any:
+        """The action's result, or None if it raised: Tune would wrap the error, `stop_all` raises it as it is."""
+        try:
+            return action()
+        except Exception as error:
+            self._error = self._error or error
+            return None
+
+    def watch(self, trial: Trial) -> None:
+        """A trial whose actor may have to be killed."""
+        self._trials.append(trial)
+
+    def heard(self, trial: Trial) -> None:
+        """A watched trial has reported."""
+        self._hang_watch.heard(_task_of(trial).number)
+
+    def stop_all(self) -> bool:
+        """Whether to end now. Raises what `guard` caught."""
+        if self._error is not None:
+            raise self._error
+        for trial in self._trials:
+            if trial.is_finished():
+                _drop_statistics(trial)
+        self._trials = [trial for trial in self._trials if not trial.is_finished()]
+        if self.interrupted.is_set() or self._past_deadline():
+            for trial in self._trials:
+                _kill_actor(trial)
+            return True
+        for trial in self._trials:
+            if trial.status == Trial.RUNNING:
+                self.guard(functools.partial(self._end_if_hung, trial))
+        return False
+
+    def _end_if_hung(self, trial: Trial) -> None:
+        number = _task_of(trial).number
+        limit_s = self._ledger.rung_limit_s(number)
+        if limit_s is None:  # the ledger has ended it, Tune will
+            self._hang_watch.forget(number)
+        elif self._hang_watch.silence_s(number) > limit_s:
+            self._ledger.failed(number, f"{HUNG}: no report within {limit_s:.0f} s (search.rung_time_limit)")
+            _kill_actor(trial)
+
+
+def _kill_actor(trial: Trial) -> None:
+    """A rung in progress cannot be asked to end; what it measured before is stored."""
+    actor = trial.temporary_state.ray_actor
+    if trial.status == Trial.RUNNING and actor is not None:
+        ray.kill(actor)
+
+
+def _drop_statistics(trial: Trial) -> None:
+    """Tune keeps averages of every metric of every trial to its end; nobody reads them."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+
+
+def _task_of(trial: Trial) -> TrialTask:
+    task: TrialTask = trial.config[TASK]
+    return task

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work of a trial: to start a student, distil it to a rung, measure it, save it and go on from there.
+
+`TrialWork` is all that the search knows of training. Ray ships it to every worker once, so it must be picklable and
+hold its data as NumPy arrays, which workers then share without copies.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from search.records.trial import RungRecord
+from search.storage.disk_space import NO_ROOM, is_no_room
+from search.workers.mapped_array import MappedArray
+from search.workers.memory_limit import is_out_of_memory
+from search.workers.retries import OUT_OF_MEMORY
+from spaces.recipe import RecipeSpec
+from spaces.student import StudentSpec
+from trainers.distil.loop import Distillation, DistillationData, NotFiniteError
+from trainers.inherit.inherit import Inheritance, inherit
+from trainers.modules.freed_memory import return_freed_memory
+
+
+class TrialWork(Protocol):
+    """Works on one student at a time."""
+
+    def drop(self) -> None:
+        """Frees the student in work, if there is one; its successor must not need room beside it."""
+
+    def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
+        """Makes the student that the other methods work on."""
+
+    def advance(self, n_tokens: int) -> RungRecord:
+        """Distils until `n_tokens` training tokens have been seen in all, then measures. May raise anything."""
+
+    def save(self, folder: Path) -> None:
+        """Writes all that `restore` needs into a new folder."""
+
+    def restore(self, folder: Path) -> None:
+        """After `start`: goes on from what `save` wrote, bit for bit."""
+
+
+class DistillationWork:
+    """The real work: inherit from the teacher, distil, evaluate on held-out text."""
+
+    def __init__(self, inheritance: Inheritance, data: DistillationData) -> None:
+        self._inheritance = inheritance
+        self._data = data
+        self._distillation: Distillation | None = None
+        self._since = 0.0
+
+    def __reduce__(self) -> Any:
+        """What travels is the data, not the student in work."""
+        return (DistillationWork, (self._inheritance, self._data))
+
+    def drop(self) -> None:
+        """Frees model, optimiser and averages."""
+        self._distillation = None
+        return_freed_memory()
+
+    def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
+        """Inherits the student from its teacher."""
+        self._since = time.perf_counter()
+        student = inherit(self._inheritance, spec, seed=seed)
+        return_freed_memory()
+        sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
+        self._distillation = Distillation(student, recipe, self._data, seed=seed, sparsity=sparsity)
+
+    def advance(self, n_tokens: int) -> RungRecord:
+        """Distils and evaluates; raises NotFiniteError if the loss diverges."""
+        progress = self._running.advance(n_tokens)
+        fidelity = self._running.evaluate()
+        return_freed_memory()
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        return RungRecord(
+            n_tokens=progress.n_tokens,
+            fidelity=fidelity,
+            loss=progress.loss,
+            seconds=seconds,
+            tokens_per_s=progress.tokens_per_s,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, averages and optimiser state (`Distillation.save`)."""
+        self._running.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Reads them back (`Distillation.restore`)."""
+        self._running.restore(folder)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the arrays that are shipped."""
+        return _n_bytes((self._inheritance, self._data))
+
+    @property
+    def _running(self) -> Distillation:
+        assert self._distillation is not None, "start comes first"
+        return self._distillation
+
+
+def failure_of(error: BaseException, *, memory_gib: float | None = None) -> str:
+    """The outcome of a trial that an exception ended: not finite, out of memory, no room, or its type.
+
+    `memory_gib` is what the trial was allowed to take, None for no limit.
+    """
+    message = " ".join(str(error).split())
+    if is_no_room(error):
+        return f"{NO_ROOM}: {message}"
+    if isinstance(error, NotFiniteError):
+        return f"not finite: {message}"
+    if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
+        if memory_gib is not None:
+            return f"{OUT_OF_MEMORY}: it takes more than {memory_gib:g} GiB (search.trial_memory_gib)"
+        return f"{OUT_OF_MEMORY}: {message or type(error).__name__}"
+    return f"{type(error).__name__}: {message}"
+
+
+def _n_bytes(value: Any) -> int:
+    """Bytes of all arrays in a value of dataclasses, mappings and tuples; mapped files travel as their path."""
+    if isinstance(value, MappedArray):
+        return 0
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(_n_bytes, value.values()))
+    if isinstance(value, tuple | list):
+        return sum(map(_n_bytes, value))
+    if is_dataclass(value):
+        return sum(_n_bytes(getattr(value, part.name)) for part in fields(value))
+    return 0

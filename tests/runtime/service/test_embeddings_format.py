@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every body is a request or a RequestError, and every vector that is written reads back."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.service.embeddings_format import EncodingFormat, RequestError, RequestRules, read_request, write_response
+
+RULES = RequestRules(model="tiny", output_dim=16, vocabulary_size=12, max_tokens=10, max_sentences=4, max_characters=20)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = st.sampled_from(["input", "model", "encoding_format", "dimensions", "user", "else"])
+
+
+def read(**document: Any) -> Any:
+    return read_request(json.dumps({"model": "tiny", **document}).encode(), RULES)
+
+
+@given(st.dictionaries(KEYS, JSON_VALUES | st.just("tiny")) | JSON_VALUES)
+def test_any_json_is_a_request_or_an_error_object(document: Any) -> None:
+    try:
+        request = read_request(json.dumps(document).encode(), RULES)
+    except RequestError as error:
+        assert error.status in (400, 404)
+        assert set(json.loads(json.dumps(error.to_json()))["error"]) == {"message", "type", "param", "code"}
+    else:
+        assert request.sentences
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
+    with pytest.raises(RequestError):
+        read_request(body, RULES)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"input": ' + b"9" * 5000 + b"}", b'{"input": NaN}', b"\xff{}", b""]
+)
+def test_json_that_breaks_parsers_is_an_error(body: bytes) -> None:
+    with pytest.raises(RequestError, match="the body must be JSON"):
+        read_request(body, RULES)
+
+
+@pytest.mark.parametrize(
+    ("document", "param", "message"),
+    [
+        ({}, "input", "got None"),
+        ({"input": None}, "input", "got None"),
+        ({"input": 3}, "input", "got 3"),
+        ({"input": {"text": "a"}}, "input", "got {'text': 'a'}"),
+        ({"input": []}, "input", "empty list"),
+        ({"input": ""}, "input", r"input\[0\] must not be empty"),
+        ({"input": ["a", ""]}, "input", r"input\[1\] must not be empty"),
+        ({"input": ["a", 1]}, "input", r"input\[1\] must be a string"),
+        ({"input": ["a", ["b"]]}, "input", r"input\[1\] must be a string"),
+        ({"input": [1, "a"]}, "input", "token ids"),
+        ({"input": [True]}, "input", "must be a string"),
+        ({"input": [1, True]}, "input", "token ids"),
+        ({"input": [1.0]}, "input", "must be a string"),
+        ({"input": [[]]}, "input", "token ids"),
+        ({"input": [[1], "a"]}, "input", r"input\[1\] must be a list of token ids"),
+        ({"input": [1, 12]}, "input", "0 to 11, .* 1 to 12"),
+        ({"input": [[-1]]}, "input", "0 to 11"),
+        ({"input": [1] * 11}, "input", "at most 10 token ids, .* 11"),
+        ({"input": ["a"] * 5}, "input", "at most 4 sentences, got 5"),
+        ({"input": "a" * 21}, "input", "at most 20 characters, .* 21"),
+        ({"input": "half \ud83d pair"}, "input", "surrogate"),
+        ({"input": "a", "model": None}, "model", "must be a name"),
+        ({"input": "a", "model": 3}, "model", "must be a name"),
+        ({"input": "a", "model": "other"}, "model", "'tiny', not 'other'"),
+        ({"input": "a", "dimensions": 8}, "dimensions", "16, got 8"),
+        ({"input": "a", "dimensions": 16.0}, "dimensions", "16, got 16.0"),
+        ({"input": "a", "dimensions": "16"}, "dimensions", "16, got '16'"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float or base64, got 'int8'"),
+        ({"input": "a", "encoding_format": ["float"]}, "encoding_format", "float or base64"),
+        ({"input": "a", "truncate": True}, None, "'truncate'; leave it out"),
+    ],
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_broken_rule_is_named_with_its_key(document: dict[str, Any], param: str | None, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        read(**document)
+    assert caught.value.param == param
+    assert caught.value.status == (404 if "not 'other'" in message else 400)
+
+
+def test_text_token_ids_and_options_are_read() -> None:
+    assert read(input="a b").sentences == ["a b"]
+    assert read(input=["a", " "]).sentences == ["a", " "]
+    assert [ids.tolist() for ids in read(input=[1, 4]).sentences] == [[1, 4]]
+    assert [ids.tolist() for ids in read(input=[[1], [4, 5]]).sentences] == [[1], [4, 5]]
+    request = read(input="a", dimensions=16, user="someone", encoding_format="base64")
+    assert request.encoding_format is EncodingFormat.BASE64
+    assert read(input="a", dimensions=None, encoding_format=None).encoding_format is EncodingFormat.FLOAT
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_every_float32_reads_back_in_both_formats(values: list[float]) -> None:
+    vectors = np.array([values, values[::-1]], dtype=np.float32)
+    for encoding_format in EncodingFormat:
+        document = json.loads(write_response(vectors, model="é", n_tokens=3, encoding_format=encoding_format))
+        assert (document["model"], document["usage"]) == ("é", {"prompt_tokens": 3, "total_tokens": 3})
+        assert [entry["index"] for entry in document["data"]] == [0, 1]
+        written = [entry["embedding"] for entry in document["data"]]
+        if encoding_format is EncodingFormat.BASE64:
+            read_back = [np.frombuffer(base64.b64decode(text), dtype="<f4") for text in written]
+        else:
+            read_back = [np.array(numbers, dtype=np.float32) for numbers in written]
+        np.testing.assert_array_equal(np.stack(read_back), vectors)
+
+
+def test_a_vector_that_json_cannot_hold_is_never_written() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        write_response(
+            np.array([[np.nan]], dtype=np.float32), model="m", n_tokens=1, encoding_format=EncodingFormat.FLOAT
+        )

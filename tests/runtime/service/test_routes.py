@@ -1,0 +1,464 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server on loopback, real clients, and a tiny student: what OpenAI's clients rely on, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+
+from runtime import Engine, load
+from runtime.service.limits import ServingOptions
+from runtime.service.routes import FEW_NUMBERS, Service, State
+from runtime.service.sentence_encoder import SentenceEncoder
+from runtime.service.served_student import FEW_CHARACTERS
+from runtime.service.server import make_server, open_socket
+from tests.runtime.tiny_student import ATOL, MAX_TOKENS, GatedEngine, random_sentences, write_tiny_student
+
+SECONDS = 60.0
+JSON = {"Content-Type": "application/json"}
+
+
+class Client:
+    """Asks a server that runs in this process."""
+
+    def __init__(self, service: Service, server: uvicorn.Server, port: int) -> None:
+        self.service = service
+        self.server = server
+        self.port = port
+
+    def connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers in lower case, and body of the answer."""
+        connection = self.connect()
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, {name.lower(): text for name, text in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    def embed(self, **document: Any) -> tuple[int, Any]:
+        """Status and document of an embeddings request."""
+        body = json.dumps({"model": "tiny", **document})
+        status, _, answer = self.ask("POST", "/v1/embeddings", body, JSON)
+        return status, json.loads(answer)
+
+    def vectors(self, **document: Any) -> np.ndarray:
+        status, answer = self.embed(**document)
+        assert status == 200, answer
+        return np.array([entry["embedding"] for entry in answer["data"]], dtype=np.float32)
+
+    def metrics(self) -> dict[tuple[str, tuple[str, ...]], float]:
+        """Value by name and labels' values."""
+        _, _, answer = self.ask("GET", "/metrics")
+        families = text_string_to_metric_families(answer.decode())
+        return {(s.name, tuple(s.labels.values())): s.value for family in families for s in family.samples}
+
+
+@contextmanager
+def serving(engine: Callable[[], SentenceEncoder], options: ServingOptions | None = None) -> Iterator[Client]:
+    """A service in a thread; it is not waited for until it is ready."""
+    service = Service(engine, options or ServingOptions(), name="tiny")
+    server = make_server(service)
+    with open_socket("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Client(service, server, listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    tick = threading.Event()
+    for _ in range(int(SECONDS * 100)):
+        if condition():
+            return
+        tick.wait(0.01)
+    raise AssertionError("what was waited for did not come")
+
+
+def wait_until_ready(client: Client) -> Client:
+    wait_until(lambda: client.service.state is State.READY)
+    return client
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_student(tmp_path_factory.mktemp("service") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> Engine:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    """A service with small limits."""
+    options = ServingOptions(max_sentences=30, max_characters=200, max_body_bytes=8000, max_batch=8)
+    with serving(lambda: load(folder), options) as made:
+        yield wait_until_ready(made)
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[GatedEngine]:
+    """An engine that a test may hold back; let go at the end."""
+    made = GatedEngine(folder)
+    yield made
+    made.gate.set()
+
+
+# What clients rely on
+
+
+def test_the_answer_has_the_official_shape(client: Client, student: Engine) -> None:
+    status, answer = client.embed(input=["the cat sat", "a mat"], user="someone", dimensions=16)
+    assert status == 200
+    assert set(answer) == {"object", "data", "model", "usage"}
+    assert (answer["object"], answer["model"]) == ("list", "tiny")
+    assert answer["usage"] == {"prompt_tokens": 9, "total_tokens": 9}  # two special tokens each
+    assert [set(entry) for entry in answer["data"]] == [{"object", "index", "embedding"}] * 2
+    assert [(entry["object"], entry["index"]) for entry in answer["data"]] == [("embedding", 0), ("embedding", 1)]
+    vectors = np.array([entry["embedding"] for entry in answer["data"]], dtype=np.float32)
+    np.testing.assert_allclose(vectors, student.encode(["the cat sat", "a mat"]), atol=ATOL)
+
+
+def test_base64_decodes_to_the_same_floats(client: Client) -> None:
+    texts = random_sentences(5, seed=3)
+    status, answer = client.embed(input=texts, encoding_format="base64")
+    assert status == 200
+    decoded = [np.frombuffer(base64.b64decode(entry["embedding"]), dtype="<f4") for entry in answer["data"]]
+    np.testing.assert_array_equal(np.stack(decoded), client.vectors(input=texts, encoding_format="float"))
+
+
+def test_every_kind_of_input_gives_the_same_vectors(client: Client, student: Engine) -> None:
+    texts = ["the cat sat on a mat", "and slept"]
+    assert student.tokenizer is not None
+    ids = [token_ids.tolist() for token_ids in student.tokenizer.encode(texts)]
+    expected = student.encode(texts)
+    np.testing.assert_allclose(client.vectors(input=texts), expected, atol=ATOL)
+    np.testing.assert_allclose(client.vectors(input=ids), expected, atol=ATOL)
+    np.testing.assert_allclose(client.vectors(input=texts[0]), expected[:1], atol=ATOL)
+    np.testing.assert_allclose(client.vectors(input=ids[0]), expected[:1], atol=ATOL)
+
+
+def test_a_sentence_that_is_too_long_for_the_student_is_cut(client: Client, student: Engine) -> None:
+    text = " ".join(["cat"] * 40)
+    status, answer = client.embed(input=text)
+    assert (status, answer["usage"]["prompt_tokens"]) == (200, MAX_TOKENS)
+    np.testing.assert_allclose(client.vectors(input=text), student.encode([text]), atol=ATOL)
+
+
+def test_many_clients_at_once_have_their_own_vectors(client: Client, student: Engine) -> None:
+    requests = [random_sentences(1 + i % 11, seed=i) for i in range(64)]
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda texts: client.vectors(input=texts), requests))
+    for texts, vectors in zip(requests, answers, strict=True):
+        np.testing.assert_allclose(vectors, student.encode(texts), atol=ATOL)
+
+
+def test_a_large_request_is_answered_like_a_small_one(folder: Path, student: Engine) -> None:
+    texts = random_sentences(300, seed=8)
+    assert sum(map(len, texts)) > FEW_CHARACTERS
+    assert len(texts) * 16 > FEW_NUMBERS
+    with serving(lambda: load(folder)) as client:
+        wait_until_ready(client)
+        np.testing.assert_allclose(client.vectors(input=texts), student.encode(texts), atol=ATOL)
+
+
+def test_one_connection_serves_many_requests(client: Client) -> None:
+    connection = client.connect()
+    for document in ({"input": "the cat"}, {"input": []}, {"input": "a mat"}):
+        connection.request("POST", "/v1/embeddings", json.dumps({"model": "tiny", **document}), JSON)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == (400 if document["input"] == [] else 200)
+    connection.close()
+
+
+def test_the_model_is_listed(client: Client) -> None:
+    status, headers, body = client.ask("GET", "/v1/models")
+    document = json.loads(body)
+    (model,) = document["data"]
+    assert (status, headers["content-type"], document["object"]) == (200, "application/json", "list")
+    assert set(model) == {"id", "object", "created", "owned_by"}
+    assert (model["id"], model["object"], type(model["created"])) == ("tiny", "model", int)
+
+
+# What is refused
+
+
+def refusal(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, Any]]:
+    """Status and error object of an answer that must be one."""
+    status, headers, body = answer
+    document = json.loads(body)
+    assert headers["content-type"] == "application/json"
+    assert set(document) == {"error"}
+    assert set(document["error"]) == {"message", "type", "param", "code"}
+    assert document["error"]["type"] == "invalid_request_error"
+    return status, document["error"]
+
+
+GOOD = '{"model": "tiny", "input": "the cat"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "message"),
+    [
+        ("{", JSON, 400, "must be JSON"),
+        ("", JSON, 400, "must be JSON"),
+        ("[]", JSON, 400, "must be a JSON object"),
+        (b"\xff", JSON, 400, "must be JSON"),
+        (GOOD, {}, 415, "application/json"),
+        (GOOD, {"Content-Type": "text/plain"}, 415, "'text/plain'"),
+        ('{"model": "tiny"}', JSON, 400, "input"),
+        ('{"input": "the cat"}', JSON, 400, "model"),
+        ('{"model": "tiny", "input": []}', JSON, 400, "empty list"),
+        ('{"model": "tiny", "input": ["a", ""]}', JSON, 400, "input[1]"),
+        ('{"model": "tiny", "input": "the cat", "dimensions": 8}', JSON, 400, "16"),
+        ('{"model": "tiny", "input": [1, 99]}', JSON, 400, "0 to 11"),
+        ('{"model": "other", "input": "the cat"}', JSON, 404, "/v1/models"),
+        (json.dumps({"model": "tiny", "input": ["a"] * 31}), JSON, 400, "at most 30 sentences"),
+        (json.dumps({"model": "tiny", "input": "a" * 201}), JSON, 400, "at most 200 characters"),
+        (" " * 8001, JSON, 413, "at most 8000 bytes"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str | bytes) else "",
+)
+def test_a_request_that_cannot_be_answered(
+    client: Client, body: Any, headers: dict[str, str], status: int, message: str
+) -> None:
+    got, error = refusal(client.ask("POST", "/v1/embeddings", body, headers))
+    assert got == status
+    assert message in error["message"]
+    assert (error["code"] == "model_not_found") == (status == 404)
+
+
+def test_a_content_type_may_name_its_character_set(client: Client) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.ask("POST", "/v1/embeddings", GOOD, headers)[0] == 200
+
+
+def test_a_body_without_a_length_is_counted_while_it_arrives(client: Client) -> None:
+    small = client.ask("POST", "/v1/embeddings", iter([GOOD[:9].encode(), GOOD[9:].encode()]), JSON)
+    assert small[0] == 200
+    large = client.ask("POST", "/v1/embeddings", iter([b" " * 1000] * 9), JSON)
+    assert refusal(large)[0] == 413
+
+
+def send(client: Client, head: str, body: bytes) -> socket.socket:
+    """A connection on which a raw request was sent."""
+    connection = socket.create_connection(("127.0.0.1", client.port), timeout=SECONDS)
+    connection.sendall(f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+    return connection
+
+
+def test_a_length_that_is_too_large_is_refused_before_the_body_is_sent(client: Client) -> None:
+    for length in ("8001", "9" * 19):
+        with send(client, f"Content-Type: application/json\r\nContent-Length: {length}", b"") as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_length_that_is_too_small_cuts_the_body(client: Client) -> None:
+    with send(client, "Content-Type: application/json\r\nContent-Length: 5", GOOD.encode()) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_length_beside_chunks_does_not_lift_the_limit(client: Client) -> None:
+    head = "Content-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: chunked"
+    with send(client, head, b"2000\r\n" + b" " * 0x2000 + b"\r\n0\r\n\r\n") as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings/", "/docs"])
+def test_an_unknown_path_is_404(client: Client, path: str) -> None:
+    status, error = refusal(client.ask("POST", path, GOOD, JSON))
+    assert status == 404
+    assert "/v1/embeddings" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/embeddings", "POST"), ("PUT", "/v1/embeddings", "POST"), ("POST", "/health", "GET")],
+)
+def test_a_wrong_method_is_405_and_names_the_right_one(client: Client, method: str, path: str, allowed: str) -> None:
+    answer = client.ask(method, path)
+    assert refusal(answer)[0] == 405
+    assert allowed in answer[1]["allow"]
+
+
+def test_a_body_that_does_not_arrive_is_given_up(folder: Path) -> None:
+    with serving(lambda: load(folder), ServingOptions(max_body_seconds=0.05)) as client:
+        wait_until_ready(client)
+        with send(client, "Content-Type: application/json\r\nContent-Length: 99", b"{") as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+# Under load, and at the beginning and end of its life
+
+
+def test_it_is_ready_when_the_student_is_loaded_and_not_before(folder: Path) -> None:
+    gate = threading.Event()
+
+    def slowly() -> Engine:
+        assert gate.wait(SECONDS)
+        return load(folder)
+
+    with serving(slowly) as client:
+        try:
+            assert client.ask("GET", "/health")[::2] == (503, b'{"status": "loading"}')
+            status, answer = client.embed(input="the cat")
+            assert (status, answer["error"]["type"]) == (503, "server_error")
+            assert client.ask("GET", "/v1/models")[0] == client.ask("GET", "/metrics")[0] == 200
+        finally:
+            gate.set()
+        wait_until_ready(client)
+        assert client.ask("GET", "/health")[::2] == (200, b'{"status": "ready"}')
+        client.service.refuse_new()
+        assert client.ask("GET", "/health")[::2] == (503, b'{"status": "closing"}')
+        assert client.embed(input="the cat")[0] == 503
+
+
+def test_a_signal_while_the_student_is_loaded_ends_in_order(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+    loaded: list[Engine] = []
+
+    def slowly() -> Engine:
+        assert gate.wait(SECONDS)
+        loaded.append(load(folder))
+        return loaded[0]
+
+    with serving(slowly) as client:
+        wait_until(lambda: client.ask("GET", "/health")[0] == 503)
+        client.server.handle_exit(signal.SIGTERM, None)
+        gate.set()
+    assert (len(loaded), client.service.state, client.service.failure) == (1, State.CLOSING, None)
+    assert caplog.text == ""
+
+
+def test_what_comes_while_an_encoding_runs_is_encoded_together(engine: GatedEngine, student: Engine) -> None:
+    with serving(lambda: engine) as client, ThreadPoolExecutor(8) as clients:
+        wait_until_ready(client)
+        engine.batches.clear()
+        engine.gate.clear()
+        texts = random_sentences(6, seed=5)
+        first = clients.submit(client.vectors, input=texts[0])
+        wait_until(lambda: len(engine.batches) == 1)
+        others = [clients.submit(client.vectors, input=text) for text in texts[1:]]
+        wait_until(lambda: client.metrics()["understudy_sentences_waiting", ()] == 5)
+        engine.gate.set()
+        vectors = np.concatenate([future.result() for future in (first, *others)])
+    assert [len(batch) for batch in engine.batches] == [1, 5]
+    np.testing.assert_allclose(vectors, student.encode(texts), atol=ATOL)
+
+
+def test_too_many_at_once_are_told_to_come_back(engine: GatedEngine) -> None:
+    with serving(lambda: engine, ServingOptions(max_queue=2)) as client, ThreadPoolExecutor(2) as clients:
+        wait_until_ready(client)
+        engine.gate.clear()
+        waiting = [clients.submit(client.embed, input="the cat") for _ in range(2)]
+        wait_until(lambda: client.metrics()["understudy_requests_in_progress", ()] == 2)
+        status, headers, body = client.ask("POST", "/v1/embeddings", GOOD, JSON)
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert json.loads(body)["error"]["type"] == "rate_limit_error"
+        engine.gate.set()
+        assert [future.result()[0] for future in waiting] == [200, 200]
+        assert client.embed(input="the cat")[0] == 200
+
+
+def test_a_client_that_leaves_is_not_encoded(engine: GatedEngine) -> None:
+    with serving(lambda: engine) as client, ThreadPoolExecutor(1) as clients:
+        wait_until_ready(client)
+        engine.batches.clear()
+        engine.gate.clear()
+        stays = clients.submit(client.embed, input="the cat")
+        wait_until(lambda: len(engine.batches) == 1)
+        leaves = client.connect()
+        leaves.request("POST", "/v1/embeddings", '{"model": "tiny", "input": "a mat"}', JSON)
+        wait_until(lambda: client.metrics()["understudy_sentences_waiting", ()] == 1)
+        leaves.close()
+        wait_until(lambda: client.metrics()["understudy_sentences_waiting", ()] == 0)
+        engine.gate.set()
+        assert stays.result()[0] == 200
+        assert client.metrics()["understudy_requests_total", ("/v1/embeddings", "499")] == 1
+    assert engine.tokenizer is not None
+    assert engine.batches == [[engine.tokenizer.encode(["the cat"])[0].tolist()]]
+
+
+def test_an_encoding_that_fails_is_one_clients_500(engine: GatedEngine, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda: engine) as client, ThreadPoolExecutor(3) as clients:
+        wait_until_ready(client)
+        engine.gate.clear()
+        first = clients.submit(client.embed, input="the cat")
+        wait_until(lambda: len(engine.batches) == 2)  # the first is the service's own
+        together = [clients.submit(client.embed, input=text) for text in ("poison", "a mat")]
+        wait_until(lambda: client.metrics()["understudy_sentences_waiting", ()] == 2)
+        engine.gate.set()
+        assert [future.result()[0] for future in (first, *together)] == [200, 500, 200]
+        status, answer = client.embed(input="poison")
+        assert (status, answer["error"]["type"]) == (500, "server_error")
+        assert "poison" not in answer["error"]["message"]
+        assert client.embed(input="the cat")[0] == 200
+    assert "MemoryError: poison" in caplog.text
+
+
+def test_a_signal_finishes_what_is_in_progress(engine: GatedEngine) -> None:
+    with serving(lambda: engine) as client, ThreadPoolExecutor(3) as clients:
+        wait_until_ready(client)
+        engine.gate.clear()
+        waiting = [clients.submit(client.embed, input=f"the cat {i}") for i in range(3)]
+        wait_until(lambda: client.metrics()["understudy_requests_in_progress", ()] == 3)
+        client.server.handle_exit(signal.SIGTERM, None)
+        assert client.service.state is State.CLOSING
+        engine.gate.set()
+        assert [future.result()[0] for future in waiting] == [200, 200, 200]
+
+
+def test_metrics_count_requests_sentences_tokens_and_batches(folder: Path) -> None:
+    with serving(lambda: load(folder), ServingOptions(max_batch=2)) as client:
+        wait_until_ready(client)
+        before = client.metrics()
+        assert before["understudy_sentences_total", ()] == 0
+        assert before["understudy_batch_sentences_count", ()] == 0
+        client.embed(input=["the cat", "a mat", "the cat sat"])  # 4 + 4 + 5 tokens in batches of 2 and 1
+        client.embed(input=[])
+        client.ask("GET", "/nowhere")
+        client.ask("GET", "/else/where")
+        counted = client.metrics()
+    expected = {
+        ("understudy_requests_total", ("/v1/embeddings", "200")): 1,
+        ("understudy_requests_total", ("/v1/embeddings", "400")): 1,
+        ("understudy_requests_total", ("other", "404")): 2,
+        ("understudy_request_seconds_count", ("/v1/embeddings",)): 2,
+        ("understudy_sentences_total", ()): 3,
+        ("understudy_tokens_total", ()): 13,
+        ("understudy_batch_sentences_count", ()): 2,
+        ("understudy_batch_sentences_sum", ()): 3,
+        ("understudy_batch_sentences_bucket", ("1.0",)): 1,
+        ("understudy_batch_sentences_bucket", ("2.0",)): 2,
+        ("understudy_batch_seconds_count", ()): 2,
+        ("understudy_sentences_waiting", ()): 0,
+        ("understudy_requests_in_progress", ()): 0,
+    }
+    assert {key: counted.get(key) for key in expected} == expected
+    assert counted["process_resident_memory_bytes", ()] > 0

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from search.console.live_table import LiveTable
+from search.records.trial import TrialRecord, TrialState
+from spaces.recipe import RecipeSpec
+from tests.search.toy_search import TEACHER, rung
+
+RUNNING = TrialRecord(
+    number=3,
+    point={"n_layers": 4},
+    spec=TEACHER,
+    recipe=RecipeSpec(),
+    seed=0,
+    predicted_latency_ms=2.125,
+)
+MEASURED = replace(RUNNING, rungs=(rung(12_000, 0.93125),))
+PRUNED = replace(MEASURED, state=TrialState.PRUNED, outcome="dominated: at 12,000 tokens by trial-0001 and trial-0002")
+
+
+class Terminal(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def tell(table):
+    with table:
+        table.trial_started(RUNNING)
+        table.rung_reached(MEASURED)
+        table.trial_ended(PRUNED)
+
+
+def test_without_a_terminal_each_event_is_one_plain_line():
+    file = io.StringIO()
+    tell(LiveTable(n_rungs=3, deadline=100.0, clock=lambda: 29.0, file=file))
+    assert file.getvalue().splitlines() == [
+        "trial-0003 begins: 4 x 32, 4 heads, dense 64, 2.12 ms predicted",
+        "trial-0003 rung 1 of 3: fidelity 0.9313 after 12,000 tokens, 100 tokens/s, 1:11 left",
+        "trial-0003 pruned: dominated: at 12,000 tokens by trial-0001 and trial-0002",
+    ]
+
+
+def test_a_complete_trial_and_a_continued_one_have_lines_of_their_own():
+    file = io.StringIO()
+    with LiveTable(n_rungs=1, file=file) as table:
+        table.trial_started(replace(RUNNING, continues=1))
+        table.trial_ended(replace(MEASURED, state=TrialState.COMPLETE, outcome="complete"))
+    assert file.getvalue().splitlines() == [
+        "trial-0003 continues trial-0001: 4 x 32, 4 heads, dense 64, 2.12 ms predicted",
+        "trial-0003 complete: fidelity 0.9313, 2.12 ms, 4 x 32, 4 heads, dense 64",
+    ]
+
+
+def test_on_a_terminal_a_table_shows_every_column(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    file = Terminal()
+    tell(LiveTable(n_rungs=3, n_trials=16, deadline=4000.0, clock=lambda: 29.0, file=file))
+    shown = file.getvalue()
+    for word in ("trial-0003", "4 x 32, 4 heads, dense 64", "1/3", "0.9313", "2.12 ms", "pruned"):
+        assert word in shown
+    assert "1 of 16 trials, 1 pruned, 1:06:11 left" in shown
+
+
+def test_a_trial_that_cannot_be_built_is_shown_with_its_reason(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    refused = replace(
+        RUNNING,
+        spec=None,
+        recipe=None,
+        predicted_latency_ms=None,
+        state=TrialState.REFUSED,
+        outcome="cannot be built: n_heads must divide the width",
+    )
+    for file in (io.StringIO(), Terminal()):
+        with LiveTable(n_rungs=3, file=file) as table:
+            table.trial_ended(refused)
+        assert "refused: cannot be built" in file.getvalue()
+
+
+@pytest.mark.parametrize("n", [0, 200])
+def test_a_table_fits_its_terminal(monkeypatch, n):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("LINES", "24")
+    file = Terminal()
+    with LiveTable(n_rungs=3, file=file) as table:
+        for number in range(n):
+            table.trial_ended(replace(PRUNED, number=number))
+        lines = table._console.render_lines(table._render())
+    assert len(lines) < 24
+    if n:
+        assert "trial-0199" in "".join(segment.text for line in lines for segment in line)

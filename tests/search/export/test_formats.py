@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from runtime.folder import expected_tensors, write_folder
+from runtime.loading import load_exact as load
+from search.export.formats import ExportFormat, export, export_model
+from search.storage.store import Store
+from spaces.student import (
+    Activation,
+    Dense,
+    EncoderSpec,
+    Pooling,
+    Projection,
+    StaticSpec,
+    StudentSpec,
+    Switch,
+)
+
+WORDS = [*"abcdefghijklmnopqrstuvwxyz", "cat", "dog", "runs", "sleeps", "##s", "the", "!", "."]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+SENTENCES = [
+    "the cat sleeps.",
+    "dog",
+    "the dog runs the dog runs the dog runs the dog runs!",
+    "",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h",
+    "ünknown words",
+]
+
+
+def encoder(**changes: object) -> EncoderSpec:
+    fields: dict[str, object] = {
+        "n_layers": 2,
+        "width": 32,
+        "n_heads": 4,
+        "head_width": 8,
+        "feed_forward": Dense(units=48),
+        "max_tokens": 24,
+    }
+    return EncoderSpec(**(fields | changes))  # type: ignore[arg-type]
+
+
+def student(
+    encoder: EncoderSpec | None = None,
+    *,
+    static: StaticSpec | None = None,
+    output_dim: int = 32,
+    normalise: bool = True,
+) -> StudentSpec:
+    return StudentSpec(
+        vocabulary_size=len(VOCABULARY), output_dim=output_dim, encoder=encoder, static=static, normalise=normalise
+    )
+
+
+ENCODERS = {
+    "dense": student(encoder()),
+    "narrow heads": student(encoder(head_width=5)),
+    "fewer heads": student(encoder(n_heads=2, head_width=8)),
+    "factorised": student(encoder(embedding_dim=12)),
+    "first token": student(encoder(pooling=Pooling.CLS)),
+    "projected": student(encoder(projection=Projection.LINEAR), output_dim=20),
+    "tanh": student(encoder(projection=Projection.TANH), output_dim=20),
+    "not normalised": student(encoder(), normalise=False),
+    "relu": student(encoder(activation=Activation.RELU)),
+    "gelu tanh": student(encoder(activation=Activation.GELU_TANH, layer_norm_epsilon=1e-5)),
+    "sparse": student(encoder(n_heads=2, head_width=16, sparsity=0.5)),
+}
+STATICS = {
+    "static": student(static=StaticSpec()),
+    "static factorised": student(static=StaticSpec(embedding_dim=6)),
+    "static not normalised": student(static=StaticSpec(), normalise=False),
+}
+OTHERS = {
+    "both paths": student(encoder(), static=StaticSpec(embedding_dim=6)),
+    "switch": student(encoder(feed_forward=Switch(n_experts=3, units=24))),
+}
+
+
+def tokenizer_json() -> str:
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(VOCABULARY[:5])
+    return tokenizer.to_str()
+
+
+def student_folder(path: Path, spec: StudentSpec, *, seed: int = 0) -> Path:
+    """A folder of random weights, large enough that attention, experts and activations matter."""
+    generator = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in expected_tensors(spec).items():
+        scale = 1.0 if "tokens" in name or "positions" in name else 0.4
+        weights[name] = generator.normal(size=shape, scale=scale).astype(np.float32)
+        if name.endswith("norm.weight"):
+            weights[name] = 1.0 + 0.2 * weights[name]
+    if spec.encoder is not None and spec.encoder.sparsity:
+        for name in weights:
+            if name.startswith("layers") and name.endswith("weight") and weights[name].ndim == 2:
+                weights[name][:16, :4] = 0.0
+    return write_folder(path, spec, weights=weights, tokenizer_json=tokenizer_json())
+
+
+def assert_same(vectors: np.ndarray, expected: np.ndarray) -> None:
+    assert vectors.shape == expected.shape
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    assert np.all((vectors * expected).sum(axis=1) / norms >= 0.9999)
+    np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-4)
+
+
+def sentence_transformers_vectors(folder: Path) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(SENTENCES, batch_size=4)
+
+
+def onnx_vectors(model: Path, tokenizer: Path) -> np.ndarray:
+    import onnxruntime
+
+    encodings = Tokenizer.from_file(str(tokenizer)).encode_batch(SENTENCES)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (vectors,) = session.run(
+        ["sentence_embedding"],
+        {
+            "input_ids": np.array([encoding.ids for encoding in encodings], dtype=np.int64),
+            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64),
+        },
+    )
+    return vectors
+
+
+@pytest.mark.slow  # importing sentence-transformers takes seconds
+@pytest.mark.parametrize("spec", (ENCODERS | STATICS).values(), ids=(ENCODERS | STATICS).keys())
+def test_sentence_transformers_gives_the_same_vectors(spec: StudentSpec, tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", spec)
+    out = export(folder, tmp_path / "out", format="sentence-transformers")
+    assert_same(sentence_transformers_vectors(out), load(folder).encode(SENTENCES))
+
+
+@pytest.mark.parametrize("spec", (ENCODERS | STATICS | OTHERS).values(), ids=(ENCODERS | STATICS | OTHERS).keys())
+def test_onnx_gives_the_same_vectors(spec: StudentSpec, tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", spec)
+    out = export(folder, tmp_path / "out", format="onnx")
+    vectors = onnx_vectors(out / "model.onnx", out / "tokenizer.json")
+    assert_same(vectors, load(folder).encode(SENTENCES))
+    assert all(path.stat().st_mode & 0o044 for path in out.iterdir())  # others may read it
+
+
+def test_onnx_takes_any_batch_and_length_alone(tmp_path: Path) -> None:
+    import onnxruntime
+
+    spec = ENCODERS["dense"]
+    folder = student_folder(tmp_path / "student", spec)
+    model = export(folder, tmp_path / "student.onnx", format="onnx")
+    assert model.is_file()
+    session = onnxruntime.InferenceSession(model)
+    for batch, n_tokens in ((1, 1), (3, 7), (2, 24)):
+        ids = np.random.default_rng(1).integers(5, len(VOCABULARY), size=(batch, n_tokens))
+        (vectors,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        assert_same(vectors, load(folder).forward(ids))
+
+
+def test_a_switch_layer_runs_each_token_through_its_own_expert(tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", student(encoder(feed_forward=Switch(n_experts=9, units=8))))
+    out = export(folder, tmp_path / "out", format="onnx")  # with 9 experts and few tokens some experts get none
+    vectors = onnx_vectors(out / "model.onnx", out / "tokenizer.json")
+    assert_same(vectors, load(folder).encode(SENTENCES))
+
+
+@pytest.mark.parametrize(("name", "reason"), [("switch", "no Switch layers"), ("both paths", "static path")])
+def test_what_sentence_transformers_cannot_hold_is_refused_with_the_reason(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    folder = student_folder(tmp_path / "student", OTHERS[name])
+    with pytest.raises(ValueError, match=f"{reason}.*onnx"):
+        export(folder, tmp_path / "out", format="sentence-transformers")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student"]
+
+
+def test_a_folder_is_copied_whole(tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", OTHERS["both paths"])
+    out = export_model(Store(tmp_path / "no-store"), folder, tmp_path / "new" / "out", format=ExportFormat.FOLDER)
+    np.testing.assert_array_equal(load(out).encode(SENTENCES), load(folder).encode(SENTENCES))
+    assert (out / "student.json").read_bytes() == (folder / "student.json").read_bytes()
+
+
+@pytest.mark.parametrize("format", list(ExportFormat))
+def test_nothing_is_overwritten(format: ExportFormat, tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", ENCODERS["dense"])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("keep")
+    with pytest.raises(ValueError, match="nothing is overwritten"):
+        export(folder, out, format=format)
+    assert [path.name for path in out.iterdir()] == ["precious.txt"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", ENCODERS["dense"])
+    (tmp_path / "out").mkdir()
+    assert (export(folder, tmp_path / "out", format="folder") / "student.json").is_file()
+
+
+def test_an_unknown_format_names_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"folder, sentence-transformers, onnx, got 'pickle'"):
+        export(tmp_path, tmp_path / "out", format="pickle")
+
+
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = student_folder(tmp_path / "student", STATICS["static"])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ValueError, match=r"pip install 'understudy\[export\]'"):
+        export(folder, tmp_path / "out", format="onnx")
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", ENCODERS["dense"])
+    document = json.loads((folder / "student.json").read_text())
+    document["spec"]["encoder"]["n_layers"] = 3
+    (folder / "student.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="missing"):
+        export(folder, tmp_path / "out", format="folder")

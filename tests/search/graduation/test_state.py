@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about how far a graduation is, and what a death or a longer one makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.graduation.state import (
+    DONE,
+    FAILED,
+    UNFINISHED,
+    GraduationState,
+    GraduationTask,
+    show_life,
+    sign_of_life,
+)
+from search.workers.heartbeat import HUNG
+from search.workers.retries import MOST_TRIES, NODE_DIED, OUT_OF_MEMORY, WORKER_DIED
+from spaces.recipe import RecipeSpec
+from spaces.student import StaticSpec, StudentSpec
+from tests.search.toy_search import rung
+
+DIED = f"{WORKER_DIED}: a signal ended it"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "most"),
+    [(DIED, MOST_TRIES[WORKER_DIED]), (f"{NODE_DIED}: gone", MOST_TRIES[NODE_DIED]), ("ValueError: no", 3)],
+)
+def test_only_deaths_without_a_save_between_fail_a_student(outcome: str, most: int) -> None:
+    state = GraduationState(start_tokens=100)
+    for n in range(1, most):
+        state = state.died(outcome)
+        assert (state.status, state.n_deaths, state.outcome) == (UNFINISHED, n, "")
+    saved = replace(state, n_deaths=0)
+    assert saved.died(outcome).status == UNFINISHED
+    state = state.died(outcome)
+    assert (state.status, state.outcome) == (FAILED, f"{outcome}; {most} times since its last save")
+
+
+def test_a_finished_graduation_goes_on_from_before_its_decay_and_another_where_it_is() -> None:
+    curve = (rung(200, 0.5), rung(300, 0.6), rung(400, 0.7))
+    done = GraduationState(status=DONE, start_tokens=100, decay=(300, 400), curve=curve)
+    begun = done.begun()
+    assert (begun.status, begun.decay, begun.curve) == (UNFINISHED, None, curve[:2])
+    half = replace(done, status=UNFINISHED, outcome="its workers ended")
+    assert half.begun() == replace(half, outcome="")
+
+
+def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
+    assert sign_of_life(tmp_path) is None
+    state = GraduationState(start_tokens=100, curve=(rung(200, 0.5),), n_deaths=1)
+    state.write(tmp_path)
+    first = sign_of_life(tmp_path)
+    while sign_of_life(tmp_path) == first:  # clocks of file systems tick some hundred times a second
+        show_life(tmp_path)
+    assert GraduationState.read(tmp_path) == state
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limits", "may"),
+    [
+        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 60.0), False),
+        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 90.0), False),
+        (f"{OUT_OF_MEMORY}: it takes more", (2.0, 60.0), True),
+        (f"{OUT_OF_MEMORY}: it takes more", (None, 60.0), True),
+        (f"{HUNG}: no sign of life", (2.0, 60.0), False),
+        (f"{HUNG}: no sign of life", (0.5, 90.0), True),
+        ("not finite: loss is nan", (None, 90.0), False),
+    ],
+)
+def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
+    outcome: str, limits: tuple[float | None, float], may: bool, tmp_path: Path
+) -> None:
+    GraduationState(start_tokens=100).failed(outcome, task(tmp_path, 1.0, 60.0)).write(tmp_path)
+    failed = GraduationState.read(tmp_path)
+    assert failed is not None and failed.status == FAILED
+    assert failed.may_try_again(task(tmp_path, *limits)) is may
+    assert not failed.begun().may_try_again(task(tmp_path, None, 1e9))
+
+
+def task(folder: Path, memory_gib: float | None, silence_limit_s: float) -> GraduationTask:
+    """Of any student, under these limits."""
+    return GraduationTask(
+        name="trial-0000",
+        spec=StudentSpec(vocabulary_size=10, output_dim=4, static=StaticSpec()),
+        recipe=RecipeSpec(),
+        seed=0,
+        checkpoint=folder,
+        folder=folder,
+        weight=1.0,
+        tokens_per_s=1.0,
+        max_tokens=None,
+        document={},
+        memory_gib=memory_gib,
+        silence_limit_s=silence_limit_s,
+    )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.records.trial import TrialRecord, TrialState, describe
+from spaces.recipe import RecipeSpec
+from spaces.student import Pooling, StaticSpec, Switch
+from tests.search.toy_search import TEACHER, rung
+
+
+def record(**changes):
+    values = {
+        "number": 7,
+        "point": {"n_layers": 2, "embedding_dim": None, "static_path": True, "learning_rate": 1e-3},
+        "spec": TEACHER,
+        "recipe": RecipeSpec(),
+        "seed": 3,
+        "predicted_latency_ms": 1.5,
+        "state": TrialState.PRUNED,
+        "outcome": "dominated: at 100 tokens by trial-0001",
+        "rungs": (rung(100, 0.9), rung(200, 0.91)),
+        "checkpoint": Path("trials/trial-0007/rung-2"),
+        "continues": 5,
+    }
+    return TrialRecord(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"spec": None, "recipe": None, "predicted_latency_ms": None},
+        {"rungs": (), "checkpoint": None, "continues": None},
+    ],
+)
+def test_a_record_survives_json(changes):
+    before = record(**changes)
+    assert TrialRecord.from_json(json.loads(json.dumps(before.to_json()))) == before
+
+
+def test_a_record_sums_up_its_rungs():
+    assert record().n_tokens == 200
+    assert record().seconds == 2.0
+    assert record().fidelity.cosine == 0.91
+    assert record(rungs=()).fidelity is None
+
+
+def test_the_outcome_kind_is_its_first_words():
+    assert record().outcome_kind == "dominated"
+    assert record(outcome="complete").outcome_kind == "complete"
+
+
+def test_students_are_described_in_words():
+    encoder = TEACHER.encoder
+    assert describe(TEACHER) == "4 x 32, 4 heads, dense 64"
+    assert describe(replace(TEACHER, encoder=None, static=StaticSpec())) == "static"
+    assert describe(replace(TEACHER, encoder=None, static=StaticSpec(embedding_dim=8))) == "static 8"
+    unusual = replace(
+        encoder,
+        head_width=4,
+        feed_forward=Switch(n_experts=4, units=16),
+        sparsity=0.5,
+        embedding_dim=16,
+        pooling=Pooling.CLS,
+    )
+    assert describe(replace(TEACHER, encoder=unusual, static=StaticSpec())) == (
+        "4 x 32, 4 heads of 4, switch 4 x 16, 50% sparse, embedding 16, cls, static"
+    )
+    assert describe(None) == "cannot be built"

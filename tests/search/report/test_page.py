@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.console.front_table import format_ms, front_columns, front_markdown, print_front
+from search.records.front import Entry, FrontDocument
+from search.report.front_chart import front_svg
+from search.report.page import report_html
+from search.tracking.registry import TrialPoint
+from spaces.profile import LatencyProfile
+from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch
+from trainers.measure.fidelity import Fidelity
+
+HOSTILE = "<script>alert('\"&</script><img src=x onerror=alert(1)>{{data}}"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def spec_of(n_layers: int, *, switch: bool = False) -> StudentSpec:
+    if n_layers == 0:
+        return StudentSpec(vocabulary_size=50, output_dim=6, static=StaticSpec())
+    encoder = EncoderSpec(
+        n_layers=n_layers,
+        width=8,
+        n_heads=2,
+        head_width=4,
+        feed_forward=Switch(n_experts=2, units=8) if switch else Dense(units=12),
+        max_tokens=10,
+        projection=Projection.LINEAR,
+    )
+    return StudentSpec(vocabulary_size=50, output_dim=6, encoder=encoder)
+
+
+def entry(name: str, n_layers: int, latency_ms: float, cosine: float, *, switch: bool = False) -> Entry:
+    fidelity = Fidelity(
+        cosine=cosine,
+        cosine_p5=cosine - 0.1,
+        cosine_centred=cosine - 0.05,
+        spearman=cosine,
+        overlap_at_1=0.5,
+        overlap_at_10=0.6,
+        constant_baseline=0.292,
+    )
+    return Entry.measured(
+        name,
+        spec_of(n_layers, switch=switch),
+        latency_ms=latency_ms,
+        latency_interval_ms=(latency_ms * 0.9, latency_ms * 1.2),
+        teacher_latency_ms=8.0,
+        fidelity=fidelity,
+    )
+
+
+def trial(name: str, state: str, latency_ms: float | None, cosine: float | None) -> TrialPoint:
+    return TrialPoint(
+        name=name, student="2 x 8", state=state, outcome="", latency_ms=latency_ms, cosine=cosine, n_tokens=1000
+    )
+
+
+def front(name: str = "trial-0001", *, study: str = "quickstart") -> FrontDocument:
+    document = FrontDocument.of(
+        study,
+        teacher="the teacher",
+        profile=LatencyProfile(),
+        references=(entry("teacher", 4, 8.0, 1.0), entry("static-table", 0, 0.05, 0.88)),
+        students=(
+            entry(name, 0, 0.04, 0.89),
+            entry("trial-0002", 2, 3.0, 0.95, switch=True),
+            entry("trial-0003", 3, 6.0, 0.98),
+            entry("trial-0004", 4, 8.1, 0.99),
+        ),
+    )
+    numbered = [student.changed(version=str(i + 1)) for i, student in enumerate(document.students)]
+    aliases = [("fastest",), ("balanced",), ("most-faithful",)]
+    students = tuple(one.changed(aliases=alias) for one, alias in zip(numbered, aliases, strict=True))
+    return FrontDocument(
+        study=study,
+        teacher=document.teacher,
+        profile=document.profile,
+        references=document.references,
+        students=students,
+        dominated=document.dominated,
+    )
+
+
+TRIALS = (
+    trial("trial-0001", "complete", 0.04, 0.88),
+    trial("trial-0005", "pruned", 4.0, 0.91),
+    trial("trial-0006", "failed", 4.0, math.nan),
+    trial("trial-0007", "refused", None, None),
+)
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with attributes, and the text of scripts apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text: list[str] = []
+        self._in_script = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in_script = tag == "script"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self._in_script else self.text).append(data)
+
+    def keys(self, tag: str) -> list[str]:
+        return [
+            str(attributes["data-key"]) for name, attributes in self.tags if name == tag and "data-key" in attributes
+        ]
+
+
+def test_the_page_loads_nothing_but_itself() -> None:
+    text = report_html(front(), TRIALS)
+    page = Page(text)
+    addresses = {
+        value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href", "action")
+    }
+    assert addresses == {"data:,"}
+    assert "@import" not in text
+    assert re.findall(r"url\(", text) == []
+    assert set(re.findall(r"https?://[^\s\"'<]*", text)) <= {"http://www.w3.org/2000/svg"}
+    policies = [attributes.get("content") for name, attributes in page.tags if name == "meta"]
+    assert any(policy and "default-src 'none'" in policy for policy in policies)
+
+
+def test_every_entry_has_a_mark_a_row_and_its_numbers() -> None:
+    page = Page(report_html(front(), TRIALS))
+    keys = ["s0", "s1", "s2", "d0", "r0", "r1"]
+    assert page.keys("tr") == keys
+    assert sorted(page.keys("g")) == sorted(keys)
+    data = json.loads(page.scripts[0])
+    assert {key: data[key]["name"] for key in keys} == {
+        "s0": "trial-0001",
+        "s1": "trial-0002",
+        "s2": "trial-0003",
+        "d0": "trial-0004",
+        "r0": "teacher",
+        "r1": "static-table",
+    }
+    assert data["s1"]["fidelity"]["cosine"] == 0.95
+    assert data["d0"]["notes"] == "dominated by teacher"
+
+
+def test_trials_that_were_measured_are_dots_and_others_are_not() -> None:
+    page = Page(report_html(front(), TRIALS))
+    assert page.keys("circle") == ["t0", "t1"]
+    data = json.loads(page.scripts[0])
+    assert {key for key in data if key.startswith("t")} == {"t0", "t1"}  # NaN is no JSON
+
+
+def test_commands_name_the_version_and_a_format_that_can_hold_it() -> None:
+    data = json.loads(Page(report_html(front())).scripts[0])
+    commands = {key: " ".join(line for _, line in data[key]["commands"]) for key in ("s0", "s1")}
+    assert "understudy select quickstart --max-latency-ms 0.04 " in commands["s0"]
+    assert "understudy export quickstart/1 OUT --format sentence-transformers" in commands["s0"]
+    assert "understudy export quickstart/2 OUT --format onnx" in commands["s1"]
+    assert data["r0"]["commands"] == []
+
+
+@pytest.mark.parametrize("where", ["student", "study", "trial"])
+def test_no_name_becomes_markup(where: str) -> None:
+    document = front(HOSTILE if where == "student" else "trial-0001", study=HOSTILE if where == "study" else "study")
+    trials = (trial(HOSTILE, "complete", 1.0, 0.9),) if where == "trial" else TRIALS
+    plain = Page(report_html(front(study="study"), trials if where == "trial" else TRIALS))
+    page = Page(report_html(document, trials))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    assert len(page.scripts) == 2
+    assert HOSTILE in "".join(page.text) + page.scripts[0].encode().decode("unicode_escape")
+    ElementTree.fromstring(front_svg(document, trials))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        FrontDocument(study="s", teacher="t", profile=LatencyProfile(), references=(), students=()),
+        FrontDocument(
+            study="s", teacher="t", profile=LatencyProfile(), references=(entry("t", 2, 8.0, 1.0),), students=()
+        ),
+        FrontDocument(
+            study="s", teacher="t", profile=LatencyProfile(), references=(), students=(entry("x", 2, 8.0, -0.2),)
+        ),
+    ],
+    ids=["nothing", "the teacher alone", "one student"],
+)
+def test_a_front_of_little_is_a_page_too(document: FrontDocument, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Page(report_html(document, TRIALS)).keys("tr") == ["s0"] * len(document.students) + ["r0"] * len(
+        document.references
+    )
+    ElementTree.fromstring(front_svg(document, TRIALS))
+    print_front(document)
+    assert "s: students of t" in capsys.readouterr().out
+
+
+cosines = st.floats(min_value=-0.5, max_value=1.0)
+latencies = st.floats(min_value=1e-3, max_value=1e4)
+
+
+@given(st.lists(st.tuples(latencies, cosines), min_size=1, max_size=6))
+def test_the_picture_orders_marks_as_their_numbers(points: list[tuple[float, float]]) -> None:
+    students = tuple(entry(f"s{i}", 1, *point) for i, point in enumerate(points))
+    document = FrontDocument(study="s", teacher="t", profile=LatencyProfile(), references=(), students=students)
+    root = ElementTree.fromstring(front_svg(document))
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    places = {}
+    for mark in root.iter(f"{SVG}g"):
+        if "data-key" in mark.attrib:
+            x, y = map(float, mark.attrib["transform"].removeprefix("translate(").removesuffix(")").split())
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+            places[document.students[int(mark.attrib["data-key"][1:])].name] = (x, y)
+    for one in students:
+        for other in students:
+            if one.latency_ms <= other.latency_ms:
+                assert places[one.name][0] <= places[other.name][0] + 0.1
+            if one.fidelity.cosine <= other.fidelity.cosine:
+                assert places[one.name][1] >= places[other.name][1] - 0.1
+
+
+def test_the_picture_stands_alone() -> None:
+    text = front_svg(front(), TRIALS)
+    assert "<style>" in text
+    assert "quickstart: students of the teacher" in text
+    assert set(re.findall(r"https?://[^\s\"'<]*", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_table_shows_references_beside_and_marks_the_dominated(capsys: pytest.CaptureFixture[str]) -> None:
+    print_front(front())
+    printed = capsys.readouterr().out
+    for words in ("trial-0001", "static-table", "dominated by teacher", "balanced", "0.292", "200 x"):
+        assert words in printed
+    assert front_markdown(front()).count("\n| ") == 7  # a heading, three students, one dominated, two references
+    columns = front_columns(front())
+    assert {len(values) for values in columns.values()} == {6}
+    assert columns["dominated_by"][3] == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0312, "0.0312"), (0.25, "0.250"), (2.4, "2.40"), (152.3, "152"), (99.999, "100.00")]
+)
+def test_milliseconds_have_no_exponent(value: float, text: str) -> None:
+    assert format_ms(value) == text

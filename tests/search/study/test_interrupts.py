@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about a Ctrl-C: it interrupts at once, and where something swallows it it is not forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from search.study.interrupts import Interrupts
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_terminal() -> Iterator[None]:
+    """The handler that Python has in a terminal, also where the tests run with signals ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_it_interrupts_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        press_ctrl_c()
+        pytest.fail("the block went on")
+
+
+def test_what_is_swallowed_is_raised_at_the_next_check() -> None:
+    with Interrupts() as interrupts:
+        interrupts.check()
+        with contextlib.suppress(BaseException):
+            press_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+
+
+def test_the_handler_before_is_there_again() -> None:
+    with Interrupts():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_someone_else_stays() -> None:
+    def handle(number: int, frame: object) -> None:
+        """Of a program that searches from within."""
+
+    signal.signal(signal.SIGINT, handle)
+    with Interrupts() as interrupts:
+        assert signal.getsignal(signal.SIGINT) is handle
+        press_ctrl_c()
+        interrupts.check()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about the references of a study."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.engine import Engine
+from search.console.progress import Silent
+from search.storage.store import Store
+from search.storage.study_state import StudyState
+from search.study.budget import TimePlan
+from search.study.prepare import Prepared, prepare
+from search.study.references import STATIC_TABLE, TEACHER, TEACHER_ON_ENGINE, measure_references, reference_specs
+from spaces.profile import Runtime
+from spaces.student import Dense, EncoderSpec, StudentSpec
+from tests.search.tiny_study import tiny_study
+from trainers.inherit.inherit import truncate
+from trainers.measure.fidelity import measure_fidelity
+from trainers.modules.build import student_from_weights
+from trainers.modules.embed import embed_tokens
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_references_are_the_teacher_its_first_layers_and_the_table(runtime: Runtime) -> None:
+    encoder = EncoderSpec(n_layers=4, width=8, n_heads=2, head_width=4, feed_forward=Dense(units=8), max_tokens=8)
+    specs = reference_specs(StudentSpec(vocabulary_size=9, output_dim=8, encoder=encoder), runtime)
+    assert [(name, spec.n_layers) for name, spec in specs.items()] == [
+        ("teacher", 4),
+        *([("teacher-on-engine", 4)] if runtime is Runtime.ENGINE else []),
+        ("teacher-first-3-layers", 3),
+        ("teacher-first-2-layers", 2),
+        ("teacher-first-1-layer", 1),
+        ("static-table", 0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("study")
+    plan = TimePlan(budget_s=30.0, graduation_share=0.5, max_students=3)
+    return prepare(tiny_study(folder), store=Store(folder / "store"), plan=plan, reporter=Silent())
+
+
+@pytest.mark.slow
+def test_fidelities_are_those_of_the_students_that_the_names_say(
+    prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    state = StudyState(tmp_path_factory.mktemp("facts"))
+    found = {one.name: one for one in measure_references(prepared, state=state, reporter=Silent())}
+    data, table = prepared.data, prepared.inheritance.static_table
+    assert table is not None
+    students = {
+        TEACHER: prepared.teacher.student(),
+        "teacher-first-1-layer": truncate(prepared.teacher, 1)[1],
+        STATIC_TABLE: student_from_weights(found[STATIC_TABLE].spec, {"static.tokens": table}),
+    }
+    assert set(found) == {*students, TEACHER_ON_ENGINE}
+    on_engine = Engine(prepared.teacher.spec, prepared.teacher.weights)
+    vectors = on_engine.embed(data.held_out_token_ids, data.held_out_offsets)
+    expected = measure_fidelity(vectors, data.held_out_embeddings)
+    assert found[TEACHER_ON_ENGINE].fidelity == expected
+    assert 0.999 < expected.cosine < 1.0
+    for name, student in students.items():
+        vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)
+        expected = measure_fidelity(vectors, data.held_out_embeddings)
+        assert found[name].fidelity.cosine == pytest.approx(expected.cosine, abs=1e-5)
+        assert found[name].fidelity.spearman == pytest.approx(expected.spearman, abs=1e-2)
+    assert found[TEACHER].fidelity.cosine == pytest.approx(1.0, abs=1e-6)
+    again = {one.name: one for one in measure_references(prepared, state=state, reporter=Silent())}
+    assert again == found

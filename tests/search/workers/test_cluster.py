@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims about starting and reaching Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+import ray
+
+from search.workers.cluster import cluster, connect, n_cpus_available
+
+
+def test_an_address_where_nothing_listens_is_refused_within_seconds() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=f"no Ray cluster can be reached at '{address}'"):
+        connect(address)
+    assert time.monotonic() - start < 5.0
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        connect("somewhere")
+
+
+@pytest.mark.slow
+def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> None:
+    with cluster(n_cpus=2):
+        assert n_cpus_available() == 2
+        connect(n_cpus=1)  # already connected: nothing happens
+        assert n_cpus_available() == 2
+
+        @ray.remote
+        def environment() -> dict[str, str]:
+            return dict(os.environ)
+
+        seen = ray.get(environment.remote())
+        assert seen["RAY_AUTH_MODE"] == "token" and len(seen["RAY_AUTH_TOKEN"]) == 64
+    assert not ray.is_initialized()

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A torch student to a student folder and back, bit for bit, without a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.folder import read_folder, write_folder
+from spaces.student import StudentSpec
+from trainers.modules.build import student_from_weights, weights_of
+from trainers.modules.student import Student
+
+
+def save_student(
+    student: Student,
+    folder: str | Path,
+    *,
+    spec: StudentSpec,
+    tokenizer_json: str,
+    document: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the student's folder whole or not at all; returns its path. Raises as `runtime.folder.write_folder` does.
+
+    `spec` is what the student was built from; `document` adds to student.json (teacher, measurements, tokenizer).
+    """
+    return write_folder(folder, spec, weights=weights_of(student), tokenizer_json=tokenizer_json, document=document)
+
+
+def load_student(folder: str | Path) -> Student:
+    """The student of a folder, in evaluation mode. Raises as `runtime.folder.read_folder` does."""
+    read = read_folder(folder)
+    return student_from_weights(read.spec, read.weights)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The distillation loss of a batch: the recipe's weighted sum of the terms in `trainers.distil.losses`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spaces.recipe import LossWeights, RecipeSpec
+from trainers.distil.losses import cosine_loss, hidden_loss, relation_loss, similarity_loss
+from trainers.distil.replicas import Replica
+from trainers.modules.student import StudentOutput
+from trainers.teacher.cache import Targets
+from trainers.text.batches import Batch, token_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTargets:
+    """The teacher's outputs for one batch: only what the recipe's losses use."""
+
+    embeddings: Tensor
+    """Float32 [batch, dim]."""
+    queries: Tensor | None
+    """[batch, tokens, attention width] of the last layer; None if no relation loss is used."""
+    keys: Tensor | None
+    """As queries."""
+    values: Tensor | None
+    """As queries."""
+    hidden: Tensor | None
+    """[batch, tokens, width]: last hidden states; None if the hidden loss is not used."""
+    token_counts: np.ndarray
+    """Int64 [batch]: tokens of each sentence."""
+
+    @classmethod
+    def of(cls, targets: Targets, batch: Batch, offsets: np.ndarray, losses: LossWeights) -> BatchTargets:
+        """Look a batch's targets up. Raises ValueError if the cache lacks what the losses need."""
+        rows = token_rows(batch, offsets) if losses.needs_relations or losses.needs_hidden else None
+
+        def tokens_of(array: np.ndarray | None, what: str, needed: bool) -> Tensor | None:
+            if not needed:
+                return None
+            if array is None:
+                raise ValueError(f"the recipe's losses need the teacher's {what}, which were not cached")
+            return torch.from_numpy(np.asarray(array[rows])).float()
+
+        return cls(
+            embeddings=torch.from_numpy(np.asarray(targets.embeddings[batch.sentences])).float(),
+            queries=tokens_of(targets.queries, "queries", losses.query_key > 0.0),
+            keys=tokens_of(targets.keys, "keys", losses.query_key > 0.0),
+            values=tokens_of(targets.values, "values", losses.value_value > 0.0),
+            hidden=tokens_of(targets.hidden, "hidden states", losses.needs_hidden),
+            token_counts=offsets[batch.sentences + 1] - offsets[batch.sentences],
+        )
+
+
+def distillation_loss(
+    output: StudentOutput,
+    mask: Tensor | None,
+    targets: BatchTargets,
+    recipe: RecipeSpec,
+    *,
+    share: slice,
+    replica: Replica,
+) -> Tensor:
+    """The loss of this replica's share of a batch, weighted so that the replicas' mean is the whole batch's loss."""
+    losses = recipe.losses
+    n_sentences = len(targets.token_counts)
+    sentence_weight = replica.sentence_weight(n_sentences)
+    token_weight = replica.token_weight(targets.token_counts)
+    embeddings = output.embeddings.float()
+
+    total = recipe.balance_weight * token_weight * output.balance_loss
+    if losses.cosine:
+        total = total + losses.cosine * sentence_weight * cosine_loss(embeddings, targets.embeddings[share])
+    if losses.similarity:
+        total = total + losses.similarity * similarity_loss(
+            replica.gather(embeddings, n_sentences), targets.embeddings, temperature=recipe.temperature
+        )
+    if losses.needs_relations:
+        if output.qkv is None:
+            raise ValueError("relation losses need an encoder: a static student has no attention; set them to 0")
+        queries, keys, values = output.qkv.chunk(3, dim=-1)
+        heads = recipe.n_relation_heads
+        if losses.query_key:
+            assert targets.queries is not None and targets.keys is not None
+            teacher = (targets.queries[share], targets.keys[share])
+            term = relation_loss((queries, keys), teacher, mask, n_heads=heads)
+            total = total + losses.query_key * token_weight * term
+        if losses.value_value:
+            assert targets.values is not None
+            teacher = (targets.values[share], targets.values[share])
+            term = relation_loss((values, values), teacher, mask, n_heads=heads)
+            total = total + losses.value_value * token_weight * term
+    if losses.hidden:
+        if output.hidden is None or targets.hidden is None:
+            raise ValueError("the hidden loss needs an encoder: a static student has no hidden states; set it to 0")
+        if output.hidden.shape[-1] != targets.hidden.shape[-1]:
+            raise ValueError(
+                f"the hidden loss needs equal widths: student {output.hidden.shape[-1]}, teacher "
+                f"{targets.hidden.shape[-1]}; set it to 0 or keep the teacher's width"
+            )
+        total = total + losses.hidden * token_weight * hidden_loss(output.hidden, targets.hidden[share], mask)
+    return total

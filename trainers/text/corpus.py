@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From sources of text to one file of tokenised sentences, split into train and held-out by hash.
+
+Every sentence is filtered, kept once and named by its SHA-256. The order of both splits is the order of the hashes,
+so that it does not depend on the sources' order and any prefix is a uniform sample. A sentence is held out when its
+hash falls into the first share of all hashes, the smallest of HELD_OUT_SHARES in which enough sentences fall;
+the held-out text is exactly as many of them as asked for, and none of that share is ever trained on.
+Text passes through unnamed files on the cache's disk, so memory holds 24 bytes a sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from runtime.tokenizer import SentenceTokenizer
+from spaces.study.spec import CorpusSpec, SourceKind
+from trainers.text.sources import read_texts, source_identity
+from trainers.text.tokenised_text import (
+    SCHEMA,
+    SPLITS,
+    TokenisedText,
+    from_batch,
+    open_splits,
+    record_batch,
+    tokenizer_sha256,
+)
+
+FORMAT = 1
+HELD_OUT_SHARES = (0.05, 0.1, 0.2, 0.5)
+CHUNK = 8192  # sentences tokenised between two reports of progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """A prepared corpus: two splits that share no sentence."""
+
+    key: str
+    """Digest of everything that decides the file: sources, filters, tokenizer, lengths, format."""
+    path: Path
+    """The Arrow file."""
+    train: TokenisedText
+    """What students are trained on, in hash order."""
+    held_out: TokenisedText
+    """What fidelity is measured on, in hash order."""
+    counts: dict[str, int]
+    """How many texts were read, dropped by each filter, repeated, kept and held out."""
+
+
+@dataclass(slots=True)
+class _Filter:
+    """The corpus's filters; counts what they drop."""
+
+    spec: CorpusSpec
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("read", "too_short", "too_long", "too_few_words"), 0)
+    )
+
+    def __call__(self, texts: Iterator[str]) -> Iterator[str]:
+        """The texts that pass, their white space normalised."""
+        for text in texts:
+            self.counts["read"] += 1
+            words = text.split()
+            text = " ".join(words)
+            if len(text) < self.spec.min_characters:
+                self.counts["too_short"] += 1
+            elif len(text) > self.spec.max_characters:
+                self.counts["too_long"] += 1
+            elif len(words) < self.spec.min_words:
+                self.counts["too_few_words"] += 1
+            else:
+                yield text
+
+
+def prepare_corpus(
+    spec: CorpusSpec,
+    *,
+    tokenizer_json: str,
+    max_tokens: int,
+    cache_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Corpus:
+    """The corpus of a spec for one tokenizer: opened if `cache_dir` has it, made otherwise.
+
+    `max_tokens` cuts sentences (special tokens included); it and not the spec's is what counts, as a teacher may
+    allow fewer. `progress(done, total)` is told the sentences tokenised. Raises ValueError or FileNotFoundError
+    with the remedy if a source cannot be read or too little text is left.
+    """
+    key = corpus_key(spec, tokenizer_json=tokenizer_json, max_tokens=max_tokens)
+    path = cache_dir / f"{key[:32]}.arrow"
+    if not path.exists():
+        tokenizer = SentenceTokenizer(tokenizer_json, max_tokens=max_tokens)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _write(path, spec, tokenizer=tokenizer, key=key, progress=progress or (lambda done, total: None))
+    return _open(path, key=key, tokenizer_sha256=tokenizer_sha256(tokenizer_json), max_tokens=max_tokens)
+
+
+def check_text(spec: CorpusSpec, *, most: int = 20_000) -> None:
+    """Raises what `prepare_corpus` would, as far as the first `most` texts of every file tell; writes nothing.
+
+    Too few sentences are found out when every source is a file with no more texts than that.
+    """
+    keep = _Filter(spec)
+    n_read = {source: 0 for source in spec.sources if source.kind is SourceKind.FILE}
+
+    def texts() -> Iterator[str]:
+        for source in n_read:
+            for text in islice(read_texts(source), most):
+                n_read[source] += 1
+                yield text
+
+    with tempfile.TemporaryFile() as spool:
+        digests, _ = _spool(keep(texts()), spool)
+    if len(n_read) == len(spec.sources) and max(n_read.values()) < most:
+        if not len(digests):
+            raise ValueError(_nothing_left(spec, keep.counts))
+        _split(*_distinct(digests), held_out=spec.held_out, limit=spec.limit)
+
+
+def corpus_key(spec: CorpusSpec, *, tokenizer_json: str, max_tokens: int) -> str:
+    """The digest that names a corpus; reads small files whole, to see whether they changed."""
+    fields = asdict(spec) | {"sources": sorted(source_identity(source) for source in spec.sources)}
+    fields |= {"max_tokens": max_tokens, "tokenizer": tokenizer_sha256(tokenizer_json), "format": FORMAT}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _open(path: Path, *, key: str, tokenizer_sha256: str, max_tokens: int) -> Corpus:
+    batches, metadata = open_splits(path)
+    train, held_out = (
+        from_batch(batches[name], key=f"{key}-{name}", tokenizer_sha256=tokenizer_sha256, max_tokens=max_tokens)
+        for name in SPLITS
+    )
+    return Corpus(key=key, path=path, train=train, held_out=held_out, counts=json.loads(metadata[b"counts"]))
+
+
+def _write(
+    path: Path, spec: CorpusSpec, *, tokenizer: SentenceTokenizer, key: str, progress: Callable[[int, int], None]
+) -> None:
+    keep = _Filter(spec)
+    with ExitStack() as files:
+        spool = files.enter_context(tempfile.TemporaryFile(dir=path.parent))
+        digests, offsets = _spool(keep(text for source in spec.sources for text in read_texts(source)), spool)
+        if not len(digests):
+            raise ValueError(_nothing_left(spec, keep.counts))
+        distinct, high = _distinct(digests)
+        splits = _split(distinct, high, held_out=spec.held_out, limit=spec.limit)
+        text = np.memmap(spool, dtype=np.uint8, mode="r")
+        total = sum(map(len, splits))
+        counts = {**keep.counts, "repeated": len(digests) - len(distinct), "distinct": len(distinct)}
+        counts |= dict(zip(SPLITS, map(len, splits), strict=True))
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(done, total)
+
+        batches = []
+        for rows in splits:
+            spools = [files.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in range(2)]
+            batches.append(_tokenise(rows, text, offsets, tokenizer, *spools, advance=advance))
+        _write_file(path, batches, metadata={"key": key, "counts": json.dumps(counts)})
+
+
+def _write_file(path: Path, batches: list[pa.RecordBatch], *, metadata: dict[str, str]) -> None:
+    """The Arrow file, there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _spool(texts: Iterator[str], spool: IO[bytes]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Write the texts to a file; their SHA-256's first 16 bytes as two big-endian numbers, and the file's offsets."""
+    digests, lengths = bytearray(), array("q")
+    for text in texts:
+        encoded = text.encode("utf-8", "replace")  # lone surrogates of JSON become question marks
+        digests += hashlib.sha256(encoded).digest()[:16]
+        lengths.append(len(encoded))
+        spool.write(encoded)
+    spool.flush()
+    return np.frombuffer(digests, dtype=[("high", ">u8"), ("low", ">u8")]), _offsets(lengths)
+
+
+def _distinct(digests: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """The rows of the distinct digests in the digests' order, and the first half of each digest."""
+    high, low = digests["high"].astype(np.uint64), digests["low"].astype(np.uint64)
+    order = np.lexsort((low, high))
+    high, low = high[order], low[order]
+    first = np.ones(len(order), dtype=np.bool_)
+    first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    return order[first], high[first]
+
+
+def _split(
+    rows: NDArray[np.int64], high: NDArray[np.uint64], *, held_out: int, limit: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the train and of the held-out sentences; `rows` and `high` are in hash order."""
+    n_share = 0
+    for share in HELD_OUT_SHARES:
+        n_share = int(np.searchsorted(high, np.uint64(int(share * 2**64))))
+        if held_out <= n_share < len(rows):
+            n_train = None if limit is None else limit - held_out
+            return rows[n_share:][:n_train], rows[:held_out]
+    raise ValueError(
+        f"held_out must be less than about half of the corpus: {held_out} of {len(rows)} distinct sentences; lower "
+        f"held_out to {n_share} or less, add text, or loosen the filters"
+    )
+
+
+def _tokenise(
+    rows: NDArray[np.int64],
+    text: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    tokenizer: SentenceTokenizer,
+    text_spool: IO[bytes],
+    token_spool: IO[bytes],
+    *,
+    advance: Callable[[int], None],
+) -> pa.RecordBatch:
+    """The record batch of these rows, over the two files that are filled here."""
+    text_lengths, token_lengths = array("q"), array("q")
+    for start in range(0, len(rows), CHUNK):
+        encoded = [text[offsets[row] : offsets[row + 1]].tobytes() for row in rows[start : start + CHUNK]]
+        token_ids = tokenizer.encode([sentence.decode() for sentence in encoded])
+        text_spool.write(b"".join(encoded))
+        token_spool.write(np.concatenate(token_ids).tobytes())
+        text_lengths.extend(map(len, encoded))
+        token_lengths.extend(map(len, token_ids))
+        advance(len(encoded))
+    text_spool.flush()
+    token_spool.flush()
+    if 0 in token_lengths:
+        sentence = text[offsets[rows[token_lengths.index(0)]] :][: text_lengths[token_lengths.index(0)]]
+        raise ValueError(
+            f"a sentence must have tokens, and the tokenizer finds none in {sentence.tobytes().decode()!r}; use a "
+            "teacher whose tokenizer adds special tokens"
+        )
+    return record_batch(
+        text_bytes=np.memmap(text_spool, dtype=np.uint8, mode="r"),
+        text_offsets=_offsets(text_lengths),
+        tokens=np.memmap(token_spool, dtype=np.int32, mode="r"),
+        token_offsets=_offsets(token_lengths),
+    )
+
+
+def _offsets(lengths: array[int]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _nothing_left(spec: CorpusSpec, counts: dict[str, int]) -> str:
+    if not counts["read"]:
+        return "the corpus's sources hold no text; give files with one sentence a line"
+    return (
+        f"no sentences are left after filtering: of {counts['read']} texts {counts['too_short']} have fewer than "
+        f"{spec.min_characters} characters, {counts['too_long']} more than {spec.max_characters}, and "
+        f"{counts['too_few_words']} fewer than {spec.min_words} words; loosen min_characters, max_characters or "
+        "min_words"
+    )
