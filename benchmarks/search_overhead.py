@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run a
 from search.records.trial import RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
+from search.tracking.client import create_store
 from search.tracking.trial_runs import TrialLog
 from search.trials.plan import TrialPlan
 from search.trials.ray_tune import run_trials
@@ -153,7 +154,7 @@ def measure(*, n_trials: int, seconds: float, n_workers: int, on_server: bool) -
     with TemporaryDirectory(prefix="understudy-overhead-") as folder, ExitStack() as stack:
         uri = stack.enter_context(tracking_server(Path(folder) / "server")).uri if on_server else None
         stack.enter_context(cluster(n_cpus=n_workers))
-        store = Store(Path(folder) / "store", uri).create()
+        store = create_store(Store(Path(folder) / "store", uri))
         log = TrialLog(store, "overhead", facts={}, teacher_latency_ms=1.0)
         writer = stack.enter_context(TrialWriter(log, address=store.tracking_uri, say=print))
         timed = Timed(writer)

@@ -35,9 +35,10 @@ from search.console.progress import ConsoleReporter
 from search.storage.store import Store
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
+from search.tracking.client import create_store
 from search.tracking.trial_runs import provenance
 from search.trials.points import suggest_point
-from search.trials.work import failure_of
+from search.workers.failure import failure_of
 from spaces.domain import Choice
 from spaces.space import Space
 from spaces.study import load_study
@@ -125,7 +126,7 @@ def main() -> None:
     families = arguments.table == "families"
     study = load_study(str(CURVES / "families.yaml") if families else "quickstart")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    store = Store(arguments.store).create()
+    store = create_store(Store(arguments.store))
     assert study.search.time_budget_s is not None
     plan = TimePlan(budget_s=study.search.time_budget_s, graduation_share=0.5, max_students=8)
     prepared = prepare(study, store=store, plan=plan, reporter=ConsoleReporter())

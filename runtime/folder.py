@@ -8,6 +8,7 @@ zeros of a block-sparse student are stored densely. A folder that reads without 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -295,3 +296,14 @@ def _replace(path: Path, new: Path) -> None:
         os.rename(new, path)
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def student_digest(folder: Path) -> str:
+    """SHA-256 of a student: its spec, its weights and its tokenizer, whatever else the folder says."""
+    digest = hashlib.sha256()
+    spec = json.loads((folder / DOCUMENT_FILE).read_text("utf-8"))["spec"]
+    digest.update(json.dumps(spec, sort_keys=True).encode())
+    for name in (WEIGHTS_FILE, TOKENIZER_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -19,6 +19,7 @@ from search.storage.atomic import read_json
 from search.storage.lock import COMMAND, TRIALS, exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
+from search.tracking.client import client_of
 from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
 from search.tracking.registry import load_front, load_trials, registered_entries
 from search.tracking.trial_runs import COSINE
@@ -137,7 +138,7 @@ class Losses:
             if n > 1 or name not in records:
                 self.add("mlflow_differs", f"{name} has {n} runs" if n > 1 else f"{name} is not in the journal")
         runs = {trial.name: trial for trial in trials}
-        client = store.client()
+        client = client_of(store)
         experiment = study_experiment(store, study.name)
         run_ids = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
         continued = {record.continues for record in records.values()}
@@ -164,7 +165,7 @@ class Losses:
 
     def _check_ends(self, store: Store, study: StudySpec) -> None:
         """What MLflow itself says of the study's runs."""
-        client = store.client()
+        client = client_of(store)
         experiment = client.get_experiment_by_name(study.name).experiment_id
         for run in client.search_runs([experiment], max_results=1000):
             if run.info.status not in ("FINISHED", "KILLED", "FAILED"):
@@ -191,7 +192,7 @@ class Losses:
         points = {(entry.name, entry.point) for entry in front.students}
         if points != {(entry.name, entry.point) for entry in again.students}:
             self.add("front_differs", f"{sorted(points)} in the registry, {again.students} as measured")
-        names = Counter(entry.name for entry in registered_entries(store.client(), study.name) if entry.on_front)
+        names = Counter(entry.name for entry in registered_entries(client_of(store), study.name) if entry.on_front)
         for name, n in names.items():
             if n > 1:
                 self.add("front_differs", f"{name} stands on the front {n} times")

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from runtime.service.limits import add_serving_options, serving_options
 from search.cli.options import address, cosine, count, duration, named, port, positive, seed, store_folder, tracking
 from search.storage.disk_space import room_explained
+from search.tracking.client import require_tracking
 
 if TYPE_CHECKING:
     from search.records.front import Entry
@@ -159,7 +160,7 @@ def _search(options: argparse.Namespace) -> None:
     )
     store = _store(options)
     store.require_writable()
-    store.require_tracking()
+    require_tracking(store)
     check_cluster(options.address)
     check_study(study)
     from search.console.front_table import print_front
@@ -319,8 +320,8 @@ def _written(options: argparse.Namespace) -> list[Path]:
 
 
 def _describe(entry: Entry) -> str:
-    from search.records.trial import describe
     from spaces.student import StudentSpec
+    from spaces.student_words import describe
 
     low_ms, high_ms = entry.latency_interval_ms
     return (

@@ -50,7 +50,7 @@ def address(text: str) -> str:
 
 def tracking(text: str) -> str:
     """That of MLflow's tracking."""
-    from search.tracking.errors import require_tracking_uri
+    from search.storage.tracking_uri import require_tracking_uri
 
     try:
         return require_tracking_uri(text)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from search.console.front_table import format_ms
+from search.records.formatting import format_ms
 from search.records.trial import TrialState
 from search.report.gaps_chart import promise_facts, shown_gaps
 from search.report.review import SearchReview, Shares

@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.records.trial import TrialRecord, TrialState, describe
+from search.records.trial import TrialRecord, TrialState
+from spaces.student_words import describe
 
 REFRESHES_PER_S = 2.0
 MIN_ROWS = 5  # of the table, however low the terminal is

@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.graduation.state import UNFINISHED, GraduationJob, GraduationState, GraduationTask, sign_of_life
 from search.graduation.worker import graduate_students
-from search.trials.work import failure_of
+from search.workers.failure import failure_of
 from search.workers.heartbeat import HangWatch
 from search.workers.retries import outcome_of_death
 from trainers.distil.loop import DistillationData

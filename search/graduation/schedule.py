@@ -9,6 +9,7 @@ measured in the stable part, so it ends on time on any machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHUNK_S = 1.5
@@ -84,3 +85,35 @@ def decide(
     if limits.slice_s is not None:
         ends.append(n_tokens + max(shortest, int(tokens_per_s * (limits.slice_s - used_s))))
     return Decay(min(ends))
+
+
+SLOWNESS_POWER = 0.5
+"""Time for a student grows with (seconds a token) to this power: 1 is equal tokens, 0 is equal time."""
+MIN_WEIGHT = 0.25
+"""Of an equal share of the graduation's time, what the fastest student gets at least."""
+
+
+def time_weights(tokens_per_s: Sequence[float]) -> list[float]:
+    """Each student's share of the graduation's worker time, by its training speed; the shares add up to 1.
+
+    Slow (deep) students get more; none gets less than `MIN_WEIGHT` of an equal share.
+    """
+    slowness = [(1.0 / speed) ** SLOWNESS_POWER for speed in tokens_per_s]
+    least = MIN_WEIGHT * sum(slowness) / max(1, len(slowness))
+    weights = [max(least, weight) for weight in slowness]
+    return [weight / sum(weights) for weight in weights]
+
+
+def balance(weights: Sequence[float], n_groups: int) -> list[list[int]]:
+    """Indexes of `weights` for every group: heaviest first, each to the group that has least (Graham 1969).
+
+    Within a group the lightest comes first: what one student overruns is taken from those after it, and a heavy one
+    misses it least.
+    """
+    groups: list[list[int]] = [[] for _ in range(n_groups)]
+    loads = [0.0] * n_groups
+    for index in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
+        lightest = min(range(n_groups), key=loads.__getitem__)
+        groups[lightest].insert(0, index)
+        loads[lightest] += weights[index]
+    return groups

@@ -25,7 +25,7 @@ from search.graduation.state import DONE, GraduationJob, GraduationState, Gradua
 from search.records.trial import RungRecord
 from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
-from search.trials.work import failure_of
+from search.workers.failure import failure_of
 from search.workers.memory_limit import is_out_of_memory, limited_memory
 from trainers.distil.checkpoint import save_student
 from trainers.distil.loop import Distillation, DistillationData, NotFiniteError, Progress

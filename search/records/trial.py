@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol
 
 from spaces.recipe import RecipeSpec
-from spaces.student import Dense, FeedForward, Pooling, StudentSpec, Switch
+from spaces.student import StudentSpec
 from trainers.measure.fidelity import Fidelity
 
 
@@ -163,34 +163,21 @@ def trials_once(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     return tuple(record for record in records if record.number not in continued)
 
 
-def describe(spec: StudentSpec | None) -> str:
-    """A student in words, such as `3 x 384, 12 heads, dense 1536, static`."""
-    if spec is None:
-        return "cannot be built"
-    encoder = spec.encoder
-    if encoder is None:
-        assert spec.static is not None
-        return "static" if spec.static.embedding_dim is None else f"static {spec.static.embedding_dim}"
-    words = [f"{encoder.n_layers} x {encoder.width}", f"{encoder.n_heads} heads"]
-    if encoder.head_width * encoder.n_heads != encoder.width:
-        words[-1] += f" of {encoder.head_width}"
-    words.append(_describe_feed_forward(encoder.feed_forward))
-    if encoder.sparsity > 0.0:
-        words.append(f"{encoder.sparsity:.0%} sparse")
-    if encoder.embedding_dim is not None:
-        words.append(f"embedding {encoder.embedding_dim}")
-    if encoder.pooling is not Pooling.MEAN:
-        words.append(encoder.pooling.value)
-    if spec.static is not None:
-        words.append("static" if spec.static.embedding_dim is None else f"static {spec.static.embedding_dim}")
-    return ", ".join(words)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPoint:
+    """One trial as the report draws it."""
 
-
-def _describe_feed_forward(feed_forward: FeedForward) -> str:
-    match feed_forward:
-        case Dense():
-            return f"dense {feed_forward.units}"
-        case Switch():
-            return f"switch {feed_forward.n_experts} x {feed_forward.units}"
-        case _:
-            assert_never(feed_forward)
+    name: str
+    """`trial-0007`."""
+    student: str
+    """The student in words."""
+    state: str
+    """complete, pruned, refused, failed, interrupted or running."""
+    outcome: str
+    """Why it ended."""
+    latency_ms: float | None
+    """Predicted before training; None if the point could not be built."""
+    cosine: float | None
+    """At the last rung that it reached; None if it reached none."""
+    n_tokens: int
+    """Training tokens at that rung."""

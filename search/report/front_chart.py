@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from search.console.front_table import describe_profile, format_ms
 from search.optimiser.pareto import is_finite
+from search.records.formatting import describe_profile, format_ms
 from search.records.front import Entry, FrontDocument
-from search.tracking.registry import TrialPoint
+from search.records.trial import TrialPoint
 
 WIDTH, HEIGHT = 920, 580
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 88, 62

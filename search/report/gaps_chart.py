@@ -11,12 +11,13 @@ import math
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from search.console.front_table import format_ms
-from search.records.trial import TrialState, describe
+from search.records.formatting import format_ms
+from search.records.trial import TrialState
 from search.report.front_chart import COSINE_TICKS, halvings, latency_ticks
 from search.report.gap_contents import GapContents
 from search.report.review import Place, SearchReview
 from search.report.svg import count, drawing, line, linear, text, tip
+from spaces.student_words import describe
 
 WIDTH, HEIGHT = 1120, 430
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 44, 52

@@ -18,9 +18,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from search.console.front_table import describe_profile, format_ms
+from search.records.formatting import describe_profile, format_ms
 from search.records.front import Entry, FrontDocument
-from search.records.trial import describe
+from search.records.trial import TrialPoint
 from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.report.load import read_search
 from search.report.review import SearchReview, review_search
@@ -28,9 +28,10 @@ from search.report.search_section import search_section
 from search.report.svg import count
 from search.storage.store import Store
 from search.storage.study_state import StudyState
-from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, TrialPoint, load_front, load_trials
+from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, load_front, load_trials
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec, Switch
+from spaces.student_words import describe
 
 _PAGE = CHART_CSS.parent
 _SLOT = re.compile(r"\{\{(\w+)\}\}")

@@ -18,7 +18,7 @@ import numpy as np
 from search.optimiser.pareto import front_of
 from search.optimiser.posterior import View
 from search.optimiser.sampler import N_NEAR, N_RANDOM, N_ROUNDS
-from search.records.trial import TrialRecord, TrialState, describe, trials_once
+from search.records.trial import TrialRecord, TrialState, trials_once
 from search.report.gap_contents import GapContents, look_into
 from search.report.gaps import gaps_of
 from search.report.history import Corner, SearchHistory, history_of
@@ -27,6 +27,7 @@ from search.report.load import RecordedSearch
 from search.report.rung_counts import Pruned, RungCount, count_rungs, pruned_trials, unmeasured
 from search.trials.points import active_point
 from spaces.student import StudentSpec
+from spaces.student_words import describe
 
 FEWEST_COMPLETE = 8
 """Complete trials: with fewer, shares of a variance are noise."""

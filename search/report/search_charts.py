@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from search.records.trial import describe
 from search.report.svg import CHARACTER_PX, count, drawing, duration, line, linear, text, ticks, tip
+from spaces.student_words import describe
 
 if TYPE_CHECKING:
     from search.report.history import Corner, SearchHistory, Step

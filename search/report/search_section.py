@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from search.console.front_table import format_ms
-from search.records.trial import TrialRecord, TrialState, describe
+from search.records.formatting import format_ms
+from search.records.trial import TrialRecord, TrialState
 from search.report.gap_contents import GapContents
 from search.report.gaps_chart import gaps_chart, promise_facts, shown_gaps
 from search.report.history import Corner, SearchHistory
@@ -23,6 +23,7 @@ from search.report.search_charts import (
     share_of_ideal,
 )
 from search.report.svg import count, duration
+from spaces.student_words import describe
 
 Link = Callable[[str], str | None]
 """From a trial's name to the id of its mark on the page; None if it has none."""

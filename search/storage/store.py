@@ -14,48 +14,21 @@ Use a local disk: sqlite and the study's lock are files that network file system
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from search.storage.atomic import read_json, write_json
-from search.storage.environ import environment
-from search.tracking.errors import (
-    ANSWER_S,
-    TrackingError,
-    database_of,
-    database_uri,
-    is_server,
-    reason_of,
-    require_tracking_uri,
-    tracking_errors,
-)
+from search.storage.tracking_uri import database_of, database_uri, is_server, require_tracking_uri
 from spaces.fields import require_name
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 DEFAULT_ROOT = "understudy-store"
 ROOT_VARIABLE = "UNDERSTUDY_STORE"
-
-# Read by MLflow, partly when it is imported: no telemetry, no pickle is loaded, nothing drawn on the terminal, and no
-# minutes of retries (see search.tracking.errors). An upload is one request, and must end in the time of one.
-_MLFLOW_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,32 +104,22 @@ class Store:
         """Remember no address, for the one that was told just now was of no use."""
         self._tracking_file.unlink(missing_ok=True)
 
+    def remember(self) -> None:
+        """Write down the address of MLflow that was told, unless it is the store's own or known already."""
+        if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
+            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
+
+    def make_folders(self) -> None:
+        """Create the folders of artifacts, caches and studies."""
+        for folder in (self.artifacts, self.cache, self.root / "studies"):
+            folder.mkdir(exist_ok=True)
+
     def exists(self) -> bool:
         """Whether a search has created this store, or a server is named that may hold one."""
         return self.on_server or self.database.is_file()
 
-    def create(self) -> Store:
-        """This store with its folders, and with a writable, migrated database or a server that answers.
-
-        Call it before any worker starts: migrations take seconds and would race. Raises ValueError if the
-        folder cannot be written, or if `require_tracking` does.
-        """
-        self.require_writable()
-        self.require_tracking()
-        if self.exists() and not self.on_server:
-            self._require_sqlite()
-        for folder in (self.artifacts, self.cache, self.root / "studies"):
-            folder.mkdir(exist_ok=True)
-        if not self.exists():
-            self._make_database()
-        if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
-            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
-        with self.reached() as client:
-            client.search_experiments(max_results=1)
-        return self
-
-    def require_tracking(self) -> None:
-        """Raises ValueError unless this store may track where it is told to, and an MLflow server there answers."""
+    def require_one_address(self) -> None:
+        """Raises ValueError if the store tracks elsewhere already, or its database's folder does not exist."""
         remembered = self._remembered().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
         if remembered not in (None, self.tracking_uri):
             raise ValueError(
@@ -166,17 +129,6 @@ class Store:
             )
         if not self.on_server and self.database.parent != self.root and not self.database.parent.is_dir():
             raise ValueError(f"a database lies in a folder that exists, which {self.database.parent} is not; make it")
-        if self.on_server:
-            with environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}), self.reached() as client:
-                client.search_experiments(max_results=1)
-
-    def _make_database(self) -> None:
-        """Elsewhere, and then put in its place: tables that a killed command half made could not be made again."""
-        with tempfile.TemporaryDirectory(prefix=".database-", dir=self.database.parent) as folder:
-            new = Store(Path(folder))
-            new.client().search_experiments(max_results=1)
-            with suppress(FileExistsError):  # another command was faster
-                os.link(new.database, self.database)
 
     def require_writable(self) -> None:
         """Raises ValueError unless files can be created in the root, which is created if missing."""
@@ -199,10 +151,10 @@ class Store:
                 f"there is no store in {self.root}: it holds no {self.database.name}; "
                 f"run `understudy search` first, or name the store with --store or ${ROOT_VARIABLE}"
             )
-        self._require_sqlite()
+        self.require_sqlite()
 
-    def _require_sqlite(self) -> None:
-        """MLflow would try such a database ten times, for minutes, before it said so."""
+    def require_sqlite(self) -> None:
+        """Raises ValueError unless the database is an sqlite file: MLflow would try others for minutes."""
         try:
             # To write, if the file may be written: what a killed writer left half done is undone by the next who opens.
             with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True)) as connection:
@@ -211,59 +163,6 @@ class Store:
             raise ValueError(
                 f"the store's database must be an sqlite file: {self.database}: {error}; move it away and search again"
             ) from None
-
-    def client(self) -> MlflowClient:
-        """An MLflow client of this store's database (imports MLflow on first use).
-
-        Raises ValueError if another version of MLflow wrote the database.
-        """
-        _prepare_mlflow()
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
-        except MlflowException as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"MLflow cannot open the store's database {self.database}: {reason}; if another MLflow wrote "
-                f"it, copy it, then run `mlflow db upgrade {self.tracking_uri}`"
-            ) from None
-
-    @contextmanager
-    def reached(self) -> Iterator[MlflowClient]:
-        """A client; within the block a server that does not answer, or refuses, is a TrackingError that says so."""
-        client = self.client()
-        try:
-            yield client
-        except tracking_errors() as error:
-            if not self.on_server:
-                raise
-            reason = reason_of(error)
-            raise TrackingError(
-                f"an MLflow server must answer at {self.tracking_uri}: {reason}; start it or correct the address, and "
-                "give the same command again: what is measured is kept",
-                reason=reason,
-            ) from error
-
-    @contextmanager
-    def activated(self) -> Iterator[None]:
-        """Within the block MLflow's global functions (`log_model`) use this store."""
-        _prepare_mlflow()
-        import mlflow
-
-        names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # MLflow writes here what it is told, for its children
-        previous = {name: os.environ.get(name) for name in names}
-        mlflow.set_tracking_uri(self.tracking_uri)
-        mlflow.set_registry_uri(self.tracking_uri)
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(previous[names[0]])  # type: ignore[arg-type]  # None: not set
-            mlflow.set_registry_uri(previous[names[1]] or "")
-            for name, value in previous.items():
-                if value is None:
-                    os.environ.pop(name, None)
 
     @property
     def _own_uri(self) -> str:
@@ -275,14 +174,3 @@ class Store:
 
     def _remembered(self) -> dict[str, Any]:
         return read_json(self._tracking_file) or {}
-
-
-def _prepare_mlflow() -> None:
-    """Set what MLflow reads from the environment, import it, and leave only its errors on stderr."""
-    for name, value in _MLFLOW_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows what it raises, stack and all

@@ -4,23 +4,18 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.console.progress import Bar, Reporter
 from search.storage.atomic import read_json, write_json
 from search.storage.store import Store
-from search.study.budget import Clock
 from spaces.study.spec import StudySpec
 
 CALIBRATION = "calibration"
 """The fact that holds the latencies which the study's predictor was fitted to: the cache may lose them."""
 
-WRITE_CLOCK_S = 5.0
-_CLOCK = "clock"
 _FREE = ("search", "graduation", "initial_points")  # a study may change these and go on; rungs are checked by name
 
 
@@ -62,60 +57,6 @@ class StudyState:
                     "do not compare; search under another name (--name) or in another store (--store)"
                 )
         self.write("study", now)
-
-
-class NotedClock(Clock):
-    """The study's clock, written down now and then: a kill costs its budget no more than that.
-
-    An observer of the search, too: trials make it look at itself.
-    """
-
-    def __init__(self, state: StudyState, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Goes on from what was written."""
-        super().__init__(spent_s=float((state.read(_CLOCK) or {}).get("spent_s", 0.0)), now=now)
-        self._state = state
-        self._written_s = self.spent_s()
-
-    def look(self, *_: object) -> None:
-        """Write it, if it is time."""
-        if self.spent_s() - self._written_s > WRITE_CLOCK_S:
-            self.write()
-
-    trial_started = rung_reached = trial_ended = look
-
-    def write(self) -> None:
-        """Write it."""
-        self._written_s = self.spent_s()
-        self._state.write(_CLOCK, {"spent_s": self._written_s})
-
-
-class NotedSteps:
-    """A reporter that also writes down which step the study is at, for those who look on (`search.cli.watch`)."""
-
-    def __init__(self, reporter: Reporter, state: StudyState, clock: NotedClock) -> None:
-        """The clock looks at itself whenever a step gets on."""
-        self._reporter = reporter
-        self._state = state
-        self._clock = clock
-
-    def step(self, what: str) -> Bar:
-        """A step begins."""
-        self._note(what)
-        bar = self._reporter.step(what)
-
-        def advance(done: int, total: int) -> None:
-            self._clock.look()
-            bar(done, total)
-
-        return advance
-
-    def say(self, line: str) -> None:
-        """A sentence."""
-        self._note(line)
-        self._reporter.say(line)
-
-    def _note(self, step: str) -> None:
-        self._state.write("step", {"step": step})
 
 
 def latest_study(store: Store) -> str:

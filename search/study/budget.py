@@ -8,8 +8,6 @@ is raised. Without a budget every part is bounded by its own count (trials, toke
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 CACHE_SHARE = 0.13
@@ -39,23 +37,6 @@ AGAIN = 2.0
 
 SENTENCES = tuple(step * 10**power for power in (3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
 """Sizes of the cached training text: a ladder, so that runs on like machines agree."""
-SLOWNESS_POWER = 0.5
-"""Time for a student grows with (seconds a token) to this power: 1 is equal tokens, 0 is equal time."""
-
-MIN_WEIGHT = 0.25
-"""Of an equal share of the graduation's time, what the fastest student gets at least."""
-
-
-class Clock:
-    """Seconds spent on a study, those of earlier commands included."""
-
-    def __init__(self, *, spent_s: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._start = now() - spent_s
-
-    def spent_s(self) -> float:
-        """Seconds since the study's first command began, pauses between commands left out."""
-        return self._now() - self._start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,29 +104,3 @@ def n_sentences(fitting: float, *, available: int, at_least: int = 0) -> int:
         return available
     rungs = [size for size in SENTENCES if size <= fitting]
     return min(available, max(at_least, rungs[-1] if rungs else SENTENCES[0]))
-
-
-def time_weights(tokens_per_s: Sequence[float]) -> list[float]:
-    """Each student's share of the graduation's worker time, by its training speed; the shares add up to 1.
-
-    Slow (deep) students get more; none gets less than `MIN_WEIGHT` of an equal share.
-    """
-    slowness = [(1.0 / speed) ** SLOWNESS_POWER for speed in tokens_per_s]
-    least = MIN_WEIGHT * sum(slowness) / max(1, len(slowness))
-    weights = [max(least, weight) for weight in slowness]
-    return [weight / sum(weights) for weight in weights]
-
-
-def balance(weights: Sequence[float], n_groups: int) -> list[list[int]]:
-    """Indexes of `weights` for every group: heaviest first, each to the group that has least (Graham 1969).
-
-    Within a group the lightest comes first: what one student overruns is taken from those after it, and a heavy one
-    misses it least.
-    """
-    groups: list[list[int]] = [[] for _ in range(n_groups)]
-    loads = [0.0] * n_groups
-    for index in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
-        lightest = min(range(n_groups), key=loads.__getitem__)
-        groups[lightest].insert(0, index)
-        loads[lightest] += weights[index]
-    return groups

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from runtime.engine import Engine
-from runtime.folder import read_folder
+from runtime.folder import read_folder, student_digest
 from runtime.loading import load_exact
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
@@ -24,7 +24,6 @@ from search.storage.atomic import read_json, write_json
 from search.storage.study_state import StudyState
 from search.study.prepare import Prepared
 from search.study.references import TEACHER, Reference, fidelity_on_engine
-from search.tracking.publish import student_digest
 from spaces.profile import LatencyProfile, Runtime
 from trainers.distil.checkpoint import load_student
 from trainers.measure.calibration import machine_name

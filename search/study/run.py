@@ -22,23 +22,26 @@ from search.graduation.graduate import Graduate, failures_of, graduate, unfinish
 from search.graduation.select import choose_graduates
 from search.records.front import FrontDocument
 from search.records.trial import TrialRecord, TrialState
+from search.report.page import report_html
 from search.storage.disk_space import room_explained
 from search.storage.lock import COMMAND, exclusive
 from search.storage.store import Store
-from search.storage.study_state import NotedClock, NotedSteps, StudyState
+from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
+from search.study.clock import NotedClock, NotedSteps
 from search.study.interrupts import Interrupts
 from search.study.measure import measure_all
 from search.study.prepare import Prepared, prepare
 from search.study.references import measure_references
+from search.study.search import search_trials
 from search.tracking.async_writer import TrialWriter
+from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
 from search.tracking.publish import register_front
 from search.tracking.registry import load_front
 from search.tracking.trial_runs import Facts, TrialLog
 from search.trials.journal import DRIVER_ENDED, read_trials
-from search.trials.ray_tune import search_trials
 from search.workers.cluster import connect, disconnect
 from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
@@ -62,7 +65,7 @@ def run_search(
     folder = store.study_folder(study.name)
     state = StudyState(folder)
     store.require_writable()
-    store.require_tracking()
+    require_tracking(store)
     with room_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = NotedClock(state)
@@ -117,7 +120,7 @@ class _Run:
     def through(self) -> FrontDocument:
         """All steps, from what is there."""
         remembered = self.store.remembers
-        self.store.create()
+        create_store(self.store)
         try:
             claim_experiment(self.store, self.study)
         except ValueError:
@@ -188,7 +191,7 @@ class _Run:
         while True:
             try:
                 writer.finish(records)
-                return register_front(self.store, document, folders=folders, facts=facts)
+                return register_front(self.store, document, folders=folders, page=report_html, facts=facts)
             except tracking_errors() as error:
                 if not self.store.on_server or time.monotonic() > deadline:
                     raise ValueError(

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from runtime.folder import DOCUMENT_FILE
 from search.storage.store import Store
+from search.tracking.client import activated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,7 +55,7 @@ def _downloaded(store: Store, uri: str) -> Path:
     kept = store.cache / "students" / key
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with store.activated(), tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as temporary:
+        with activated(store), tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as temporary:
             from mlflow.artifacts import download_artifacts
 
             folder = download_artifacts(artifact_uri=f"{uri.rstrip('/')}/artifacts", dst_path=temporary)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from search.storage.store import Store
+from search.tracking.client import client_of, connected
 from spaces.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def study_experiment(store: Store, study: str) -> str:
     store.study_folder(study)  # checks the name
     if study == "Default":
         raise ValueError("the study name Default is MLflow's own experiment; choose another name")
-    client = store.client()
+    client = client_of(store)
     experiment = client.get_experiment_by_name(study)
     location = None if store.on_server else f"{store.artifact_uri}/{study}"
     if experiment is None:
@@ -69,7 +70,7 @@ def claim_experiment(store: Store, study: StudySpec) -> None:
     if not store.on_server:
         study_experiment(store, study.name)
         return
-    with store.reached() as client:
+    with connected(store) as client:
         experiment = study_experiment(store, study.name)
         for model in client.search_registered_models(f"name='{study.name}'"):
             _require_owner(store, "model", study.name, model.tags)

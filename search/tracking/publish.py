@@ -9,7 +9,6 @@ the front stays, with `on_front` = false. `search.tracking.registry` reads all o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -17,18 +16,18 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.engine import native_module
-from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from search.console.front_table import front_columns, front_markdown
+from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE, student_digest
 from search.records.front import Entry, FrontDocument
-from search.records.trial import describe
-from search.report.page import report_html
+from search.records.front_table import front_columns, front_markdown
+from search.records.trial import TrialPoint
 from search.storage.store import Store
+from search.tracking.client import activated, client_of
 from search.tracking.experiment import (
     STUDY,
     TRIAL,
@@ -52,6 +51,7 @@ from search.tracking.registry import (
 from search.tracking.trial_runs import Facts, provenance
 from search.tracking.version_tags import DIGEST, ON_FRONT, tags_of
 from spaces.student import StudentSpec
+from spaces.student_words import describe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,20 +66,26 @@ _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "safetensors", "tokenize
 
 
 def register_front(
-    store: Store, document: FrontDocument, *, folders: Mapping[str, Path], facts: Facts | None = None
+    store: Store,
+    document: FrontDocument,
+    *,
+    folders: Mapping[str, Path],
+    page: Callable[[FrontDocument, Sequence[TrialPoint]], str],
+    facts: Facts | None = None,
 ) -> FrontDocument:
     """Make the document's students the registered front of its study; returns it with versions and aliases.
 
     `folders` holds the folder of every front student by its name (dominated ones may be in it: they get no
-    version, but one that they have is brought up to date). `facts` become tags of the summary run. Versions
-    that are not in the document are no longer on the front.
+    version, but one that they have is brought up to date). `page` writes the registered front and the study's trials as
+    an HTML page, an artifact of the summary run; `facts` become tags of that run. Versions that are not in the document
+    are no longer on the front.
     """
     missing = [entry.name for entry in document.students if entry.name not in folders]
     if missing:
         raise ValueError(f"every front student needs its folder: none was given for {', '.join(missing)}")
     study = document.study
     experiment = study_experiment(store, study)
-    client = store.client()
+    client = client_of(store)
     summary = summary_run(store, client, experiment, study)
     if not client.search_registered_models(f"name='{study}'"):
         client.create_registered_model(study, tags=owner_tags(store, study))
@@ -104,19 +110,8 @@ def register_front(
     _update_aliases(client, study, {number: entry for number, entry in versions.items() if entry.on_front})
     front = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
     registered = replace(document, students=front)
-    _write_summary(store, client, summary, registered, facts=facts or {})
+    _write_summary(store, client, summary, registered, page=page, facts=facts or {})
     return registered
-
-
-def student_digest(folder: Path) -> str:
-    """SHA-256 of a student: its spec, its weights and its tokenizer, whatever else the folder says."""
-    digest = hashlib.sha256()
-    spec = json.loads((folder / DOCUMENT_FILE).read_text("utf-8"))["spec"]
-    digest.update(json.dumps(spec, sort_keys=True).encode())
-    for name in (WEIGHTS_FILE, TOKENIZER_FILE):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def balanced(students: Sequence[Entry]) -> int:
@@ -161,7 +156,7 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
     # Outputs alone: with a schema of the inputs MLflow turns all input into data frames and refuses empty lists.
     signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.output_dim))]))
     with (
-        store.activated(),
+        activated(store),
         _unchanged(client, run),
         tempfile.TemporaryDirectory() as temporary,
         warnings.catch_warnings(),
@@ -254,7 +249,15 @@ def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, Ent
             client.set_registered_model_alias(study, alias, wanted[alias])
 
 
-def _write_summary(store: Store, client: MlflowClient, run: str, document: FrontDocument, *, facts: Facts) -> None:
+def _write_summary(
+    store: Store,
+    client: MlflowClient,
+    run: str,
+    document: FrontDocument,
+    *,
+    page: Callable[[FrontDocument, Sequence[TrialPoint]], str],
+    facts: Facts,
+) -> None:
     """Front as table, JSON, page and whole record; the run ends only when all are there."""
     import pandas as pd
 
@@ -264,7 +267,7 @@ def _write_summary(store: Store, client: MlflowClient, run: str, document: Front
     client.log_text(run, table, TABLE_FILE)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}]))
     client.log_text(run, json.dumps(document.to_json(), indent=2), JSON_FILE)
-    client.log_text(run, report_html(document, trials), PAGE_FILE)
+    client.log_text(run, page(document, trials), PAGE_FILE)
     client.log_text(run, json.dumps(document.to_record()), RECORD_FILE)
     states = Counter(trial.state for trial in trials)
     values = {"front/students": len(document.students), "front/dominated": len(document.dominated)}

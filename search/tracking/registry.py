@@ -12,14 +12,16 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.folder import DOCUMENT_FILE
 from search.records.front import Entry, FrontDocument
+from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.artifacts import read_artifact, student_folder
+from search.tracking.client import connected
 from search.tracking.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
 from search.tracking.trial_runs import COSINE, PREDICTED_LATENCY, TRAINING_TOKENS
 from search.tracking.version_tags import entry_of
@@ -43,33 +45,13 @@ _MODEL = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:@(?P<alias>[^/@]+)|
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialPoint:
-    """One trial as the report draws it."""
-
-    name: str
-    """`trial-0007`."""
-    student: str
-    """The student in words."""
-    state: str
-    """complete, pruned, refused, failed, interrupted or running."""
-    outcome: str
-    """Why it ended."""
-    latency_ms: float | None
-    """Predicted before training; None if the point could not be built."""
-    cosine: float | None
-    """At the last rung that it reached; None if it reached none."""
-    n_tokens: int
-    """Training tokens at that rung."""
-
-
 def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
     """Studies with a front, the latest first. Raises ValueError if there is no store.
 
     On a server there may be studies of other stores; `own` leaves them out, unless this store has none there at all.
     """
     store.require_exists()
-    with store.reached() as client:
+    with connected(store) as client:
         experiments = _experiments(client)
         if own and store.identity is not None:
             experiments = [found for found in experiments if found.tags.get(OWNER) == store.identity] or experiments
@@ -90,7 +72,7 @@ def load_front(store: Store, name: str | None = None) -> FrontDocument:
     Raises ValueError if there is no store or no such study, naming those that exist.
     """
     name = _study(store, name)
-    with store.reached() as client:
+    with connected(store) as client:
         document = FrontDocument.from_record(
             json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE))
         )
@@ -165,7 +147,7 @@ def set_alias(store: Store, name: str, version: str, alias: str) -> None:
             "latest and v1, v2, ... are MLflow's; choose another, such as production"
         )
     store.require_exists()
-    with store.reached() as client:
+    with connected(store) as client:
         _version(client, name, version=str(version))
         client.set_registered_model_alias(name, alias, str(version))
 
@@ -180,7 +162,7 @@ def resolve_model(store: Store, model: str | Path) -> Path:
     text = str(model).removeprefix("models:/")
     if _LOGGED_MODEL.fullmatch(text):
         store.require_exists()
-        with store.reached() as client:
+        with connected(store) as client:
             return student_folder(store, _logged_model_uri(client, text))
     match = _MODEL.fullmatch(text)
     if match is None:
@@ -190,7 +172,7 @@ def resolve_model(store: Store, model: str | Path) -> Path:
         )
     name, alias, version = match["name"], match["alias"], match["version"]
     store.require_exists()
-    with store.reached() as client:
+    with connected(store) as client:
         found = _version(client, name, version=version, alias=alias or (None if version else BALANCED))
         return student_folder(store, client.get_model_version_download_uri(name, found.version))
 
@@ -198,7 +180,7 @@ def resolve_model(store: Store, model: str | Path) -> Path:
 def load_trials(store: Store, name: str) -> tuple[TrialPoint, ...]:
     """The trials of study `name`, in order of their names."""
     store.require_exists()
-    with store.reached() as client:
+    with connected(store) as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return ()

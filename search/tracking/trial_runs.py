@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.records.score import score
-from search.records.trial import RungRecord, TrialRecord, TrialState, describe, trials_once
+from search.records.trial import RungRecord, TrialRecord, TrialState, trials_once
 from search.storage.store import Store
+from search.tracking.client import client_of
 from search.tracking.experiment import (
     KIND,
     OUTCOME,
@@ -36,6 +37,7 @@ from search.tracking.experiment import (
     study_experiment,
 )
 from spaces.cost import cost
+from spaces.student_words import describe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
@@ -82,7 +84,7 @@ class TrialLog:
     def __init__(self, store: Store, study: str, *, facts: Facts, teacher_latency_ms: float | None = None) -> None:
         """Touches nothing but the store's client; the runs are looked up when the first is written."""
         self._store = store
-        self._client = store.client()
+        self._client = client_of(store)
         self._study = study
         self._facts = {**provenance(), **facts}
         self._teacher_latency_ms = teacher_latency_ms

@@ -17,7 +17,8 @@ import torch
 from ray.tune import Trainable
 
 from search.records.trial import RungRecord
-from search.trials.work import TrialWork, failure_of
+from search.trials.work import TrialWork
+from search.workers.failure import failure_of
 from search.workers.memory_limit import GIB, is_out_of_memory, limit_memory
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec

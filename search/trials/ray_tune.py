@@ -28,13 +28,11 @@ from search.trials.actor import TrialActor
 from search.trials.manager import TrialLedger
 from search.trials.plan import TrialPlan
 from search.trials.tune_adapters import LedgerScheduler, LedgerSearcher, SearchStopper
-from search.trials.work import DistillationWork, TrialWork
+from search.trials.work import TrialWork
 from search.workers.cluster import cluster, n_cpus_available
-from spaces.study.spec import StudySpec, space_to_json
 
 if TYPE_CHECKING:
-    from search.storage.store import Store
-    from search.study.prepare import Prepared
+    pass
 
 GRACE_S = 5.0  # a rung that was expected to end before the deadline may end so much later before it is given up
 
@@ -48,61 +46,6 @@ _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
-
-
-def search_trials(
-    study: StudySpec,
-    prepared: Prepared,
-    *,
-    store: Store,
-    address: str | None = None,
-    deadline: float | None = None,
-    observers: Sequence[Observer] = (),
-) -> tuple[TrialRecord, ...]:
-    """Searches a prepared study and returns all its trials by number, those of earlier runs included.
-
-    `address` is a Ray cluster's, None for this machine. `deadline` is a time of `time.monotonic`: no trial begins
-    that cannot be expected to end before it, and running ones end at the last rung before it, to be continued by the
-    next run. Raises KeyboardInterrupt after a Ctrl-C, once everything measured is stored; ValueError if the store
-    holds a study of this name that is not comparable, or if another search is writing it.
-    """
-    plan = plan_of(study, prepared, store=store)
-    work = DistillationWork(prepared.inheritance, prepared.data)
-    return run_trials(
-        plan,
-        work,
-        n_workers=study.search.n_workers,
-        address=address,
-        deadline=deadline,
-        observers=observers,
-        n_object_bytes=work.n_bytes,
-    )
-
-
-def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
-    """What decides which trials a study's search makes; the identity is what makes their numbers comparable."""
-    return TrialPlan(
-        name=study.name,
-        folder=store.study_folder(study.name),
-        space=study.space,
-        teacher=prepared.teacher.spec,
-        rungs=study.search.rungs,
-        predict=prepared.predictor.predict,
-        seed=study.search.seed,
-        n_trials=study.search.n_trials,
-        n_startup_trials=study.search.n_startup_trials,
-        patience=study.search.patience,
-        rung_time_limit_s=study.search.rung_time_limit_s,
-        trial_memory_gib=study.search.trial_memory_gib,
-        initial_points=study.initial_points,
-        identity={
-            "space": space_to_json(study.space),
-            "rungs": list(study.search.rungs),
-            "profile": study.profile.to_json(),
-            "teacher_weights": [teacher.weight for teacher in study.teachers],
-            **prepared.identity,
-        },
-    )
 
 
 def run_trials(

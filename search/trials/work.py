@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from search.records.trial import RungRecord
-from search.storage.disk_space import NO_ROOM, is_no_room
 from search.workers.mapped_array import MappedArray
-from search.workers.memory_limit import is_out_of_memory
-from search.workers.retries import OUT_OF_MEMORY
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
-from trainers.distil.loop import Distillation, DistillationData, NotFiniteError
+from trainers.distil.loop import Distillation, DistillationData
 from trainers.inherit.inherit import Inheritance, inherit
 from trainers.modules.freed_memory import return_freed_memory
 
@@ -104,23 +100,6 @@ class DistillationWork:
     def _running(self) -> Distillation:
         assert self._distillation is not None, "start comes first"
         return self._distillation
-
-
-def failure_of(error: BaseException, *, memory_gib: float | None = None) -> str:
-    """The outcome of a trial that an exception ended: not finite, out of memory, no room, or its type.
-
-    `memory_gib` is what the trial was allowed to take, None for no limit.
-    """
-    message = " ".join(str(error).split())
-    if is_no_room(error):
-        return f"{NO_ROOM}: {message}"
-    if isinstance(error, NotFiniteError):
-        return f"not finite: {message}"
-    if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
-        if memory_gib is not None:
-            return f"{OUT_OF_MEMORY}: it takes more than {memory_gib:g} GiB (search.trial_memory_gib)"
-        return f"{OUT_OF_MEMORY}: {message or type(error).__name__}"
-    return f"{type(error).__name__}: {message}"
 
 
 def _n_bytes(value: Any) -> int:

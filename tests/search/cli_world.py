@@ -14,7 +14,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from runtime.folder import expected_tensors, write_folder
 from search.records.front import Entry, FrontDocument
+from search.report.page import report_html
 from search.storage.store import Store
+from search.tracking.client import create_store
 from search.tracking.publish import register_front
 from spaces.profile import LatencyProfile
 from spaces.student import EncoderSpec, StaticSpec, StudentSpec, Switch
@@ -59,7 +61,7 @@ def make_bench(folder: Path) -> Bench:
     switch = StudentSpec(vocabulary_size=len(WORDS), output_dim=WIDTH, encoder=encoder)
     write_student(folder / "student", static, seed=0)
     write_student(folder / "switch", switch, seed=1)
-    store = Store(folder / "store").create()
+    store = create_store(Store(folder / "store"))
     document = FrontDocument(
         study="toy",
         teacher="tiny",
@@ -70,7 +72,8 @@ def make_bench(folder: Path) -> Bench:
             entry("trial-0002", switch, latency_ms=2.0, cosine=0.95),
         ),
     )
-    register_front(store, document, folders={"trial-0001": folder / "student", "trial-0002": folder / "switch"})
+    folders = {"trial-0001": folder / "student", "trial-0002": folder / "switch"}
+    register_front(store, document, page=report_html, folders=folders)
     return Bench(folder=folder, store=store)
 
 

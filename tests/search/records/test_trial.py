@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from search.records.trial import TrialRecord, TrialState, describe
+from search.records.trial import TrialRecord, TrialState
 from spaces.recipe import RecipeSpec
 from spaces.student import Pooling, StaticSpec, Switch
+from spaces.student_words import describe
 from tests.search.toy_search import TEACHER, rung
 
 

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.console.front_table import format_ms, front_columns, front_markdown, print_front
+from search.console.front_table import print_front
+from search.records.formatting import format_ms
 from search.records.front import Entry, FrontDocument
+from search.records.front_table import front_columns, front_markdown
+from search.records.trial import TrialPoint
 from search.report.front_chart import front_svg
 from search.report.page import report_html
-from search.tracking.registry import TrialPoint
 from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch
 from trainers.measure.fidelity import Fidelity

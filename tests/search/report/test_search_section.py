@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from search.cli.search_summary import search_lines
-from search.records.trial import TrialState, describe
+from search.records.trial import TrialPoint, TrialState
 from search.report.gaps_chart import shown_gaps
 from search.report.history import history_of
 from search.report.load import read_search
@@ -20,7 +20,7 @@ from search.report.search_charts import share_of_ideal
 from search.report.search_section import search_section
 from search.report.svg import duration, ticks
 from search.storage.store import Store
-from search.tracking.registry import TrialPoint
+from spaces.student_words import describe
 from tests.search.report.test_page import HOSTILE, Page, front
 from tests.search.toy_search import record_search
 

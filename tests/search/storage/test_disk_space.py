@@ -14,7 +14,7 @@ import pytest
 
 from search.storage.disk_space import NoRoomError, is_no_room, require_room, room_explained
 from search.trials.journal import open_storage
-from search.trials.work import failure_of
+from search.workers.failure import failure_of
 from spaces.cost import cost
 from tests.search.full_disk import largest_file
 from tests.search.toy_search import TEACHER

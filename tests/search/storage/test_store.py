@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.storage.store import Store
+from search.tracking.client import activated, client_of, create_store
 from tests.search.full_disk import largest_file
 
 
@@ -58,7 +59,7 @@ def test_a_path_that_cannot_be_a_database_address_is_refused(name: str, tmp_path
 def test_a_file_in_its_place_is_an_unwritable_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="must be a folder that can be written"):
-        Store(tmp_path / "file").create()
+        create_store(Store(tmp_path / "file"))
     with pytest.raises(ValueError, match="must be a folder that can be written"):
         Store(tmp_path / "file" / "below").require_writable()
 
@@ -79,9 +80,9 @@ def test_a_store_that_no_search_created_says_so(tmp_path: Path) -> None:
 
 def test_a_database_that_is_none_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is not a database at all" * 100)
-    for check in (Store(tmp_path).require_exists, Store(tmp_path).create):
+    for check in (Store.require_exists, create_store):
         with pytest.raises(ValueError, match="must be an sqlite file"):
-            check()
+            check(Store(tmp_path))
 
 
 WRITER = """
@@ -111,7 +112,7 @@ def test_activating_a_store_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     store = Store(tmp_path)
-    with store.activated():
+    with activated(store):
         assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == store.tracking_uri
     assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == before
     assert "MLFLOW_TRACKING_URI" not in os.environ
@@ -125,9 +126,9 @@ def test_activating_a_store_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.
 def test_a_store_whose_creation_failed_halfway_can_be_created(tmp_path: Path, n_bytes: int) -> None:
     store = Store(tmp_path / "store")
     with largest_file(n_bytes), pytest.raises((OSError, SQLAlchemyError)):
-        store.create()
+        create_store(store)
     assert not store.exists()
-    assert store.create().client().search_experiments(max_results=1)
+    assert client_of(create_store(store)).search_experiments(max_results=1)
     assert sorted(path.name for path in store.root.iterdir()) == ["artifacts", "cache", "mlflow.db", "studies"]
 
 
@@ -135,7 +136,7 @@ def test_a_store_whose_creation_failed_halfway_can_be_created(tmp_path: Path, n_
 def test_a_database_that_cannot_be_written_raises_and_prints_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = Store(tmp_path / "store").create().client()
+    client = client_of(create_store(Store(tmp_path / "store")))
     with largest_file(0), pytest.raises(MlflowException):
         client.create_experiment("a")
     assert capsys.readouterr() == ("", "")

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.console.progress import Silent
-from search.storage.study_state import WRITE_CLOCK_S, NotedClock, NotedSteps, StudyState
+from search.storage.study_state import StudyState
+from search.study.clock import WRITE_CLOCK_S, NotedClock, NotedSteps
 
 
 def test_a_killed_command_costs_the_clock_no_more_than_a_few_seconds(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.study.budget import SENTENCES, Clock, TimePlan, balance, n_sentences, time_weights
+from search.graduation.schedule import balance, time_weights
+from search.study.budget import SENTENCES, TimePlan, n_sentences
+from search.study.clock import Clock
 
 
 def plan_of(budget_s: float | None, *, share: float = 0.45, max_students: int = 8) -> TimePlan:

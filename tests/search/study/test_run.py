@@ -26,6 +26,7 @@ from search.storage.lock import exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.run import run_search
+from search.tracking.client import activated
 from search.tracking.registry import load_trials, resolve_model
 from search.trials.journal import read_trials
 from spaces.study import StudySpec, with_overrides
@@ -182,7 +183,7 @@ def test_a_registered_student_embeds_as_its_folder_does(front: FrontDocument, st
     import mlflow
 
     for student in front.students:
-        with store.activated():
+        with activated(store):
             vectors = np.asarray(mlflow.pyfunc.load_model(student.uri).predict(SENTENCES))
         expected = load(resolve_model(store, f"{front.study}/{student.version}")).encode(SENTENCES)
         np.testing.assert_allclose(vectors, expected, atol=1e-6)

@@ -17,16 +17,17 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from runtime.engine import native_module
-from runtime.folder import expected_tensors, write_folder
+from runtime.folder import expected_tensors, student_digest, write_folder
 from runtime.loading import load
 from search.export.embed import embed_file
 from search.records.front import Entry, FrontDocument
 from search.records.trial import TrialState
-from search.report.page import write_report
+from search.report.page import report_html, write_report
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
+from search.tracking.client import activated, client_of, create_store
 from search.tracking.experiment import KIND, TRIAL, runs_of_kind, study_experiment
-from search.tracking.publish import balanced, register_front, student_digest
+from search.tracking.publish import balanced, register_front
 from search.tracking.registry import (
     load_front,
     load_trials,
@@ -49,7 +50,7 @@ TEACHER_MS = 8.0
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One database for the file: creating it takes seconds. Its path is an address only if it is quoted."""
-    return Store(tmp_path_factory.mktemp("stores") / "st ore #1 é").create()
+    return create_store(Store(tmp_path_factory.mktemp("stores") / "st ore #1 é"))
 
 
 def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> Entry:
@@ -92,7 +93,7 @@ def folders(root: Path, students: Sequence[Entry] = (STATIC, SMALL, LARGE), *, s
 def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
     """A study with a front of three students; tests that change a study register their own."""
     paths = folders(tmp_path_factory.mktemp("students"))
-    register_front(store, front("shared"), folders=paths, facts={"corpus": "tiny"})
+    register_front(store, front("shared"), page=report_html, folders=paths, facts={"corpus": "tiny"})
     return "shared", paths
 
 
@@ -100,7 +101,7 @@ def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_the_front_read_back_is_the_front_that_was_registered(store: Store, tmp_path: Path) -> None:
-    written = register_front(store, front("readback"), folders=folders(tmp_path))
+    written = register_front(store, front("readback"), page=report_html, folders=folders(tmp_path))
     read = load_front(store, "readback")
     assert read == written
     assert [student.name for student in read.students] == ["trial-0000", "trial-0001", "trial-0002"]
@@ -126,21 +127,22 @@ def test_the_knee_lies_farthest_above_the_line_between_the_ends() -> None:
 
 
 def test_no_name_means_the_study_that_was_registered_last(store: Store) -> None:
-    register_front(store, front("older", ()), folders={})
-    register_front(store, front("newer", ()), folders={})
+    register_front(store, front("older", ()), page=report_html, folders={})
+    register_front(store, front("newer", ()), page=report_html, folders={})
     assert load_front(store).study == "newer"
-    register_front(store, front("older", ()), folders={})
+    register_front(store, front("older", ()), page=report_html, folders={})
     assert load_front(store).study == "older"
     assert study_names(store)[:2] == ("older", "newer")
 
 
 def test_the_same_student_is_registered_once(store: Store, tmp_path: Path) -> None:
     paths = folders(tmp_path)
-    register_front(store, front("twice", (SMALL,)), folders=paths)
-    (again,) = register_front(store, front("twice", (SMALL.changed(latency_ms=2.5),)), folders=paths).students
-    assert len(versions_of(store.client(), "twice")) == 1
+    register_front(store, front("twice", (SMALL,)), page=report_html, folders=paths)
+    slower = front("twice", (SMALL.changed(latency_ms=2.5),))
+    (again,) = register_front(store, slower, page=report_html, folders=paths).students
+    assert len(versions_of(client_of(store), "twice")) == 1
     assert (again.version, again.latency_ms) == ("1", 2.5)
-    client = store.client()
+    client = client_of(store)
     experiment = client.get_experiment_by_name("twice").experiment_id
     (summary,) = runs_of_kind(client, experiment, "summary")
     folder = store.artifacts / "twice" / summary.info.run_id / "artifacts"
@@ -149,12 +151,12 @@ def test_the_same_student_is_registered_once(store: Store, tmp_path: Path) -> No
 
 
 def test_a_student_that_is_beaten_later_keeps_its_version_but_not_its_place(store: Store, tmp_path: Path) -> None:
-    register_front(store, front("later", (STATIC, SMALL)), folders=folders(tmp_path))
+    register_front(store, front("later", (STATIC, SMALL)), page=report_html, folders=folders(tmp_path))
     set_alias(store, "later", "2", "production")
     better = entry("trial-0009", 2, 1.5, 0.95)
     students = (STATIC, SMALL, better)
-    register_front(store, front("later", students), folders=folders(tmp_path, students))
-    by_version = {student.version: student for student in registered_entries(store.client(), "later")}
+    register_front(store, front("later", students), page=report_html, folders=folders(tmp_path, students))
+    by_version = {student.version: student for student in registered_entries(client_of(store), "later")}
     assert {version: student.on_front for version, student in by_version.items()} == {"1": True, "2": False, "3": True}
     assert by_version["2"].aliases == ("production",)  # an alias of the user's stays where it was put
     assert (by_version["3"].name, by_version["3"].aliases) == ("trial-0009", ("balanced", "most-faithful"))
@@ -162,33 +164,34 @@ def test_a_student_that_is_beaten_later_keeps_its_version_but_not_its_place(stor
 
 
 def test_new_weights_of_a_trial_are_a_new_version(store: Store, tmp_path: Path) -> None:
-    register_front(store, front("retrained", (SMALL,)), folders=folders(tmp_path))
-    read = register_front(store, front("retrained", (SMALL,)), folders=folders(tmp_path, seed=1))
+    register_front(store, front("retrained", (SMALL,)), page=report_html, folders=folders(tmp_path))
+    read = register_front(store, front("retrained", (SMALL,)), page=report_html, folders=folders(tmp_path, seed=1))
     assert [student.version for student in read.students] == ["2"]
 
 
 def test_what_a_reference_dominates_is_shown_but_not_registered(store: Store, tmp_path: Path) -> None:
     worse = entry("trial-0003", 0, 0.06, 0.87)  # the static table is faster and more faithful
     students = (worse, SMALL)
-    document = register_front(store, front("dominated", students), folders=folders(tmp_path, students))
+    paths = folders(tmp_path, students)
+    document = register_front(store, front("dominated", students), page=report_html, folders=paths)
     assert [student.name for student in document.students] == ["trial-0001"]
     assert [(student.name, student.dominated_by) for student in document.dominated] == [("trial-0003", "static-table")]
-    assert len(versions_of(store.client(), "dominated")) == 1
+    assert len(versions_of(client_of(store), "dominated")) == 1
     assert load_front(store, "dominated").dominated == document.dominated
 
 
 def test_a_version_that_a_reference_comes_to_dominate_says_so(store: Store, tmp_path: Path) -> None:
     paths = folders(tmp_path)
-    register_front(store, front("overtaken", (STATIC,)), folders=paths)
+    register_front(store, front("overtaken", (STATIC,)), page=report_html, folders=paths)
     slower = STATIC.changed(latency_ms=0.07, fidelity=fidelity(0.879))
-    register_front(store, front("overtaken", (slower,)), folders=paths)
-    first = registered_entries(store.client(), "overtaken")[0]
+    register_front(store, front("overtaken", (slower,)), page=report_html, folders=paths)
+    first = registered_entries(client_of(store), "overtaken")[0]
     assert (first.on_front, first.dominated_by, first.latency_ms) == (False, "static-table", 0.07)
     assert first.aliases == ()
 
 
 def test_an_empty_front_loads(store: Store) -> None:
-    register_front(store, front("empty", ()), folders={})
+    register_front(store, front("empty", ()), page=report_html, folders={})
     assert load_front(store, "empty").students == ()
     with pytest.raises(ValueError, match="holds no student"):
         select(store, "empty", balanced=True)
@@ -196,7 +199,7 @@ def test_an_empty_front_loads(store: Store) -> None:
 
 def test_a_front_student_without_a_folder_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="trial-0000, trial-0001, trial-0002"):
-        register_front(store, front("homeless"), folders={})
+        register_front(store, front("homeless"), page=report_html, folders={})
 
 
 def test_the_digest_ignores_measurements_but_not_weights(tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_the_digest_ignores_measurements_but_not_weights(tmp_path: Path) -> None
 
 
 def test_versions_carry_what_the_ui_shows(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
-    tags = store.client().get_model_version("shared", "2").tags
+    tags = client_of(store).get_model_version("shared", "2").tags
     assert tags["student"] == "trial-0001"
     assert float(tags["latency_ms"]) == 2.0
     assert float(tags["fidelity.cosine"]) == 0.93
@@ -219,7 +222,7 @@ def test_versions_carry_what_the_ui_shows(store: Store, registered: tuple[str, d
 
 
 def test_the_summary_run_holds_table_json_and_page(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
-    client = store.client()
+    client = client_of(store)
     (summary,) = runs_of_kind(client, client.get_experiment_by_name("shared").experiment_id, "summary")
     folder = store.artifacts / "shared" / summary.info.run_id / "artifacts"
     assert json.loads((folder / "front.json").read_text()) == load_front(store, "shared").to_json()
@@ -246,7 +249,7 @@ def test_no_pickle_is_written_and_nothing_outside_the_store(
 
 
 def test_a_registered_model_predicts_in_this_process(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
-    with store.activated():
+    with activated(store):
         import mlflow
 
         model = mlflow.pyfunc.load_model("models:/shared@fastest")
@@ -312,7 +315,7 @@ def test_every_way_to_name_a_model_finds_its_student(
 
 
 def test_a_logged_models_address_finds_its_student(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
-    source = store.client().get_model_version("shared", "3").source
+    source = client_of(store).get_model_version("shared", "3").source
     assert student_digest(resolve_model(store, source)) == student_digest(registered[1]["trial-0002"])
 
 
@@ -345,13 +348,13 @@ def test_a_store_that_was_copied_elsewhere_still_reads(
     store: Store, registered: tuple[str, dict[str, Path]], tmp_path: Path
 ) -> None:
     students = folders(tmp_path / "students")
-    register_front(store, front("moving", (SMALL,)), folders=students)
+    register_front(store, front("moving", (SMALL,)), page=report_html, folders=students)
     own = Store(shutil.copytree(store.root, tmp_path / "here"))
     shutil.rmtree(store.artifacts / "moving")
     assert student_digest(resolve_model(own, "moving/1")) == student_digest(students["trial-0001"])
     assert load_front(own, "moving").references == REFERENCES
     with pytest.raises(ValueError, match="was moved"):
-        register_front(own, front("moving", (SMALL,)), folders=students)
+        register_front(own, front("moving", (SMALL,)), page=report_html, folders=students)
 
 
 # Selection.
@@ -397,7 +400,7 @@ def test_a_wish_that_nothing_meets_names_the_nearest(
 
 
 def test_an_alias_moves(store: Store, tmp_path: Path) -> None:
-    register_front(store, front("aliased", (STATIC, SMALL)), folders=folders(tmp_path))
+    register_front(store, front("aliased", (STATIC, SMALL)), page=report_html, folders=folders(tmp_path))
     set_alias(store, "aliased", "1", "production")
     set_alias(store, "aliased", "2", "production")
     aliases = {student.version: student.aliases for student in load_front(store, "aliased").students}
@@ -442,7 +445,7 @@ def test_a_database_of_another_mlflow_names_the_remedy(store: Store, tmp_path: P
 
 
 def trial_runs(store: Store, study: str) -> dict[str, dict[str, str]]:
-    client = store.client()
+    client = client_of(store)
     experiment = client.get_experiment_by_name(study).experiment_id
     return {run.data.tags[TRIAL]: run.data.tags for run in runs_of_kind(client, experiment, "trial")}
 
@@ -453,7 +456,7 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
     log.write(record(3, rungs=[0.8]))
     log.write(record(3, rungs=[0.8, 0.9]))
     log.write(record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome="full budget"))
-    client = store.client()
+    client = client_of(store)
     run = client.get_run(log.run_id("trial-0003"))
     history = client.get_metric_history(run.info.run_id, "fidelity/cosine")
     assert [(point.step, point.value) for point in history] == [(1000, 0.8), (2000, 0.9)]
@@ -479,7 +482,7 @@ def test_states_are_told_as_they_are(store: Store) -> None:
     log.write(record(1, state=TrialState.FAILED, outcome="not finite: loss is nan"))
     refused = replace(record(2, state=TrialState.REFUSED, outcome="cannot be built"), spec=None, recipe=None)
     log.write(replace(refused, predicted_latency_ms=None))
-    client = store.client()
+    client = client_of(store)
     statuses = [client.get_run(log.run_id(f"trial-000{i}")).info.status for i in range(3)]
     assert statuses == ["KILLED", "FAILED", "KILLED"]
     assert [trial.outcome for trial in load_trials(store, "states")] == [
@@ -502,7 +505,7 @@ def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
     log.write(record(2, rungs=[0.8], continues=1))
     log.write(record(2, rungs=[0.8, 0.85], state=TrialState.COMPLETE, continues=1))
     assert sorted(trial_runs(store, "resumed")) == ["trial-0000", "trial-0002"]
-    history = store.client().get_metric_history(log.run_id("trial-0002"), "fidelity/cosine")
+    history = client_of(store).get_metric_history(log.run_id("trial-0002"), "fidelity/cosine")
     assert [(point.step, point.value) for point in history] == [(1000, 0.8), (2000, 0.85)]
 
 
@@ -522,9 +525,9 @@ def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> 
 def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: Path) -> None:
     log = TrialLog(store, "sourced", facts={})
     log.write(record(1, rungs=[0.9], state=TrialState.COMPLETE))
-    client = store.client()
+    client = client_of(store)
     before = client.get_run(log.run_id("trial-0001")).info
-    register_front(store, front("sourced", (SMALL,)), folders=folders(tmp_path))
+    register_front(store, front("sourced", (SMALL,)), page=report_html, folders=folders(tmp_path))
     assert client.get_model_version("sourced", "1").run_id == log.run_id("trial-0001")
     run = client.get_run(log.run_id("trial-0001"))
     assert (run.info.status, run.info.end_time) == (before.status, before.end_time)

@@ -19,9 +19,11 @@ from runtime.loading import load
 from search.cli.main import main
 from search.records.trial import TrialState
 from search.storage.store import Store
+from search.storage.tracking_uri import require_tracking_uri
 from search.study.run import run_search
 from search.tracking.async_writer import TrialWriter
-from search.tracking.errors import is_refusal, reason_of, require_tracking_uri, tracking_errors
+from search.tracking.client import client_of, create_store, require_tracking
+from search.tracking.errors import is_refusal, reason_of, tracking_errors
 from search.tracking.experiment import TRIAL, claim_experiment, runs_of_kind
 from search.tracking.registry import load_front, load_trials, resolve_model, study_names
 from search.tracking.trial_runs import COSINE, TrialLog
@@ -48,7 +50,7 @@ def dead_end() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A real database; making one takes seconds."""
-    return Store(tmp_path_factory.mktemp("tracking")).create()
+    return create_store(Store(tmp_path_factory.mktemp("tracking")))
 
 
 # Addresses.
@@ -154,7 +156,7 @@ def test_something_else_that_answers_is_no_server(tmp_path: Path) -> None:
     teapot.start()
     uri = f"http://127.0.0.1:{teapot.listening.getsockname()[1]}"
     with pytest.raises(ValueError, match=rf"an MLflow server must answer at {uri}: error code 418"):
-        Store(tmp_path, uri).require_tracking()
+        require_tracking(Store(tmp_path, uri))
     teapot.join(10)
 
 
@@ -207,21 +209,21 @@ def test_a_reason_is_a_few_words(text: str, reason: str) -> None:
 def test_a_store_tracks_in_one_place(database: Store, tmp_path: Path) -> None:
     elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     shutil.copyfile(database.database, tmp_path / "elsewhere.db")
-    Store(tmp_path / "store", elsewhere).create()
+    create_store(Store(tmp_path / "store", elsewhere))
     assert Store(tmp_path / "store").tracking_uri == elsewhere
     assert not (tmp_path / "store" / "mlflow.db").exists()
     with pytest.raises(ValueError, match="tracks in one place") as caught:
-        Store(tmp_path / "store", "http://127.0.0.1:5000").create()
+        create_store(Store(tmp_path / "store", "http://127.0.0.1:5000"))
     assert "tracking.json" in str(caught.value)
 
 
 def test_a_store_with_its_own_database_does_not_move(database: Store, tmp_path: Path) -> None:
     shutil.copyfile(database.database, tmp_path / "mlflow.db")
-    own = Store(tmp_path).create()
-    Store(tmp_path, own.tracking_uri).create()
+    own = create_store(Store(tmp_path))
+    create_store(Store(tmp_path, own.tracking_uri))
     assert not (tmp_path / "tracking.json").exists()
     with pytest.raises(ValueError, match="tracks in one place"):
-        Store(tmp_path, "http://127.0.0.1:5000").create()
+        create_store(Store(tmp_path, "http://127.0.0.1:5000"))
 
 
 def test_mlflows_own_variable_sends_nothing_anywhere(
@@ -229,7 +231,7 @@ def test_mlflows_own_variable_sends_nothing_anywhere(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_end)
     shutil.copyfile(database.database, tmp_path / "mlflow.db")
-    store = Store(tmp_path).create()
+    store = create_store(Store(tmp_path))
     assert store.tracking_uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
     TrialLog(store, "local", facts={}).write(record(0))
     assert [trial.name for trial in load_trials(store, "local")] == ["trial-0000"]
@@ -240,7 +242,7 @@ def test_mlflows_own_variable_sends_nothing_anywhere(
 
 def state_of(store: Store, study: str) -> dict[str, tuple[str, str, list[int], bool]]:
     """By trial: state, status, steps of the curve, whether it has parameters."""
-    client = store.client()
+    client = client_of(store)
     experiment = client.get_experiment_by_name(study).experiment_id
     found = {}
     for run in runs_of_kind(client, experiment, "trial"):
@@ -301,7 +303,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
 def test_a_run_that_was_made_twice_is_one(database: Store) -> None:
     log = TrialLog(database, "twice-made", facts={})
     log.write(record(0, rungs=[0.8]))
-    client = database.client()
+    client = client_of(database)
     experiment = client.get_experiment_by_name("twice-made").experiment_id
     run_id = log.run_id("trial-0000")
     tags = client.get_run(run_id).data.tags
@@ -318,7 +320,7 @@ def test_a_run_that_was_left_running_is_ended(database: Store) -> None:
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_ended(ended)
         writer.settle(30.0)
-        database.client().update_run(log.run_id("trial-0000"), status="RUNNING")  # as logging a model into it does
+        client_of(database).update_run(log.run_id("trial-0000"), status="RUNNING")  # as logging a model into it does
         writer.finish([ended])
     assert state_of(database, "reopened") == {"trial-0000": ("complete", "FINISHED", [1000], True)}
 
@@ -420,7 +422,7 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     monkeypatch.undo()
     document = run_search(study, store=Store(store.root), progress=Heard())  # type: ignore[arg-type]
     assert read_trials(store.study_folder(study.name), study.name) == measured
-    client = store.client()
+    client = client_of(store)
     experiment = client.get_experiment_by_name(study.name).experiment_id
     runs = {run.data.tags[TRIAL]: run for run in runs_of_kind(client, experiment, "trial")}
     assert Counter(run.data.tags["understudy.state"] for run in runs.values()) == Counter(r.state for r in measured)
@@ -457,16 +459,16 @@ def test_two_stores_do_not_mix_their_studies_on_one_server(
 ) -> None:
     server.start()
     named = replace(study, name="shared-name")
-    first = Store(tmp_path / "first", server.uri).create()
+    first = create_store(Store(tmp_path / "first", server.uri))
     claim_experiment(first, named)
     claim_experiment(first, named)
-    second = Store(tmp_path / "second", server.uri).create()
+    second = create_store(Store(tmp_path / "second", server.uri))
     with pytest.raises(ValueError, match=r"belongs to the store that made it.*--name"):
         claim_experiment(second, named)
     with pytest.raises(ValueError, match="belongs to the store"):
         run_search(named, store=Store(tmp_path / "third", server.uri), progress=Heard())  # type: ignore[arg-type]
     assert not (tmp_path / "third" / "tracking.json").exists()
-    client = first.client()
+    client = client_of(first)
     client.create_registered_model("model-of-another")
     with pytest.raises(ValueError, match="the model of a study belongs to the store"):
         claim_experiment(first, replace(study, name="model-of-another"))

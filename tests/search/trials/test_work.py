@@ -11,7 +11,8 @@ import torch
 from search.records.trial import TrialState
 from search.trials.journal import read_trials
 from search.trials.ray_tune import run_trials
-from search.trials.work import DistillationWork, failure_of
+from search.trials.work import DistillationWork
+from search.workers.failure import failure_of
 from spaces.domain import Choice, Real
 from spaces.recipe import Precision, RecipeSpec
 from spaces.space import Space

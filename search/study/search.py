@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search for a prepared study's trials: from the study to a plan, from the plan to Ray Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from search.records.trial import Observer, TrialRecord
+from search.trials.plan import TrialPlan
+from search.trials.ray_tune import run_trials
+from search.trials.work import DistillationWork
+from spaces.study.spec import StudySpec, space_to_json
+
+if TYPE_CHECKING:
+    from search.storage.store import Store
+    from search.study.prepare import Prepared
+
+def search_trials(
+    study: StudySpec,
+    prepared: Prepared,
+    *,
+    store: Store,
+    address: str | None = None,
+    deadline: float | None = None,
+    observers: Sequence[Observer] = (),
+) -> tuple[TrialRecord, ...]:
+    """Searches a prepared study and returns all its trials by number, those of earlier runs included.
+
+    `address` is a Ray cluster's, None for this machine. `deadline` is a time of `time.monotonic`: no trial begins
+    that cannot be expected to end before it, and running ones end at the last rung before it, to be continued by the
+    next run. Raises KeyboardInterrupt after a Ctrl-C, once everything measured is stored; ValueError if the store
+    holds a study of this name that is not comparable, or if another search is writing it.
+    """
+    plan = plan_of(study, prepared, store=store)
+    work = DistillationWork(prepared.inheritance, prepared.data)
+    return run_trials(
+        plan,
+        work,
+        n_workers=study.search.n_workers,
+        address=address,
+        deadline=deadline,
+        observers=observers,
+        n_object_bytes=work.n_bytes,
+    )
+
+
+def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
+    """What decides which trials a study's search makes; the identity is what makes their numbers comparable."""
+    return TrialPlan(
+        name=study.name,
+        folder=store.study_folder(study.name),
+        space=study.space,
+        teacher=prepared.teacher.spec,
+        rungs=study.search.rungs,
+        predict=prepared.predictor.predict,
+        seed=study.search.seed,
+        n_trials=study.search.n_trials,
+        n_startup_trials=study.search.n_startup_trials,
+        patience=study.search.patience,
+        rung_time_limit_s=study.search.rung_time_limit_s,
+        trial_memory_gib=study.search.trial_memory_gib,
+        initial_points=study.initial_points,
+        identity={
+            "space": space_to_json(study.space),
+            "rungs": list(study.search.rungs),
+            "profile": study.profile.to_json(),
+            "teacher_weights": [teacher.weight for teacher in study.teachers],
+            **prepared.identity,
+        },
+    )
