@@ -24,8 +24,8 @@ class Problem(Protocol):
         """Of the hypervolume; None if a searcher is not told."""
 
     @property
-    def in_halvings(self) -> bool:
-        """Whether the hypervolume counts halvings of the error."""
+    def log2_error(self) -> bool:
+        """Whether hypervolume is measured over log2 of the error."""
 
     def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """A new trial of a study and its configuration; None if there is no new one."""

@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 from benchmarks.measuring.problem import Point, Problem
 from benchmarks.measuring.replay import Method
 from search.optimiser.pareto import non_dominated
+from search.optimiser.problem import KnownCostProblem
 from search.optimiser.pruner import FrontPruner
 from search.optimiser.sampler import FrontSampler
-from search.optimiser.surrogate import Outlook
+from search.optimiser.surrogate import Surrogate
 
 REDUCTION = 3.0
 
@@ -53,21 +54,30 @@ class OptunaMethod:
         self._study.tell(handle, [_cost(self._problem, handle.params), error])
 
 
+class _NeverFails(KnownCostProblem):
+    """A trial that is told as failed had a point without a cost: it is no reason to avoid the points near by."""
+
+    def failed(self, trial: optuna.trial.FrozenTrial) -> bool:
+        """False."""
+        return False
+
+
 class UnderstudyMethod:
     """The project's sampler and pruner, on a study of one objective."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        outlook = Outlook(
-            rungs=problem.rungs,
-            cost=problem.cost,
-            active=problem.active,
-            failed=lambda trial: False,
-            worst_cost=problem.worst_cost,
-            in_halvings=problem.in_halvings,
+        surrogate = Surrogate(
+            _NeverFails(
+                rungs=problem.rungs,
+                cost=problem.cost,
+                active=problem.active,
+                worst_cost=problem.worst_cost,
+                log2_error=problem.log2_error,
+            )
         )
         self._problem = problem
         self._study = optuna.create_study(
-            direction="minimize", sampler=FrontSampler(outlook, seed=seed), pruner=FrontPruner(outlook)
+            direction="minimize", sampler=FrontSampler(surrogate, seed=seed), pruner=FrontPruner(surrogate)
         )
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]] | None:

@@ -41,7 +41,7 @@ class StudentTable:
     The hypervolume counts as the search counts: in doublings of latency times halvings of the error.
     """
 
-    in_halvings = True
+    log2_error = True
 
     study: StudySpec
     """Whose space, rungs and teacher they have."""

@@ -84,7 +84,7 @@ class Task:
 
     rungs = RUNGS
     worst_cost = None
-    in_halvings = False
+    log2_error = False
 
     def __init__(self, surrogate: Surrogate, name: str) -> None:
         """Draws 3,000 random points, the same ones in every run."""

@@ -120,6 +120,32 @@ class UnitCube:
         return np.asarray(np.where(np.isnan(children), anywhere, children))
 
 
+class ModelInputs:
+    """What the model takes distances of: the columns of a point in a cube, and its cost as one more.
+
+    Depth, width and units make a student large together, and what a point decides mostly follows from that; no
+    dimension alone says it. The cost does, and is known of every point before anything is trained.
+    """
+
+    def __init__(self, cube: UnitCube, coordinates: Array, costs: Array) -> None:
+        """Of random points (n x dimensions) and their costs (n), which tell the range; n may be 0."""
+        self.cube = cube
+        """Whose points they are of."""
+        self._low, high = (float(np.min(costs)), float(np.max(costs))) if len(costs) else (0.0, 0.0)
+        self._range = high - self._low or 1.0
+        self.groups = np.append(cube.groups, len(cube.names))
+        """The dimension that each column belongs to; the cost is one more."""
+        self.random_columns = self.columns(coordinates, costs)
+        """Of the random points."""
+        self.random_costs = costs
+
+    def columns(self, coordinates: Array, costs: Array) -> Array:
+        """Of points (n x dimensions) and costs (n): n x columns; a cost that is not known (NaN) is a middling one."""
+        shares = (np.asarray(costs) - self._low) / self._range
+        rows = np.asarray(coordinates).reshape(-1, len(self.cube.names))
+        return np.column_stack([self.cube.columns(rows), np.where(np.isnan(shares), 0.5, shares)])
+
+
 def _n_columns(distribution: BaseDistribution) -> int:
     return len(distribution.choices) if isinstance(distribution, CategoricalDistribution) else 1
 

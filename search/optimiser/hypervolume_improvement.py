@@ -6,9 +6,9 @@ and error y adds to the dominated area, up to the reference,
 
     integral over t from c to the reference's cost of max(0, best(t) - y)
 
-where best(t) is the least error on the front at a cost of at most t: a staircase. Its expectation is a sum over steps,
-width x E[max(0, height - Y)], and that is Black and Scholes's price of a put option. Where the halvings of the error
-count and not the error itself, heights are logarithms, normal ones at that, and the expectation is the expected
+where best(t) is the least error on the front at a cost of at most t, a step function. Its expectation is a sum over
+steps, width x E[max(0, height - Y)], and that is Black and Scholes's price of a put option. Where hypervolume is
+measured over log2 of the error, heights are logarithms, normal ones at that, and the expectation is the expected
 improvement of Jones et al. (1998). No sampling, no approximation.
 """
 
@@ -28,8 +28,8 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Staircase:
-    """The least error that is known at no more than a cost, up to a reference point; None of it when there is no point.
+class ParetoFront:
+    """The least error known at no more than each cost, up to a reference point.
 
     Step k reaches from `starts[k]` to `starts[k + 1]`, the last one to `cost_limit`; the first starts at minus infinity
     and has the height `error_limit`.
@@ -45,14 +45,14 @@ class Staircase:
     """The reference's cost."""
     error_limit: float
     """The reference's error."""
-    in_halvings: bool
-    """Whether an area is counted in halvings of the error, not in error."""
+    log2_error: bool
+    """Whether an area is measured over log2 of the error, not over the error."""
 
     @classmethod
     def of(
-        cls, points: Sequence[tuple[float, float]], reference: tuple[float, float], *, in_halvings: bool = False
-    ) -> Staircase:
-        """Of points (cost, error); those beyond the reference do not matter.
+        cls, points: Sequence[tuple[float, float]], reference: tuple[float, float], *, log2_error: bool = False
+    ) -> ParetoFront:
+        """The front of points (cost, error); those beyond the reference do not matter.
 
         Raises ValueError if the reference is not finite.
         """
@@ -63,7 +63,7 @@ class Staircase:
         owners = tuple(inside[i] for i in front_of([points[i] for i in inside]))
         starts = np.array([-math.inf, *(points[i][0] for i in owners)])
         heights = np.array([error_limit, *(points[i][1] for i in owners)])
-        return cls(starts, heights, owners, cost_limit, error_limit, in_halvings)
+        return cls(starts, heights, owners, cost_limit, error_limit, log2_error)
 
     def step(self, cost: float) -> int:
         """The step that a cost lies on; 0 if no point is as cheap."""
@@ -73,11 +73,11 @@ class Staircase:
         """Expected added area (n) of students of `costs` (n) whose log error has `means` and `deviations` (n)."""
         ends = np.append(self.starts[1:], self.cost_limit)
         widths = np.maximum(0.0, ends - np.maximum(self.starts, costs[:, None]))  # n x steps
-        expected = _expected_halvings if self.in_halvings else _expected_gain
+        expected = _expected_log2_gain if self.log2_error else _expected_gain
         return np.asarray(np.sum(widths * expected(self.heights, means[:, None], deviations[:, None]), axis=1))
 
 
-def _expected_halvings(height: Array, mean: Array, deviation: Array) -> Array:
+def _expected_log2_gain(height: Array, mean: Array, deviation: Array) -> Array:
     """E[max(0, log2 height - log2 Y)] where log Y is normal; all arguments broadcast."""
     deviation = np.maximum(deviation, 1e-9)
     distance = (np.log(np.maximum(height, 1e-300)) - mean) / deviation

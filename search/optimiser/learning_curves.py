@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is believed of final errors: one Gaussian process over all learning curves of a study, finished or not.
+"""A Gaussian process over all learning curves of a study, finished or not.
 
 The log error of trial i with point x, when a share u of the (logarithmic) budget remains, is the sum of
 
-    level             the same for all
-    drift(u)          what all trials still have to learn: a random walk in u that ends at 0 where u = 0
-    final(x)          Matern 5/2, one length for each dimension: what the point decides
-    pending(x, u)     the same kernel times a random walk in u: points that learn more slowly than others
-    own               what the point does not explain
-    wander(u)         a random walk of each trial by itself
+    level             constant, the same for all trials
+    drift(u)          what all trials still have to learn: a random walk in u that is 0 where u = 0
+    point(x)          Matern 5/2, one length scale for each dimension: what the point decides of the final error
+    shape(x, u)       the same kernel times a random walk in u: points that learn more slowly than others
+    offset            of each trial: what the point does not explain of its final error
+    walk(u)           of each trial: a random walk
 
-All walks end in 0 when nothing remains, so the final error is level + final(x) + own. A finished trial tells it
-exactly; a stopped or running one tells it as well as its rung foretells it, which is learnt from the finished ones.
-Nothing is extrapolated by hand and no trial is left out. After the freeze-thaw model of Swersky, Snoek and Adams
-(2014), with walks in place of exponentials.
+All walks are 0 when nothing remains, so the final error is level + point(x) + offset. A finished trial tells it
+exactly; a pruned or running one tells it as well as its rung predicts it, which is learnt from the finished ones. No
+parametric form of a curve is assumed and no trial is left out. After the freeze-thaw model of Swersky, Snoek and Adams
+(2014), with random walks in place of exponentials.
 
-The scales are those of the largest posterior density, under the priors below, for values of unit variance.
+Hyperparameters maximise the posterior density, under the priors below, for values of unit variance.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Indexes = npt.NDArray[np.intp]
 
 LEVEL_VARIANCE = 9.0  # level and drift are nearly free: 3 standard deviations of the values
 NOISE_VARIANCE = 1e-5  # of a measurement; it keeps the factorisation stable
-LENGTH_SCALE, LENGTH_FREEDOM = 0.5, 4.0  # of the lengths' prior: a few trials fit the boldest best, many are believed
+LENGTH_SCALE, LENGTH_FREEDOM = 0.5, 4.0  # of the lengths' prior: few trials fit extremes best, many outweigh it
 LEAST_VARIANCE = 1e-10  # left of a posterior, whatever is rounded
-LEAST_OWN = 0.03  # of a trial and of its walk: so a surprise is believed to be the trial's, not a wrong measurement
+LEAST_OFFSET = 0.03  # of a trial's offset and walk: so a surprise is put down to the trial, not to its measurement
 MOST_FITTED = 320  # observations that the scales are fitted to: a fit takes n^3 operations many times
 _SQRT5 = np.sqrt(5.0)
 
@@ -76,33 +76,33 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """Lengths and standard deviations of the parts, for values of unit variance."""
+    """Hyperparameters: length scales and standard deviations of the parts, for values of unit variance."""
 
     lengths: Array
     """Dimensions."""
-    final: float
-    """Of what the point decides."""
-    pending: float
-    """Of how much a point's curve differs from all others' when all remains."""
-    own: float
-    """Of what the point does not explain."""
-    wander: float
-    """Of a trial's own walk over the whole budget."""
+    point: float
+    """Standard deviation of `point`."""
+    shape: float
+    """Standard deviation of `shape` when the whole budget remains."""
+    offset: float
+    """Standard deviation of a trial's `offset`."""
+    walk: float
+    """Standard deviation of a trial's `walk` when the whole budget remains."""
 
     @classmethod
     def prior(cls, n_dimensions: int) -> Scales:
-        """What is assumed before anything is seen."""
+        """The mode of the prior."""
         return cls(np.full(n_dimensions, 0.5 * np.sqrt(n_dimensions)), 1.0, 0.5, 0.1, 0.25)
 
     @classmethod
     def of_logarithms(cls, values: Array) -> Scales:
         """From the logarithms of the lengths, then of the four deviations."""
-        final, pending, own, wander = np.exp(values[-4:])
-        return cls(np.exp(values[:-4]), float(final), float(pending), float(own), float(wander))
+        point, shape, offset, walk = np.exp(values[-4:])
+        return cls(np.exp(values[:-4]), float(point), float(shape), float(offset), float(walk))
 
     def logarithms(self) -> Array:
         """What `of_logarithms` takes."""
-        return np.log(np.array([*self.lengths, self.final, self.pending, self.own, self.wander], np.float64))
+        return np.log(np.array([*self.lengths, self.point, self.shape, self.offset, self.walk], np.float64))
 
 
 class CurveModel:
@@ -127,14 +127,14 @@ class CurveModel:
     def of_new(self, points: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of what points (n x columns) decide of a final log error.
 
-        That of a trial at such a point has the same mean, and deviates by the `luck` of the trial as well.
+        That of a trial at such a point has the same mean, and deviates by `trial_noise` as well.
         """
-        return self._posterior(self._shared_with_new(points), own_variance=0.0)
+        return self._posterior(self._shared_with_new(points), offset_variance=0.0)
 
     @property
-    def luck(self) -> float:
+    def trial_noise(self) -> float:
         """Standard deviation of what a point does not decide of a trial's final log error."""
-        return self._unit * self._scales.own
+        return self._unit * self._scales.offset
 
     def means_of_new(self, points: Array) -> Array:
         """The means of `of_new`, for n operations each instead of n^2."""
@@ -142,7 +142,7 @@ class CurveModel:
 
     def of_trials(self) -> tuple[Array, Array]:
         """Mean and standard deviation of the final log error of every trial of the curves."""
-        return self._posterior(self._shared_with_trials(), own_variance=self._scales.own**2)
+        return self._posterior(self._shared_with_trials(), offset_variance=self._scales.offset**2)
 
     def means_of_trials(self) -> Array:
         """The means of `of_trials`, for n operations each instead of n^2."""
@@ -157,43 +157,43 @@ class CurveModel:
         within, _ = _matern(_distances(points, points, self._curves.groups, scales.lengths))
         shared = self._shared_with_new(points)
         explained = solve_triangular(self._factor, shared, lower=True, check_finite=False)
-        covariance = LEVEL_VARIANCE + scales.final**2 * within - explained.T @ explained
+        covariance = LEVEL_VARIANCE + scales.point**2 * within - explained.T @ explained
         covariance[np.diag_indices_from(covariance)] += 1e-6
         normal = generator.standard_normal((n, len(points)))
         values = shared.T @ self._weights + normal @ np.linalg.cholesky(covariance).T
         return np.asarray(self._centre + self._unit * values)
 
-    def last_without_own(self) -> Array:
-        """For every trial, the log error that its last measurement would be foretold if it had reported nothing."""
+    def leave_one_out(self) -> Array:
+        """Predictions of every trial's last log error from all other trials (trials)."""
         inverse = cho_solve((self._factor, True), np.eye(len(self._weights)), check_finite=False)
-        foretold = np.empty(len(self._curves.points))
-        for i in range(len(foretold)):
+        predicted = np.empty(len(self._curves.points))
+        for i in range(len(predicted)):
             own = np.flatnonzero(self._curves.trial == i)
             last = own[np.argmin(self._curves.remaining[own])]
             residual = np.linalg.solve(inverse[np.ix_(own, own)], self._weights[own])
-            foretold[i] = self._curves.log_errors[last] - self._unit * residual[own == last][0]
-        return foretold
+            predicted[i] = self._curves.log_errors[last] - self._unit * residual[own == last][0]
+        return predicted
 
     def _shared_with_new(self, points: Array) -> Array:
         """Covariances of the observations with final log errors at points (observations x n)."""
         curves, scales = self._curves, self._scales
         matern, _ = _matern(_distances(curves.points, points, curves.groups, scales.lengths))
-        return np.asarray(LEVEL_VARIANCE + scales.final**2 * matern[curves.trial])
+        return np.asarray(LEVEL_VARIANCE + scales.point**2 * matern[curves.trial])
 
     def _shared_with_trials(self) -> Array:
         """Covariances of the observations with the final log errors of all trials (observations x trials)."""
         curves, scales = self._curves, self._scales
-        shared = LEVEL_VARIANCE + scales.final**2 * self._matern[curves.trial]
-        shared[np.arange(len(curves.trial)), curves.trial] += scales.own**2
+        shared = LEVEL_VARIANCE + scales.point**2 * self._matern[curves.trial]
+        shared[np.arange(len(curves.trial)), curves.trial] += scales.offset**2
         return np.asarray(shared)
 
     def _means(self, shared: Array) -> Array:
         return np.asarray(self._centre + self._unit * (shared.T @ self._weights))
 
-    def _posterior(self, shared: Array, *, own_variance: float) -> tuple[Array, Array]:
+    def _posterior(self, shared: Array, *, offset_variance: float) -> tuple[Array, Array]:
         """From covariances (observations x n) of the observations with final log errors, or with a part of them."""
         explained = solve_triangular(self._factor, shared, lower=True, check_finite=False)
-        before = LEVEL_VARIANCE + self._scales.final**2 + own_variance
+        before = LEVEL_VARIANCE + self._scales.point**2 + offset_variance
         variance = np.maximum(before - np.einsum("ij,ij->j", explained, explained), LEAST_VARIANCE)
         return self._means(shared), self._unit * np.sqrt(variance)
 
@@ -203,7 +203,7 @@ def fit_scales(curves: Curves) -> Scales:
     curves = _some(curves)
     start = Scales.prior(int(curves.groups.max()) + 1).logarithms()
     low, high = start - 4.0, start + 4.0
-    low[[-2, -1]] = np.log(LEAST_OWN)
+    low[[-2, -1]] = np.log(LEAST_OFFSET)
     found = minimize(
         lambda logarithms: _objective(curves, logarithms, start),
         start,
@@ -231,14 +231,14 @@ def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float,
     log_density = -0.5 * values @ weights - np.sum(np.log(np.diagonal(factor[0])))
     outer = inverse - np.outer(weights, weights)
     expanded = matern[np.ix_(curves.trial, curves.trial)]
-    by_trial = _sum_by_trial(outer * (scales.final**2 + scales.pending**2 * walk), curves.trial, len(curves.points))
+    by_trial = _sum_by_trial(outer * (scales.point**2 + scales.shape**2 * walk), curves.trial, len(curves.points))
     gradient = np.array(
         [
             *(0.5 * np.tensordot(squares, by_trial * slope, axes=2) * scales.lengths**-2.0),
-            scales.final**2 * np.sum(outer * expanded),
-            scales.pending**2 * np.sum(outer * expanded * walk),
-            scales.own**2 * np.sum(outer * same),
-            scales.wander**2 * np.sum(outer * same * walk),
+            scales.point**2 * np.sum(outer * expanded),
+            scales.shape**2 * np.sum(outer * expanded * walk),
+            scales.offset**2 * np.sum(outer * same),
+            scales.walk**2 * np.sum(outer * same * walk),
         ]
     )
     away, parts = (logarithms - centre)[:-4], (logarithms - centre)[-4:]
@@ -266,11 +266,11 @@ def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0
     """Of the observations from the `first` on with all of them, noise included."""
     trial, remaining = curves.trial[first:], curves.remaining[first:]
     walk = _walk(remaining, curves.remaining)
-    covariance = scales.pending**2 * walk  # in place from here on: these are the largest matrices of a search
-    covariance += scales.final**2
+    covariance = scales.shape**2 * walk  # in place from here on: these are the largest matrices of a search
+    covariance += scales.point**2
     covariance *= matern[np.ix_(trial, curves.trial)]
     of_one_trial = np.nonzero(trial[:, None] == curves.trial)
-    covariance[of_one_trial] += scales.own**2 + scales.wander**2 * walk[of_one_trial]
+    covariance[of_one_trial] += scales.offset**2 + scales.walk**2 * walk[of_one_trial]
     own = np.arange(len(trial))
     covariance[own, first + own] += NOISE_VARIANCE
     walk += 1.0

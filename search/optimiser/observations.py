@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trials as the searcher sees them, and as much of them as a model can take."""
+"""What a model is told of trials: observations, and as many of them as it can take."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from search.optimiser.encoding import ModelInputs
 from search.optimiser.learning_curves import Curves
-from search.optimiser.model_inputs import ModelInputs
 from search.optimiser.pareto import front_of
 
 Array = npt.NDArray[np.float64]
@@ -23,15 +23,15 @@ RUNGS_KEPT = (2, 1)  # of older trials: first so many of their last, then so man
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A trial as a view sees it."""
+class Observation:
+    """What is known of one trial."""
 
     number: int
-    """Of the trial."""
+    """The trial's number."""
     point: Mapping[str, Any]
     """Its parameters."""
     cost: float
-    """Of the point."""
+    """The point's cost."""
     log_errors: dict[int, float]
     """By step."""
     ended: tuple[float, int] | None
@@ -46,19 +46,19 @@ class Seen:
         """The log error that was measured last."""
         return self.log_errors[max(self.log_errors)]
 
-    def finished(self, log_error: float, step: int) -> Seen:
+    def finished(self, log_error: float, step: int) -> Observation:
         """The trial as it would be with a final error."""
         return replace(self, log_errors={**self.log_errors, step: log_error}, complete=True)
 
-    def with_last(self, n_rungs: int) -> Seen:
+    def with_last(self, n_rungs: int) -> Observation:
         """The trial as if it had measured at its last rungs alone."""
         return replace(self, log_errors=dict(list(self.log_errors.items())[-n_rungs:]))
 
 
-def as_many_as_fit(trials: Sequence[Seen]) -> list[Seen]:
+def as_many_as_fit(trials: Sequence[Observation]) -> list[Observation]:
     """Of trials that measured something, by number: all, or what says the most of new points and of new curves.
 
-    The latest keep their curves, from which one learns how a brief trial foretells a long one. Of the older ones the
+    The latest keep their curves, from which one learns how a brief trial predicts a long one. Of the older ones the
     front stays, and of the others some of every time, each with its last measurements.
     """
     kept = list(trials)
@@ -83,13 +83,13 @@ def as_many_as_fit(trials: Sequence[Seen]) -> list[Seen]:
     return kept
 
 
-def columns_of(trials: Sequence[Seen], inputs: ModelInputs) -> Array:
+def columns_of(trials: Sequence[Observation], inputs: ModelInputs) -> Array:
     """What a model takes distances of (trials x columns)."""
     coordinates = np.array([inputs.cube.coordinates(trial.point) for trial in trials])
     return inputs.columns(coordinates, np.array([trial.cost for trial in trials]))
 
 
-def curves_of(trials: Sequence[Seen], inputs: ModelInputs, rungs: Sequence[int]) -> Curves:
+def curves_of(trials: Sequence[Observation], inputs: ModelInputs, rungs: Sequence[int]) -> Curves:
     """What trials measured."""
     rows = [(i, step, error) for i, trial in enumerate(trials) for step, error in trial.log_errors.items()]
     budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0

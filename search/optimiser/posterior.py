@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study's trials let one expect at one moment; see `search.optimiser.surrogate`, which makes views."""
+"""What a study's trials let one expect at one moment; `search.optimiser.surrogate` makes posteriors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from search.optimiser.encoding import UnitCube
+from search.optimiser.encoding import ModelInputs, UnitCube
 from search.optimiser.failure_model import FailureModel
-from search.optimiser.hypervolume_improvement import Staircase
+from search.optimiser.hypervolume_improvement import ParetoFront
+from search.optimiser.known_costs import KnownCosts
 from search.optimiser.learning_curves import CurveModel, fit_scales
-from search.optimiser.model_inputs import ModelInputs
-from search.optimiser.observations import Seen, curves_of
-
-if TYPE_CHECKING:
-    from search.optimiser.surrogate import Outlook
+from search.optimiser.observations import Observation, curves_of
+from search.optimiser.problem import Problem
 
 Array = npt.NDArray[np.float64]
 
@@ -35,7 +32,7 @@ class Candidates:
     gains: Array
     """Expected gain in hypervolume if trained to the end, times the probability of getting there.
 
-    Of what the point decides alone: a trial's luck can be measured, but not sought.
+    Of what the point decides alone: the noise between trials of one point can be measured, but not sought.
     """
     costs: Array
     """Known beforehand."""
@@ -45,49 +42,54 @@ class Candidates:
     """Of the final log error."""
 
 
-class View:
+class Posterior:
     """What can be expected, at one moment."""
 
     def __init__(
         self,
-        outlook: Outlook,
+        problem: Problem,
+        *,
+        costs: KnownCosts,
         inputs: ModelInputs,
-        trials: list[Seen],
+        trials: list[Observation],
         model: CurveModel,
         failures: FailureModel,
         tried: frozenset[bytes],
     ) -> None:
-        """`trials` are those of the model's curves, in their order; `tried` are coordinates that nobody tries again."""
+        """`trials` are those of the model's curves, in their order; `tried` are coordinates that are not proposed."""
+        self._problem = problem
+        self._costs = costs
         self._inputs = inputs
         self._tried = tried
         self.trials = trials
+        """Observations, those of running trials finished with what is expected of them."""
         self.means, self.deviations = model.of_trials()
-        """Of the final log errors of `trials`."""
-        self._outlook = outlook
+        """Means and standard deviations of the final log errors of `trials`."""
         self._model = model
         self._failures = failures
         self._reference = self._agreed_reference()
         self.places = {trial.number: i for i, trial in enumerate(trials)}
-        """Where in `trials` a number is."""
+        """Index in `trials` by the trial's number."""
         self.complete = [trial for trial in trials if trial.complete]
-        self.staircase = self.staircase_of(self.complete)
+        self.front = self.front_with(self.complete)
+        """The front of the complete trials, up to the reference point."""
 
     @property
     def cube(self) -> UnitCube:
-        """Of the points."""
+        """The space of the points."""
         return self._inputs.cube
 
-    def staircase_of(self, complete: Sequence[Seen]) -> Staircase:
-        """Of trained trials, up to the reference."""
-        last = self._outlook.rungs[-1]
+    def front_with(self, complete: Sequence[Observation]) -> ParetoFront:
+        """The front of some complete trials, up to the reference point."""
+        last = self._problem.rungs[-1]
         points = [(trial.cost, math.exp(trial.log_errors[last])) for trial in complete]
-        return Staircase.of(points, self._reference, in_halvings=self._outlook.in_halvings)
+        return ParetoFront.of(points, self._reference, log2_error=self._problem.log2_error)
 
     def _agreed_reference(self) -> tuple[float, float]:
         """(worst cost, worst error)."""
         costs = self._inputs.random_costs
         means = self._model.means_of_new(self._inputs.random_columns) if len(costs) else self.means
-        worst_cost = self._outlook.worst_cost
+        worst_cost = self._problem.worst_cost
         if worst_cost is None:
             largest = max([*costs.tolist(), *(trial.cost for trial in self.trials)])
             worst_cost = largest + 1e-6 * abs(largest) + 1e-9
@@ -96,18 +98,18 @@ class View:
     def gain(self, number: int) -> float:
         """Expected gain in hypervolume if the trial of a number is trained to the end."""
         i = self.places[number]
-        staircase = self.staircase_of([trial for trial in self.complete if trial.number != number])
+        front = self.front_with([trial for trial in self.complete if trial.number != number])
         costs = np.array([self.trials[i].cost])
-        return float(staircase.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
+        return float(front.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
 
     def draws(
         self, coordinates: Array, costs: Array, generator: np.random.Generator, *, n_models: int, n_each: int
     ) -> Array:
-        """Functions of coordinates (points x dimensions) and costs (points; NaN where nobody knows) that may be what
-        decides final log errors: (n x points).
+        """Draws of final log errors as functions of the point: (draws x points).
 
-        `n_each` of this view's model, and of `n_models` others, each fitted anew to two thirds of the trials: so they
-        differ by what trials leave open, and by what they happen to be.
+        Arguments are coordinates (points x dimensions) and costs (points; NaN where not known). `n_each` are drawn from
+        this posterior's model, and from each of `n_models` others that are fitted to two thirds of the trials, so
+        that they differ by what the trials leave open and by which trials there happen to be.
         """
         columns, found = self._inputs.columns(coordinates, costs), []
         for model in (self._model, *(self._fitted_to_some(generator) for _ in range(n_models))):
@@ -117,13 +119,13 @@ class View:
     def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
         n = len(self.trials)
         kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
-        curves = curves_of([self.trials[i] for i in kept], self._inputs, self._outlook.rungs)
+        curves = curves_of([self.trials[i] for i in kept], self._inputs, self._problem.rungs)
         return CurveModel(curves, fit_scales(curves))
 
     def explained(self) -> float | None:
-        """Share of the variance of complete trials' log errors that the model foretells, each from all other trials.
+        """R squared of the leave-one-out predictions of complete trials' log errors.
 
-        At most 1, and below 0 if it foretells them worse than their mean does; None for fewer than 3, or equal ones.
+        At most 1, and below 0 if they are predicted worse than by their mean; None for fewer than 3, or equal ones.
         """
         complete = np.array([trial.complete for trial in self.trials])
         measured = np.array([trial.last for trial in self.trials])[complete]
@@ -131,37 +133,37 @@ class View:
         if n < 3 or np.ptp(measured) < 1e-9:
             return None
         around_mean = (measured - measured.mean()) * n / (n - 1)  # each from the mean of the others
-        missed = measured - self._model.last_without_own()[complete]
+        missed = measured - self._model.leave_one_out()[complete]
         return float(1.0 - np.sum(missed**2) / np.sum(around_mean**2))
 
     def candidates(self, generator: np.random.Generator, *, n_random: int, n_near: int, n_rounds: int) -> Candidates:
         """Random points, children of the most promising trials, and children of the best of those."""
         found = self._judged(self.cube.random(generator, n_random))
-        parents = np.array([self.cube.coordinates(self.trials[i].point) for i in self._promising()])
+        parents = np.array([self.cube.coordinates(self.trials[i].point) for i in self._near_front()])
         for _ in range(n_rounds):
             found = _joined(found, self._judged(self.cube.near(generator, parents, n_near)))
             if len(found.gains):
                 parents = found.coordinates[np.argsort(-found.gains, kind="stable")[:8]]
         return found
 
-    def _promising(self) -> list[int]:
+    def _near_front(self) -> list[int]:
         """Trials on the front, or no further above it than a deviation: (n)."""
-        heights = np.array([self.staircase.heights[self.staircase.step(trial.cost)] for trial in self.trials])
+        heights = np.array([self.front.heights[self.front.step(trial.cost)] for trial in self.trials])
         above = (self.means - np.log(heights)) / np.maximum(self.deviations, 0.05)
         order = np.argsort(above, kind="stable")
         n = max(4, int(np.sum(above <= 1.0)))
         return [int(i) for i in order[: min(n, 24)]]
 
     def _judged(self, coordinates: Array) -> Candidates:
-        costs, coordinates = self._outlook.costs(self.cube, coordinates)
+        costs, coordinates = self._costs.of(self.cube, coordinates)
         new = [i for i, row in enumerate(coordinates) if row.tobytes() not in self._tried and not math.isnan(costs[i])]
         costs, coordinates = costs[new], coordinates[new]
         if not new:
             return Candidates(coordinates, *(np.empty(0) for _ in range(4)))
         means, decided = self._model.of_new(self._inputs.columns(coordinates, costs))
-        gains = self.staircase.expected_improvement(costs, means, decided)
+        gains = self.front.expected_improvement(costs, means, decided)
         gains *= 1.0 - self._failures.probability(self.cube.columns(coordinates))
-        return Candidates(coordinates, gains, costs, means, np.hypot(decided, self._model.luck))
+        return Candidates(coordinates, gains, costs, means, np.hypot(decided, self._model.trial_noise))
 
 
 def _joined(first: Candidates, second: Candidates) -> Candidates:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proposes the point that can be expected to add most to the front, given that its cost is known beforehand.
+"""Cost-aware expected hypervolume improvement.
 
-For single-objective studies whose trials report an error and whose second objective, a cost, is a function of the
-point. It begins with both ends of the range of costs and a few random points. Then candidates (random points, and
-children of trials near the front) are judged by a model of all learning curves, those of stopped and running trials
-included (`search.optimiser.surrogate`), and the one with the largest expected gain in hypervolume is taken. A point
+For studies whose trials report an error and whose second objective, a cost, is a known function of the point. A study
+begins with both ends of the range of costs and a few random points. Then candidates (random points, and mutations of
+trials near the front) are judged by a Gaussian process over all learning curves, those of pruned and running trials
+included (`search.optimiser.surrogate`), and the one with the largest expected gain in hypervolume is proposed. A point
 depends on the seed, its number and the trials before it, so an interrupted search goes on as it would have.
 """
 
@@ -18,7 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from search.optimiser.surrogate import Outlook, distributions
+from search.optimiser.problem import Params
+from search.optimiser.surrogate import Surrogate, distributions
 
 N_RANDOM = 400
 N_NEAR = 200
@@ -28,14 +29,14 @@ N_ROUNDS = 3
 class FrontSampler(optuna.samplers.BaseSampler):
     """Expected hypervolume improvement under known costs."""
 
-    def __init__(self, outlook: Outlook, *, seed: int = 0, n_startup_trials: int = 5) -> None:
-        """Before `n_startup_trials` have begun it proposes what `Outlook.start` does, the very first at random.
+    def __init__(self, surrogate: Surrogate, *, seed: int = 0, n_startup_trials: int = 5) -> None:
+        """Before `n_startup_trials` have begun it proposes `Surrogate.initial_point`, the very first at random.
 
         Raises ValueError if that is negative.
         """
         if n_startup_trials < 0:
             raise ValueError(f"n_startup_trials must not be negative, got {n_startup_trials}")
-        self._outlook = outlook
+        self._surrogate = surrogate
         self._seed = seed
         self._n_startup_trials = n_startup_trials
 
@@ -46,19 +47,27 @@ class FrontSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The best candidate's values; of a startup trial, `Outlook.start`'s. Nothing where nothing is known."""
-        if not search_space:
-            return {}
+        """The best candidate's values; of a startup trial, the initial point's. Random ones where nothing is known."""
+        point = self._proposal(study, trial) if search_space else {}
+        if not point:
+            return {
+                name: self.sample_independent(study, trial, name, distribution)
+                for name, distribution in search_space.items()
+            }
+        return {name: value for name, value in point.items() if name in search_space}
+
+    def _proposal(self, study: optuna.Study, trial: FrozenTrial) -> Params:
+        """The point with the largest expected gain; empty where the model knows nothing, or finds no new point."""
         generator = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup_trials:
-            return dict(self._outlook.start(study, generator, asking=trial.number))
-        view = self._outlook.view(study, asking=trial.number)
-        if view is None:
+            return self._surrogate.initial_point(study, generator, asking=trial.number)
+        posterior = self._surrogate.posterior(study, asking=trial.number)
+        if posterior is None:
             return {}
-        candidates = view.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
+        candidates = posterior.candidates(generator, n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
         if not len(candidates.gains):
             return {}
-        return view.cube.point(candidates.coordinates[int(np.argmax(candidates.gains))])
+        return posterior.cube.point(candidates.coordinates[int(np.argmax(candidates.gains))])
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

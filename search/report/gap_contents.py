@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.optimiser.encoding import UnitCube
-from search.optimiser.posterior import Candidates, View
+from search.optimiser.posterior import Candidates, Posterior
 from search.report.gaps import Gap
 
 
@@ -65,7 +65,7 @@ _QUANTILE_90 = 1.6449  # of the normal distribution, 5% to 95%
 
 
 def look_into(
-    gaps: Sequence[Gap], view: View, candidates: Candidates, *, front: Sequence[int]
+    gaps: Sequence[Gap], view: Posterior, candidates: Candidates, *, front: Sequence[int]
 ) -> tuple[GapContents, ...]:
     """The contents of gaps; `front` are numbers of the trials that make them."""
     return tuple(
@@ -79,7 +79,7 @@ def look_into(
     )
 
 
-def _tried(gap: Gap, view: View, front: frozenset[int]) -> tuple[Tried, ...]:
+def _tried(gap: Gap, view: Posterior, front: frozenset[int]) -> tuple[Tried, ...]:
     found = []
     for trial, mean in zip(view.trials, view.means, strict=True):
         if trial.number not in front and gap.holds(trial.cost):

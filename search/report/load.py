@@ -16,15 +16,15 @@ from typing import Any
 
 import optuna
 
-from search.optimiser.posterior import View
-from search.optimiser.surrogate import Outlook
+from search.optimiser.posterior import Posterior
+from search.optimiser.surrogate import Surrogate
 from search.records.trial import TrialRecord, TrialState
 from search.report.history import TimedTrial
 from search.storage.atomic import read_json
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.trials.journal import RECORD, read_study, record_of
-from search.trials.problem import outlook_of
+from search.trials.problem import StudentProblem
 from spaces.space import Space
 from spaces.student import StudentSpec
 from spaces.study.space import read_space
@@ -64,23 +64,22 @@ class RecordedSearch:
             return None
         return self.predictor.predict(self.teacher)
 
-    def outlook(self) -> Outlook | None:
-        """The outlook of the search; without its predictor one that knows the latencies of tried students alone."""
+    def posterior(self) -> Posterior | None:
+        """The surrogate model given all that was measured; None if that is nothing, or if the teacher is unknown.
+
+        Without the search's predictor it knows the latencies of tried students alone.
+        """
         if self.teacher is None:
             return None
         limit_ms = self.teacher_latency_ms
-        return outlook_of(
+        problem = StudentProblem(
             space=self.space,
             teacher=self.teacher,
             rungs=self.rungs,
             predict=self._predict(),
             limit_ms=math.inf if limit_ms is None else limit_ms,
         )
-
-    def view(self) -> View | None:
-        """What the searcher makes of everything that was measured; None if that is nothing."""
-        outlook = self.outlook()
-        return None if outlook is None else outlook.view(self.study, looking_back=True)
+        return Surrogate(problem).posterior(self.study, measured_only=True)
 
     def _predict(self) -> Callable[[StudentSpec], float]:
         if self.predictor is not None:

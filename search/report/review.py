@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from search.optimiser.pareto import front_of
-from search.optimiser.posterior import View
+from search.optimiser.posterior import Posterior
 from search.optimiser.sampler import N_NEAR, N_RANDOM, N_ROUNDS
 from search.records.trial import TrialRecord, TrialState, trials_once
 from search.report.gap_contents import GapContents, look_into
@@ -120,13 +120,13 @@ def review_search(search: RecordedSearch) -> SearchReview:
         teacher_ms=search.teacher_latency_ms,
         students={},
     )
-    view = search.view()
+    view = search.posterior()
     return review if view is None else _with_view(review, search, view)
 
 
-def _with_view(review: SearchReview, search: RecordedSearch, view: View) -> SearchReview:
+def _with_view(review: SearchReview, search: RecordedSearch, view: Posterior) -> SearchReview:
     """The review with what the searcher's model has to say."""
-    reference = (view.staircase.cost_limit, view.staircase.error_limit)
+    reference = (view.front.cost_limit, view.front.error_limit)
     candidates = view.candidates(np.random.default_rng(0), n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
     fastest_cost = min([*candidates.costs.tolist(), *(trial.cost for trial in view.trials)])
     places = _places(view, {record.number: record for record in search.records})
@@ -152,7 +152,7 @@ def _with_view(review: SearchReview, search: RecordedSearch, view: View) -> Sear
     )
 
 
-def _places(view: View, records: dict[int, TrialRecord]) -> tuple[Place, ...]:
+def _places(view: Posterior, records: dict[int, TrialRecord]) -> tuple[Place, ...]:
     """Of the trials of a view that are not continued by another."""
     once = {record.number for record in trials_once(records.values())}
     found = []
@@ -167,7 +167,7 @@ def _places(view: View, records: dict[int, TrialRecord]) -> tuple[Place, ...]:
     )
 
 
-def _fidelity_shares(search: RecordedSearch, view: View) -> Shares:
+def _fidelity_shares(search: RecordedSearch, view: Posterior) -> Shares:
     n_complete = len(view.complete)
     if n_complete < FEWEST_COMPLETE:
         trials = "1 trial is" if n_complete == 1 else f"{n_complete} trials are"
@@ -193,7 +193,7 @@ def _fidelity_shares(search: RecordedSearch, view: View) -> Shares:
     return Shares(dimensions=found, explained=explained)
 
 
-def _latency_shares(search: RecordedSearch, view: View) -> Shares:
+def _latency_shares(search: RecordedSearch, view: Posterior) -> Shares:
     predictor, teacher = search.predictor, search.teacher
     if predictor is None or teacher is None:
         return Shares(dimensions=(), reason="No calibration is left that foretells the latencies of this search.")
@@ -212,21 +212,21 @@ def _latency_shares(search: RecordedSearch, view: View) -> Shares:
     return Shares(dimensions=found)
 
 
-def _varied(search: RecordedSearch, view: View) -> list[str]:
+def _varied(search: RecordedSearch, view: Posterior) -> list[str]:
     """Dimensions that have more than one value."""
     ends = [np.full(len(view.cube.names), share) for share in (0.0, 0.5, 1.0 - 1e-9)]
     points: list[dict[str, Any]] = [view.cube.point(row) for row in ends]
     return [name for name in view.cube.names if len({repr(point[name]) for point in points}) > 1]
 
 
-def _whole(view: View, names: Sequence[str], rows: Array) -> Array:
+def _whole(view: Posterior, names: Sequence[str], rows: Array) -> Array:
     """Coordinates of all dimensions, from those of some; the others have one value."""
     whole = np.full((len(rows), len(view.cube.names)), 0.5)
     whole[:, [view.cube.names.index(name) for name in names]] = rows
     return whole
 
 
-def _students_of(search: RecordedSearch, view: View, rows: Array) -> tuple[Array, Array, Booleans]:
+def _students_of(search: RecordedSearch, view: Posterior, rows: Array) -> tuple[Array, Array, Booleans]:
     """Coordinates of the active part of each row, its cost as far as it is known, and whether a student can have it."""
     assert search.teacher is not None
     points = [active_point(view.cube.point(row), search.space) for row in rows]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optuna's storage of one study: a journal file in the study's folder, the truth about every trial.
 
-    FOLDER/trials.journal     two Optuna studies: NAME (latency, fidelity) and NAME/rungs (fidelity by rung)
+    FOLDER/trials.journal     one Optuna study, NAME, of latency and fidelity; what is measured at rungs is in records
     FOLDER/trials/trial-0007/ checkpoints: of complete trials (graduation starts there) and of interrupted ones
 
 A search may be killed at any moment: a half-written last line is cut off when the next search opens the journal,
@@ -28,11 +28,7 @@ from search.records.trial import TrialRecord, TrialState
 RECORD = "record"
 """User attribute of a trial: the JSON object of its record."""
 CONTINUES = "continues"
-"""User attribute of a trial and of its twin: the number of the interrupted trial that it continues."""
-FAILED = "failed"
-"""User attribute of a twin whose trial failed; Optuna's state is the same for one that was interrupted or put off."""
-NUMBER = "number"
-"""User attribute of a twin: the number of its trial."""
+"""User attribute of a trial: the number of the interrupted trial that it continues."""
 INITIAL = "initial"
 """User attribute of a trial: the study's initial point that it tries, as text."""
 
@@ -168,14 +164,5 @@ def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord) ->
     if state is OptunaState.COMPLETE:
         assert record.predicted_latency_ms is not None and record.fidelity is not None
         study.tell(trial, values=[record.predicted_latency_ms, record.fidelity.cosine])
-    else:
-        study.tell(trial, state=state)
-
-
-def tell_twin(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord | None) -> None:
-    """Ends a trial's twin in the study of one objective; without a record it failed."""
-    state = OptunaState.FAIL if record is None else optuna_state(record.state)
-    if record is not None and state is OptunaState.COMPLETE and record.fidelity is not None:
-        study.tell(trial, values=record.fidelity.cosine)
     else:
         study.tell(trial, state=state)

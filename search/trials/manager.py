@@ -1,66 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a search: what is tried next, what each rung means, how every trial ended.
+"""Ask and tell: what is tried next, what each rung means, how every trial ended.
 
-It owns ask and tell of both Optuna studies, and knows nothing of Ray: a trial is begun by `ask`, reports by `reached`
-(which answers whether it goes on) and ends there, in `failed`, in `lost` or in `close`. Every change is in the storage
-before anyone is told of it, so a search may end at any line of this file and be continued.
+The manager owns the Optuna study and knows nothing of Ray: a trial is begun by `ask`, reports by `reached` (which
+answers whether it goes on) and ends there, in `failed`, in `lost` or in `close`. Every change is in the storage before
+anyone is told of it, so a search may end at any line of this file and be continued.
 
-Optuna refuses intermediate values on a study of two objectives. So every trial has a twin with the same point in a
-study of one, which the pruner reads. The sampler reads the rungs in the records.
+The study has two objectives, latency and fidelity. Optuna refuses `Trial.report` for several objectives, so what a
+trial measured at its rungs is in its record, a user attribute, which the sampler and the pruner read.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from search.optimiser.pruner import FrontPruner
-from search.optimiser.sampler import FrontSampler
+from search.optimiser.surrogate import Surrogate
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
 from search.trials.journal import (
     CONTINUES,
-    FAILED,
-    INITIAL,
-    NUMBER,
     RECORD,
     document_of,
     open_storage,
-    record_of,
     records_of,
-    stands_for_its_point,
     tell,
-    tell_twin,
 )
 from search.trials.plan import TrialPlan
-from search.trials.points import initial_point, suggest_point
-from search.trials.problem import GivenPoint, outlook_of
-from search.trials.time_model import Pace
+from search.trials.points import suggest_point
+from search.trials.problem import StudentProblem
+from search.trials.pruning import make_pruning
+from search.trials.resume import end_leftovers, enqueue, require_identity
+from search.trials.sampling import make_sampler
+from search.trials.time_model import TrainingTimeModel
 from search.workers.heartbeat import rung_limit_s
 from search.workers.retries import MOST_TRIES, n_losses
 
-LATENCY = "predicted_latency_ms"  # user attribute of a twin
 MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
+REFUSALS_TO_RANDOM = 20  # in a row: a sampler that learns nothing from refusals would propose one point for ever
 MOST_POSTPONED = 10  # in a row: what is left of the time is too short for what the sampler likes
 
 
 @dataclass(slots=True)
 class _Open:
     trial: optuna.Trial
-    twin: optuna.Trial
     record: TrialRecord
 
 
-class TrialLedger:
+class TrialManager:
     """Begins, follows and ends the trials of one plan; use it within `exclusive(plan.folder)`."""
 
     def __init__(
@@ -80,37 +75,34 @@ class TrialLedger:
         self._observers = tuple(observers)
         self._clock = clock
         self._teacher_latency_ms = plan.predict(plan.teacher)
-        outlook = outlook_of(
-            space=plan.space,
-            teacher=plan.teacher,
-            rungs=plan.rungs,
-            predict=plan.predict,
-            limit_ms=self._teacher_latency_ms,
+        surrogate = Surrogate(
+            StudentProblem(
+                space=plan.space,
+                teacher=plan.teacher,
+                rungs=plan.rungs,
+                predict=plan.predict,
+                limit_ms=self._teacher_latency_ms,
+            )
         )
-        self._pruner = FrontPruner(outlook, patience=plan.patience)
+        self._pruning = make_pruning(plan.pruner, surrogate, prune_ratio=plan.prune_ratio)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = open_storage(plan.folder)
         self._study = optuna.create_study(
             study_name=plan.name,
             storage=storage,
             directions=["minimize", "maximize"],
-            sampler=FrontSampler(outlook, seed=plan.seed, n_startup_trials=plan.n_startup_trials),
+            sampler=make_sampler(plan.sampler, surrogate, seed=plan.seed, n_startup_trials=plan.n_startup_trials),
             load_if_exists=True,
         )
-        self._twins = optuna.create_study(
-            study_name=f"{plan.name}/rungs",
-            storage=storage,
-            direction="maximize",
-            pruner=self._pruner,
-            load_if_exists=True,
-        )
-        self._require_identity()
-        self._end_leftovers()
+        require_identity(self._study, plan)
+        end_leftovers(self._study, plan)
         self._records = {record.number: record for record in records_of(self._study, plan.folder)}
-        self._pace = Pace.of(self._records.values())
+        self._pace = TrainingTimeModel.of(self._records.values())
         self._open: dict[int, _Open] = {}
         self._drained = False
-        self._enqueue()
+        self.end_reason = ""
+        """Why `ask` has nothing more to begin, where neither `n_trials` nor the deadline says it; else empty."""
+        enqueue(self._study, plan, self.records)
         delete_orphans(self.plan.folder, self.records)
 
     @property
@@ -142,8 +134,7 @@ class TrialLedger:
             return None
         n_refused = n_postponed = 0
         while not self.exhausted and n_refused < MOST_REFUSALS and n_postponed < MOST_POSTPONED:
-            trial = self._study.ask()
-            record = self._describe(trial)
+            trial, record = self._propose(at_random=n_refused >= REFUSALS_TO_RANDOM)
             if record.state is TrialState.REFUSED:
                 self._store(trial, record)
                 self._study.tell(trial, state=OptunaState.PRUNED)
@@ -155,10 +146,17 @@ class TrialLedger:
                 n_postponed += 1
             else:
                 self._begin(trial, record)
-                if not self._is_through(record):
+                if not self._is_complete(record):
                     return record
                 self._end(record.number, record, TrialState.COMPLETE, "complete")  # measured, and never told so
         self._drained = True
+        if n_refused == MOST_REFUSALS:
+            self.end_reason = (
+                f"the last {n_refused} proposed students were refused ({self._latest_refusal()}): the space holds "
+                "nothing new that is faster than its teacher; widen it to search on"
+            )
+        elif n_postponed == MOST_POSTPONED:
+            self.end_reason = "what is left of the time budget is too short for the students that the sampler proposes"
         return None
 
     def reached(self, number: int, rung: RungRecord, checkpoint: Path) -> bool:
@@ -175,15 +173,14 @@ class TrialLedger:
         if not math.isfinite(rung.fidelity.cosine):
             self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {rung.fidelity.cosine}")
             return False
-        running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
         running.record = record
         self._store(running.trial, record)
         if before.checkpoint is not None and before.checkpoint != checkpoint:
             shutil.rmtree(before.checkpoint, ignore_errors=True)
         self._notify("rung_reached", record)
-        if self._is_through(record):
+        if self._is_complete(record):
             self._end(number, record, TrialState.COMPLETE, "complete")
-        elif outcome := self._dominated(running):
+        elif outcome := self._pruned(record):
             self._end(number, record, TrialState.PRUNED, outcome)
         elif not self._fits(record, n_tokens=self.plan.rungs[len(record.rungs)]):
             self._end(number, record, TrialState.INTERRUPTED, f"time budget: ended after {record.n_tokens:,} tokens")
@@ -211,7 +208,7 @@ class TrialLedger:
             self._end(number, record, TrialState.FAILED, f"{outcome}; {n} times at this rung")
             return
         self._end(number, record, TrialState.INTERRUPTED, outcome)
-        self._enqueue()
+        enqueue(self._study, self.plan, self.records)
         self._drained = False
 
     def rung_limit_s(self, number: int) -> float | None:
@@ -231,20 +228,33 @@ class TrialLedger:
         """
         for number in sorted(self._open):
             record = self._open[number].record
-            if self._is_through(record):
+            if self._is_complete(record):
                 self._end(number, record, TrialState.COMPLETE, "complete")
             else:
                 self._end(number, record, TrialState.INTERRUPTED, outcome)
 
+    def _propose(self, *, at_random: bool) -> tuple[optuna.Trial, TrialRecord]:
+        """A new trial and its record, its point from the study's sampler or from a random one."""
+        sampler = self._study.sampler
+        if at_random:
+            seed = np.random.SeedSequence([self.plan.seed, len(self._study.get_trials(deepcopy=False))])
+            self._study.sampler = optuna.samplers.RandomSampler(seed=int(seed.generate_state(1)[0]))
+        try:
+            trial = self._study.ask()
+            return trial, self._describe(trial)  # Optuna samples when a value is asked for
+        finally:
+            self._study.sampler = sampler
+
     def _describe(self, trial: optuna.Trial) -> TrialRecord:
         """The record of a new trial, refused if it needs no training to be judged."""
         point = suggest_point(trial, self.plan.space)
+        continued = self._records.get(trial.user_attrs.get(CONTINUES, -1))
         record = TrialRecord(
             number=trial.number,
             point=point,
             spec=None,
             recipe=None,
-            seed=self.plan.seed,
+            seed=self.plan.seed if continued is None else continued.seed,
             predicted_latency_ms=None,
         )
         try:
@@ -252,7 +262,6 @@ class TrialLedger:
         except ValueError as error:
             return replace(record, state=TrialState.REFUSED, outcome=f"cannot be built: {error}")
         record = replace(record, spec=spec, recipe=recipe, predicted_latency_ms=self.plan.predict(spec))
-        continued = self._records.get(trial.user_attrs.get(CONTINUES, -1))
         if continued is not None:
             saved = continued.checkpoint is not None
             return replace(
@@ -279,17 +288,8 @@ class TrialLedger:
         return None
 
     def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        self._twins.sampler = GivenPoint(record.point)
-        twin = self._twins.ask()
-        suggest_point(twin, self.plan.space)
-        twin.set_user_attr(NUMBER, record.number)
-        if record.continues is not None:
-            twin.set_user_attr(CONTINUES, record.continues)
-        twin.set_user_attr(LATENCY, record.predicted_latency_ms)
-        for target, rung in zip(self.plan.rungs, record.rungs, strict=False):
-            twin.report(rung.fidelity.cosine, step=target)
         self._store(trial, record)
-        self._open[record.number] = _Open(trial, twin, record)
+        self._open[record.number] = _Open(trial, record)
         self._notify("trial_started", record)
 
     def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: str) -> None:
@@ -297,37 +297,34 @@ class TrialLedger:
         checkpoint = record.checkpoint
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
         running = self._open.pop(number)
-        if state is TrialState.FAILED:
-            running.twin.set_user_attr(FAILED, True)
         self._store(running.trial, record)
         tell(self._study, running.trial, record)
-        tell_twin(self._twins, running.twin, record)
         if not kept:
             delete_checkpoints(self.plan.folder, replace(record, checkpoint=checkpoint))
         elif state is TrialState.INTERRUPTED:
             delete_halves(self.plan.folder, record)
         self._notify("trial_ended", record)
 
-    def _alive_and_left(self) -> tuple[list[FrozenTrial], list[TrialRecord]]:
-        """Optuna's trials that stand for their point, and interrupted ones that none of them continues."""
-        alive = [trial for trial in self._study.get_trials(deepcopy=False) if stands_for_its_point(trial)]
-        continued = {trial.user_attrs.get(CONTINUES) for trial in alive}
-        interrupted = [record for record in self.records if record.state is TrialState.INTERRUPTED]
-        return alive, [record for record in interrupted if record.number not in continued]
+    def _latest_refusal(self) -> str:
+        refused = [record.outcome_kind for record in self.records if record.state is TrialState.REFUSED]
+        kinds = Counter(refused[-MOST_REFUSALS:])
+        return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
-    def _is_through(self, record: TrialRecord) -> bool:
+    def _is_complete(self, record: TrialRecord) -> bool:
         return len(record.rungs) == len(self.plan.rungs)
 
-    def _dominated(self, running: _Open) -> str:
-        """The outcome of a trial that is to be pruned, with who is expected to end ahead; empty if it goes on."""
-        twin = self._twins.get_trials(deepcopy=False)[running.twin.number]
-        step = twin.last_step
-        assert step is not None
-        rivals = [
-            f"trial-{rival.user_attrs[NUMBER]:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
-            for rival in self._pruner.dominators(self._twins, twin)[:2]
-        ]
-        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(rivals)}" if rivals else ""
+    def _pruned(self, record: TrialRecord) -> str:
+        """The outcome of a trial that is to be pruned; empty if it goes on."""
+        trial = self._study.get_trials(deepcopy=False)[record.number]
+        verdict = self._pruning.judge(self._study, trial)
+        if verdict is None:
+            return ""
+        step = self.plan.rungs[len(record.rungs) - 1]
+        rivals = [self._records[number] for number in verdict.rivals[:2]]
+        if not rivals:
+            return f"pruned: at {step:,} tokens, by {verdict.by}"
+        names = [f"{rival.name} ({rival.predicted_latency_ms:.3g} ms)" for rival in rivals]
+        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(names)}"
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
@@ -350,47 +347,3 @@ class TrialLedger:
         assert record.predicted_latency_ms is not None
         seconds = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens - record.n_tokens)
         return self._time_left() > 0.0 if seconds is None else seconds <= self._time_left()
-
-    def _require_identity(self) -> None:
-        wanted = json.loads(json.dumps(dict(self.plan.identity)))
-        stored = self._study.user_attrs.get("identity")
-        if stored is None:
-            self._study.set_user_attr("identity", wanted)
-        elif stored != wanted:
-            changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
-            raise ValueError(
-                f"a study is continued with what it began with: {', '.join(changed)} changed since study "
-                f"{self.plan.name!r} was first searched; give this one another --name, or delete {self.plan.folder}"
-            )
-
-    def _end_leftovers(self) -> None:
-        """Trials that a killed search left running: told if all was measured, else failed, to be continued."""
-        for trial in self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            record = record_of(trial, self.plan.folder)
-            if record is None:
-                self._study.tell(trial.number, state=OptunaState.FAIL)
-            elif record.state is TrialState.RUNNING:
-                state = TrialState.COMPLETE if self._is_through(record) else TrialState.INTERRUPTED
-                tell(self._study, trial.number, replace(record, state=state))
-            else:
-                tell(self._study, trial.number, record)
-        records = {record.number: record for record in records_of(self._study, self.plan.folder)}
-        for twin in self._twins.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get(NUMBER, -1)))
-
-    def _enqueue(self) -> None:
-        """Interrupted trials that nobody continues yet, then initial points that were not tried yet."""
-        alive, left = self._alive_and_left()
-        if left:
-            for _ in self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
-                self._study.tell(self._study.ask(), state=OptunaState.FAIL)  # to wait again, behind what is left
-            alive, left = self._alive_and_left()
-        for record in left:
-            self._study.enqueue_trial(record.point, user_attrs={CONTINUES: record.number})
-        tried = {trial.user_attrs.get(INITIAL) for trial in alive}
-        for point in self.plan.initial_points:
-            text = json.dumps(dict(point), sort_keys=True)
-            if text not in tried:
-                tried.add(text)
-                filled = initial_point(point, self.plan.space, self.plan.teacher)
-                self._study.enqueue_trial(filled, user_attrs={INITIAL: text})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides which trials a search makes: a value that the ledger works from."""
+"""What decides which trials a search makes: a value that the manager works from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class TrialPlan:
     """Most trials that are trained, earlier runs included; None: as many as the time allows."""
     n_startup_trials: int = 5
     """Trials before the sampler learns."""
-    patience: float = 4.0
+    sampler: str = "front"
+    """`front`, `tpe`, `gp`, `random`, or MODULE:CLASS of a sampler of Optuna."""
+    pruner: str = "front"
+    """`front`, `none`, or MODULE:CLASS of a pruner of Optuna."""
+    prune_ratio: float = 4.0
     """See `FrontPruner`."""
     rung_time_limit_s: float | None = None
     """Seconds within which a trial must reach its next rung; None: see `search.workers.heartbeat`."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search: Ray Tune trains the trials that the ledger begins, one CPU each, until trials or time are used up.
+"""The search: Ray Tune trains the trials that the manager begins, one CPU each, until trials or time are used up.
 
-Tune's own state is disposable: it lives in a temporary folder, is written once and never read. The ledger's storage
+Tune's own state is disposable: it lives in a temporary folder, is written once and never read. The manager's storage
 is what the same command goes on from, after Ctrl-C, after a kill, or to search for longer.
 """
 
@@ -25,9 +25,9 @@ from search.records.trial import Observer, TrialRecord
 from search.storage.environ import environment
 from search.storage.lock import exclusive
 from search.trials.actor import TrialActor
-from search.trials.manager import TrialLedger
+from search.trials.manager import TrialManager
 from search.trials.plan import TrialPlan
-from search.trials.tune_adapters import LedgerScheduler, LedgerSearcher, SearchStopper
+from search.trials.tune_adapters import ManagerScheduler, ManagerSearcher, SearchStopper
 from search.trials.work import TrialWork
 from search.workers.cluster import cluster, n_cpus_available
 
@@ -60,29 +60,29 @@ def run_trials(
 ) -> tuple[TrialRecord, ...]:
     """Searches a plan with any work; see `search_trials`. `n_workers` None: one trial on every CPU."""
     with exclusive(plan.folder):
-        ledger = TrialLedger(plan, deadline=deadline, observers=observers)
-        if ledger.exhausted:
-            return ledger.records
+        manager = TrialManager(plan, deadline=deadline, observers=observers)
+        if manager.exhausted:
+            return manager.records
         outcome = "interrupted: the search ended with an error"
         try:
             ray_session: AbstractContextManager[None] = nullcontext()
             if not ray.is_initialized():
                 ray_session = cluster(address, n_cpus=n_workers, n_object_bytes=n_object_bytes)
             with environment(_TUNE_ENVIRONMENT), ray_session:
-                _run_tune(ledger, work, n_workers=n_workers or n_cpus_available())
+                _run_tune(manager, work, n_workers=n_workers or n_cpus_available())
             outcome = "time budget: ended before the next rung"
         except KeyboardInterrupt:
             outcome = "interrupted: Ctrl-C"
             raise
         finally:
-            ledger.close(outcome)
-        return ledger.records
+            manager.close(outcome)
+        return manager.records
 
 
-def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
-    """Tune's loop, until the ledger begins no more trials and all have ended."""
-    deadline = ledger.deadline
-    stopper = SearchStopper(ledger, lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
+def _run_tune(manager: TrialManager, work: TrialWork, *, n_workers: int) -> None:
+    """Tune's loop, until the manager begins no more trials and all have ended."""
+    deadline = manager.deadline
+    stopper = SearchStopper(manager, lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
     with (
         tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch,
         _interrupts(stopper.interrupted),
@@ -92,8 +92,8 @@ def _run_tune(ledger: TrialLedger, work: TrialWork, *, n_workers: int) -> None:
         tune.run(
             tune.with_parameters(TrialActor, work=work),
             name="trials",
-            search_alg=LedgerSearcher(ledger, stopper),
-            scheduler=LedgerScheduler(ledger, stopper),
+            search_alg=ManagerSearcher(manager, stopper),
+            scheduler=ManagerScheduler(manager, stopper),
             stop=stopper,
             num_samples=-1,
             max_concurrent_trials=n_workers,
@@ -130,7 +130,7 @@ def _interrupts(interrupted: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block Tune logs nothing, and what Ray prints goes to stderr: the ledger's observers report."""
+    """Within the block Tune logs nothing, and what Ray prints goes to stderr: the manager's observers report."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from search.records.trial import RungRecord, TrialRecord
 
 
-class Pace:
+class TrainingTimeModel:
     """Estimates seconds of training from (predicted latency, seconds per token) pairs."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Pace:
         self._latency = self._cost = self._squares = self._products = 0.0  # sums
 
     @classmethod
-    def of(cls, records: Iterable[TrialRecord]) -> Pace:
+    def of(cls, records: Iterable[TrialRecord]) -> TrainingTimeModel:
         """What the rungs of earlier trials say; those that a trial took over from one that it continues count once."""
         pace = cls()
         rungs: dict[int | None, tuple[RungRecord, ...]] = {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray Tune's side of the ledger: a searcher that asks it, a scheduler that answers for it, a stopper that ends all.
+"""Ray Tune's side of the manager: a searcher that asks it, a scheduler that answers for it, a stopper that ends all.
 
 Ray's own `OptunaSearch` never asks whether to prune, tells a stopped trial as complete and leaves one that is not a
-number running for ever. Here the ledger decides; these classes translate. Tune shows each result to the
+number running for ever. Here the manager decides; these classes translate. Tune shows each result to the
 scheduler first and to the searcher only if the trial goes on, so everything is told from the scheduler.
 """
 
@@ -26,38 +26,38 @@ from ray.tune.stopper import NoopStopper
 from search.records.trial import TrialRecord
 from search.storage.disk_space import NO_ROOM
 from search.trials.actor import MEASURED, TASK, Failed, Measured, TrialTask
-from search.trials.manager import TrialLedger
+from search.trials.manager import TrialManager
 from search.workers.heartbeat import HUNG, HangWatch
 from search.workers.retries import outcome_of_death
 
 
-class LedgerSearcher(Searcher):
+class ManagerSearcher(Searcher):
     """Begins trials."""
 
-    def __init__(self, ledger: TrialLedger, stopper: SearchStopper) -> None:
+    def __init__(self, manager: TrialManager, stopper: SearchStopper) -> None:
         super().__init__(metric=None, mode=None)
-        self._ledger = ledger
+        self._manager = manager
         self._stopper = stopper
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration of the next trial; None while a running one may still be lost; then FINISHED."""
-        record = self._stopper.guard(self._ledger.ask)
+        record = self._stopper.guard(self._manager.ask)
         if record is None:
-            return None if self._ledger.running else Searcher.FINISHED
+            return None if self._manager.running else Searcher.FINISHED
         return {TASK: self._task(record)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the scheduler has told the ledger."""
+        """Nothing: the scheduler has told the manager."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is stored already."""
+        """Nothing: the manager is stored already."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, for the same reason."""
 
     def _task(self, record: TrialRecord) -> TrialTask:
         assert record.spec is not None and record.recipe is not None
-        plan, n_done = self._ledger.plan, len(record.rungs)
+        plan, n_done = self._manager.plan, len(record.rungs)
         return TrialTask(
             number=record.number,
             spec=record.spec,
@@ -71,18 +71,18 @@ class LedgerSearcher(Searcher):
         )
 
 
-class LedgerScheduler(TrialScheduler):
-    """Hands results to the ledger and stops the trials that it ended; runs trials in the order of asking."""
+class ManagerScheduler(TrialScheduler):
+    """Hands results to the manager and stops the trials that it ended; runs trials in the order of asking."""
 
     _supports_buffered_results = False
 
-    def __init__(self, ledger: TrialLedger, stopper: SearchStopper) -> None:
+    def __init__(self, manager: TrialManager, stopper: SearchStopper) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._ledger = ledger
+        self._manager = manager
         self._stopper = stopper
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """STOP once the ledger has ended the trial."""
+        """STOP once the manager has ended the trial."""
         self._stopper.heard(trial)
         goes_on = self._stopper.guard(lambda: self._take(_task_of(trial), result[MEASURED]))
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
@@ -92,7 +92,7 @@ class LedgerScheduler(TrialScheduler):
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
         outcome = outcome_of_death(text)
-        self._stopper.guard(lambda: self._ledger.lost(_task_of(trial).number, outcome, details=text))
+        self._stopper.guard(lambda: self._manager.lost(_task_of(trial).number, outcome, details=text))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remembers the trial, so that its actor can be found."""
@@ -117,24 +117,24 @@ class LedgerScheduler(TrialScheduler):
             case Failed(outcome, details):
                 if outcome.startswith(NO_ROOM):  # not the trial's fault: the search ends here
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(task.folder))
-                self._ledger.failed(task.number, outcome, details=details)
+                self._manager.failed(task.number, outcome, details=details)
                 return False
             case Measured(rung, checkpoint):
                 if not checkpoint.is_dir():
-                    self._ledger.failed(
+                    self._manager.failed(
                         task.number,
                         f"checkpoint not found: {checkpoint}; the store must lie where all nodes of the cluster see it",
                     )
                     return False
-                return self._ledger.reached(task.number, rung, checkpoint)
+                return self._manager.reached(task.number, rung, checkpoint)
 
 
 class SearchStopper(Stopper):
     """Looks around between two steps of Tune's loop: ends trials that hang, and all on an error, Ctrl-C or deadline."""
 
-    def __init__(self, ledger: TrialLedger, past_deadline: Callable[[], bool]) -> None:
+    def __init__(self, manager: TrialManager, past_deadline: Callable[[], bool]) -> None:
         self.interrupted = threading.Event()
-        self._ledger = ledger
+        self._manager = manager
         self._past_deadline = past_deadline
         self._error: Exception | None = None
         self._trials: list[Trial] = []
@@ -183,11 +183,11 @@ class SearchStopper(Stopper):
 
     def _end_if_hung(self, trial: Trial) -> None:
         number = _task_of(trial).number
-        limit_s = self._ledger.rung_limit_s(number)
-        if limit_s is None:  # the ledger has ended it, Tune will
+        limit_s = self._manager.rung_limit_s(number)
+        if limit_s is None:  # the manager has ended it, Tune will
             self._hang_watch.forget(number)
         elif self._hang_watch.silence_s(number) > limit_s:
-            self._ledger.failed(number, f"{HUNG}: no report within {limit_s:.0f} s (search.rung_time_limit)")
+            self._manager.failed(number, f"{HUNG}: no report within {limit_s:.0f} s (search.rung_time_limit)")
             _kill_actor(trial)
 
 

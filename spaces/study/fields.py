@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from enum import StrEnum
@@ -37,6 +38,7 @@ def read_spec(
     found = entries(node, where, problems)
     if found is None:
         return None
+    _rename(found, getattr(cls, "renamed", {}), where, problems=problems)
     hints = get_type_hints(cls, include_extras=True)
     parts = {file_key(part.name): part for part in fields(cls)}  # type: ignore[arg-type]
     misspelt: set[str] = set()
@@ -85,6 +87,23 @@ def place_of(message: str, found: Mapping[str, tuple[Node, Node]], node: Node) -
     """The node of the key that a message names first, or the whole mapping."""
     named = [(position, key) for key in found if (position := message.find(key)) >= 0]
     return found[min(named)[1]][0] if named else node
+
+
+def _rename(
+    found: dict[str, tuple[Node, Node]], renamed: Mapping[str, str], where: str, *, problems: Problems
+) -> None:
+    """Puts values under the names that their keys have now; with a warning."""
+    for old, new in renamed.items():
+        if old not in found:
+            continue
+        key_node, value_node = found.pop(old)
+        if new in found:
+            problems.add(
+                key_node, f"{where} must have {new} once", value=f"{old}, its old name, too", remedy=f"remove {old}"
+            )
+            continue
+        found[new] = key_node, value_node
+        warnings.warn(f"{where}.{old} is called {new} now; the old name is still read", FutureWarning, stacklevel=2)
 
 
 def read_value(annotation: Any, node: Node, where: str, *, problems: Problems) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from spaces.domain import Choice, Domain, Integer, Value
 from spaces.fields import (
@@ -176,6 +176,11 @@ class CorpusSpec:
             )
 
 
+SAMPLERS = ("front", "tpe", "gp", "random")
+PRUNERS = ("front", "none")
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpec:
     """How many trials, how long, and when weak ones are pruned."""
@@ -190,8 +195,13 @@ class SearchSpec:
     """Trials at a time, one CPU each; None: one on every CPU."""
     n_startup_trials: Natural = 5
     """Trials (initial points included) before the sampler learns from the others."""
-    patience: Annotated[float, Range(above=0, high=1000)] = 4.0
-    """How many times more a new trial must promise for its tokens before a running one is stopped at a rung."""
+    sampler: str = "front"
+    """What proposes points: `front`, or Optuna's `tpe`, `gp` or `random`, or MODULE:CLASS of any sampler of Optuna."""
+    pruner: str = "front"
+    """What stops trials at a rung: `front`, `none`, or MODULE:CLASS of any pruner of Optuna, which sees the error."""
+    prune_ratio: Annotated[float, Range(above=0, high=1000)] = 4.0
+    """`pruner: front` stops a trial if a new one has this many times its expected gain per token, and a trial that is
+    no slower is predicted to beat it."""
     rung_time_limit_s: Seconds | None = None
     """Time after which a trial without a new rung, or a graduating student without a sign of life, counts as hung.
 
@@ -201,6 +211,9 @@ class SearchSpec:
     """GiB that a trial, or a graduating student, may take beyond what its worker holds; None: what the machine has."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"patience": "prune_ratio"}
+    """Keys of earlier versions, which are still read, and what they are called now."""
 
     def __post_init__(self) -> None:
         refuse(self._breaches())
@@ -212,6 +225,10 @@ class SearchSpec:
                 yield f"rungs must be positive integers (training tokens), got {rung!r}; remove it"
         if not self.rungs or any(later <= earlier for earlier, later in zip(self.rungs, self.rungs[1:], strict=False)):
             yield f"rungs must increase, and there must be one, got {list(self.rungs)}; sort them, each once"
+        for name, own in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in own and _CLASS.fullmatch(value) is None:
+                yield f"{name} must be {', '.join(own)} or MODULE:CLASS, got {value!r}; write for example {own[0]}"
         if self.n_trials is None and self.time_budget_s is None:
             yield "a search must end, got neither n_trials nor time_budget; set one, for example time_budget: 10m"
 

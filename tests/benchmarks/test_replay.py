@@ -24,7 +24,7 @@ class Hill:
 
     rungs = RUNGS
     worst_cost = None
-    in_halvings = False
+    log2_error = False
     random_points = ((3.0, 0.5),)
 
     def __init__(self, *ignored):

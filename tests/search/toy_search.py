@@ -23,7 +23,7 @@ import numpy as np
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
-from search.trials.manager import TrialLedger
+from search.trials.manager import TrialManager
 from search.trials.plan import TrialPlan
 from spaces.domain import Choice, Integer, Real, Value
 from spaces.profile import LatencyProfile
@@ -149,20 +149,20 @@ def record_search(
     StudyState.of(store, name).write(CALIBRATION, calibration().to_json())
     identity = {"space": space_to_json(SPACE), "rungs": list(RUNGS), "profile": LatencyProfile().to_json()}
     values = {"name": name, "n_trials": n_trials, "predict": fitted.predict, "identity": identity, **changes}
-    ledger = TrialLedger(plan(store.study_folder(name), **values), observers=observers)
+    manager = TrialManager(plan(store.study_folder(name), **values), observers=observers)
     n_rungs = 0
-    while n_rungs != stop_after and (record := ledger.ask()) is not None:
+    while n_rungs != stop_after and (record := manager.ask()) is not None:
         assert record.spec is not None and record.recipe is not None
         work = ToyWork()
         work.start(record.spec, record.recipe, seed=0)
         for n_tokens in RUNGS[len(record.rungs) :]:
-            folder = ledger.plan.folder / "trials" / record.name / f"rung-{n_tokens}"
+            folder = manager.plan.folder / "trials" / record.name / f"rung-{n_tokens}"
             measured = work.advance(n_tokens)
             work.save(folder)
             n_rungs += 1
-            if not ledger.reached(record.number, measured, folder) or n_rungs == stop_after:
+            if not manager.reached(record.number, measured, folder) or n_rungs == stop_after:
                 break
-    ledger.close("interrupted: Ctrl-C")
+    manager.close("interrupted: Ctrl-C")
 
 
 @dataclass
@@ -222,22 +222,22 @@ def cosine_at(spec: StudentSpec, recipe: RecipeSpec, n_tokens: int) -> float:
 
 
 def train(
-    ledger: TrialLedger, record: TrialRecord, *, work: ToyWork | None = None, rungs: int | None = None
+    manager: TrialManager, record: TrialRecord, *, work: ToyWork | None = None, rungs: int | None = None
 ) -> TrialRecord:
     """Works on a begun trial, for at most so many rungs; returns its record."""
     work = work or ToyWork()
     work.start(record.spec, record.recipe, seed=record.seed)
-    folder = ledger.plan.folder / "trials" / record.name
+    folder = manager.plan.folder / "trials" / record.name
     if record.checkpoint is not None:
         work.restore(record.checkpoint)
-    for n_done in range(len(record.rungs), len(ledger.plan.rungs)):
+    for n_done in range(len(record.rungs), len(manager.plan.rungs)):
         if rungs is not None and n_done == rungs:
             break
-        measured = work.advance(ledger.plan.rungs[n_done])
+        measured = work.advance(manager.plan.rungs[n_done])
         work.save(folder / f"rung-{n_done + 1}")
-        if not ledger.reached(record.number, measured, folder / f"rung-{n_done + 1}"):
+        if not manager.reached(record.number, measured, folder / f"rung-{n_done + 1}"):
             break
-    return next(one for one in ledger.records if one.number == record.number)
+    return next(one for one in manager.records if one.number == record.number)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from search.storage.lock import COMMAND, exclusive, holder_of
 from search.storage.store import Store
 from search.storage.study_state import StudyState, latest_study
 from search.trials.journal import TrialReader
-from search.trials.manager import TrialLedger
+from search.trials.manager import TrialManager
 from spaces.study import with_overrides
 from tests.search.tiny_study import tiny_study
 from tests.search.toy_search import ToyWork, Witness, plan
@@ -35,7 +35,7 @@ def train(ledger, *, n_rungs=3):
 
 def test_a_watcher_is_told_what_the_searchers_own_observers_are_told(tmp_path):
     own, watcher = Witness(), Witness()
-    ledger = TrialLedger(plan(tmp_path, n_trials=6), observers=[own])
+    ledger = TrialManager(plan(tmp_path, n_trials=6), observers=[own])
     reader = TrialReader(tmp_path, STUDY)
     before = ()
     for n_rungs in (3, 1, 3, 3):
@@ -62,7 +62,7 @@ def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd)
     with exclusive(state.folder, lock=COMMAND):
         (tmp_path / "files").mkdir()
         state.claim(with_overrides(tiny_study(tmp_path / "files"), name=STUDY))
-        ledger = TrialLedger(plan(state.folder, n_trials=6))
+        ledger = TrialManager(plan(state.folder, n_trials=6))
         watcher.start()
         train(ledger)
         state.write("step", {"step": "graduating the front's students"})

@@ -18,7 +18,7 @@ from search.optimiser.learning_curves import (
     fit_scales,
 )
 
-SCALES = Scales(lengths=np.array([0.4, 0.9]), final=0.8, pending=0.5, own=0.2, wander=0.3)
+SCALES = Scales(lengths=np.array([0.4, 0.9]), point=0.8, shape=0.5, offset=0.2, walk=0.3)
 GROUPS = np.array([0, 1, 1])  # the second dimension is a choice of two
 
 
@@ -42,8 +42,8 @@ def covariance(first, second):
     r = math.sqrt(sum(((a - b) / length) ** 2 for a, b, length in zip(x, y, lengths, strict=True)))
     matern = (1 + math.sqrt(5) * r + 5 * r**2 / 3) * math.exp(-math.sqrt(5) * r)
     walk = min(u, v)
-    own = (SCALES.own**2 + SCALES.wander**2 * walk) if i == j else 0.0
-    return LEVEL_VARIANCE * (1 + walk) + (SCALES.final**2 + SCALES.pending**2 * walk) * matern + own
+    own = (SCALES.offset**2 + SCALES.walk**2 * walk) if i == j else 0.0
+    return LEVEL_VARIANCE * (1 + walk) + (SCALES.point**2 + SCALES.shape**2 * walk) * matern + own
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,7 +57,7 @@ def test_the_posterior_is_that_of_the_dense_formula(seed):
     centre, unit = curves.log_errors.mean(), curves.log_errors.std()
     means = centre + across @ np.linalg.solve(k, curves.log_errors - centre)
     before = np.array([covariance(a, a) for a in finals])
-    before[-1] -= SCALES.own**2  # what the new point decides, without a trial's luck
+    before[-1] -= SCALES.offset**2  # what the new point decides, without the trial's noise
     variances = before - np.einsum("ij,ij->i", across, np.linalg.solve(k, across.T).T)
 
     model = CurveModel(curves, SCALES)
@@ -122,9 +122,9 @@ def test_draws_are_functions_with_the_posterior_of_what_the_point_decides():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_foretold_without_a_trial_is_what_a_model_without_it_foretells(seed):
+def test_what_is_predicted_without_a_trial_is_what_a_model_without_it_foretells(seed):
     curves = random_curves(seed)
-    foretold = CurveModel(curves, SCALES).last_without_own()
+    predicted = CurveModel(curves, SCALES).leave_one_out()
     for i in range(len(curves.points)):
         others, own = np.flatnonzero(curves.trial != i), np.flatnonzero(curves.trial == i)
         last = own[-1]
@@ -133,7 +133,7 @@ def test_what_is_foretold_without_a_trial_is_what_a_model_without_it_foretells(s
         across = np.array([covariance((curves.points[i], i, curves.remaining[last]), b) for b in seen])
         centre = curves.log_errors.mean()  # of all, which is all that the trial itself is used for
         expected = centre + across @ np.linalg.solve(k, curves.log_errors[others] - centre)
-        assert foretold[i] == pytest.approx(expected, abs=1e-6)
+        assert predicted[i] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("new", [[], [[0.7, 0.0, 1.0], [0.2, 1.0, 0.0]]], ids=["old trials alone", "new trials too"])

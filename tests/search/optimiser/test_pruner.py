@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from search.optimiser.problem import KnownCostProblem
 from search.optimiser.pruner import FrontPruner
-from search.optimiser.surrogate import Outlook
+from search.optimiser.surrogate import Surrogate
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -19,8 +20,8 @@ RUNGS = (1, 4, 16)
 DISTRIBUTIONS = {"cost": FloatDistribution(0.0, 1.0), "x": FloatDistribution(0.0, 1.0)}
 
 
-def outlook():
-    return Outlook(rungs=RUNGS, cost=lambda point: point["cost"])
+def surrogate():
+    return Surrogate(KnownCostProblem(rungs=RUNGS, cost=lambda point: point["cost"]))
 
 
 def study_of(trials, rule=None):
@@ -28,7 +29,7 @@ def study_of(trials, rule=None):
 
     An ended trial with an error at every rung is complete, another one is pruned.
     """
-    study = optuna.create_study(pruner=rule or FrontPruner(outlook()))
+    study = optuna.create_study(pruner=rule or FrontPruner(surrogate()))
     for cost, x, errors in trials[:-1]:
         whole = len(errors) == len(RUNGS)
         study.add_trial(
@@ -96,8 +97,8 @@ def test_slower_trials_never_stop_a_faster_one(others, last):
 
 def test_whoever_is_stopped_is_expected_to_end_behind_all_who_stop_it():
     study, trial = study_of([*FRONT, (0.7, 0.9, [1.5, 1.1])])
-    view = study.pruner._outlook.view(study, judging=trial.number)
-    mean = dict(zip([seen.number for seen in view.trials], view.means, strict=True))
+    posterior = study.pruner._surrogate.posterior(study, judging=trial.number)
+    mean = dict(zip([seen.number for seen in posterior.trials], posterior.means, strict=True))
     rivals = study.pruner.dominators(study, study.trials[-1])
     assert rivals
     assert all(mean[rival.number] < mean[trial.number] for rival in rivals)
@@ -114,7 +115,7 @@ def test_a_trial_that_has_shown_nothing_stops_no_one():
     """What is imagined of a running trial, near good ones, is no reason."""
     for curve_of_rival, is_stopped in (((), False), ((0.1, 0.05), True)):
         others = [(0.8, 0.1, curve(0.2)), (0.9, 0.1, curve(0.2))]
-        study, trial = study_of([*others, (0.5, 0.5, [2.0])], FrontPruner(outlook(), n_startup_trials=2))
+        study, trial = study_of([*others, (0.5, 0.5, [2.0])], FrontPruner(surrogate(), n_startup_trials=2))
         study.enqueue_trial({"cost": 0.4, "x": 0.1})
         rival = study.ask(DISTRIBUTIONS)
         for step, error in zip((1, 4), curve_of_rival, strict=False):
@@ -125,7 +126,7 @@ def test_a_trial_that_has_shown_nothing_stops_no_one():
 def test_a_failed_trial_stops_no_one():
     for state in (TrialState.FAIL, TrialState.RUNNING):
         others = [(0.8, 0.1, curve(0.2)), (0.9, 0.1, curve(0.2))]
-        study, trial = study_of([*others, (0.5, 0.5, [2.0])], FrontPruner(outlook(), n_startup_trials=2))
+        study, trial = study_of([*others, (0.5, 0.5, [2.0])], FrontPruner(surrogate(), n_startup_trials=2))
         study.enqueue_trial({"cost": 0.4, "x": 0.5})
         better = study.ask(DISTRIBUTIONS)
         for step, error in ((1, 0.1), (4, 0.05)):
@@ -142,7 +143,7 @@ def test_the_last_rung_stops_no_one():
 
 def test_none_is_stopped_before_others_were_seen():
     others = FRONT[:2]
-    _, trial = study_of([*others, (0.9, 0.5, [9.0])], FrontPruner(outlook(), n_startup_trials=3))
+    _, trial = study_of([*others, (0.9, 0.5, [9.0])], FrontPruner(surrogate(), n_startup_trials=3))
     assert not trial.should_prune()
 
 
@@ -164,14 +165,14 @@ def test_with_96_in_100_stopped_it_stops_neither_all_nor_none():
 
 
 def test_a_study_without_points_is_left_alone():
-    study = optuna.create_study(pruner=FrontPruner(outlook()))
+    study = optuna.create_study(pruner=FrontPruner(surrogate()))
     for _ in range(4):
         trial = study.ask()
         trial.report(1.0, 1)
         assert not trial.should_prune()
 
 
-@pytest.mark.parametrize("wrong", [{"patience": 0.0}, {"n_startup_trials": -1}])
+@pytest.mark.parametrize("wrong", [{"prune_ratio": 0.0}, {"n_startup_trials": -1}])
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        FrontPruner(outlook(), **wrong)
+        FrontPruner(surrogate(), **wrong)

@@ -134,7 +134,7 @@ def test_a_calibration_is_found_in_the_cache_and_without_one_latencies_decide_no
     assert left.latency.dimensions == ()
     assert "calibration" in left.latency.reason
     assert [step.record.number for step in left.history.steps] == [step.record.number for step in review.history.steps]
-    assert read_search(moved, "toy").view() is None  # nobody knows the teacher
+    assert read_search(moved, "toy").posterior() is None  # nobody knows the teacher
 
 
 def test_another_predictor_than_the_one_that_predicted_is_not_used(store, tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.optimiser.encoding import UnitCube
+from search.optimiser.problem import KnownCostProblem
 from search.optimiser.sampler import FrontSampler
-from search.optimiser.surrogate import Outlook
+from search.optimiser.surrogate import Surrogate
 from search.trials.points import active_point, initial_point, suggest_point
 from spaces.domain import Choice, Integer, Real
 from spaces.space import Space
@@ -60,13 +61,13 @@ def points(space, *, seed, n):
 
 def sampler(space, *, seed):
     """Ours, over a space with conditions."""
-    outlook = Outlook(
+    problem = KnownCostProblem(
         rungs=(10,),
         cost=lambda point: 1.0 + point["n_layers"],
         error=lambda fidelity: 1.0 - fidelity,
         active=lambda point: active_point(point, space),
     )
-    return FrontSampler(outlook, seed=seed, n_startup_trials=3)
+    return FrontSampler(Surrogate(problem), seed=seed, n_startup_trials=3)
 
 
 @settings(deadline=None, max_examples=15)

@@ -7,9 +7,10 @@ import numpy as np
 import optuna
 
 from search.optimiser.encoding import UnitCube
+from search.optimiser.known_costs import KnownCosts
 from search.optimiser.surrogate import distributions
 from search.trials.points import suggest_point
-from search.trials.problem import outlook_of
+from search.trials.problem import StudentProblem
 from spaces.domain import Choice, Integer, Real
 from spaces.space import Space
 from tests.search.toy_search import RUNGS, TEACHER, predict
@@ -30,7 +31,8 @@ SPACE = Space(
 
 def test_costs_of_many_points_are_those_of_each():
     limit_ms = predict(TEACHER)
-    outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=limit_ms)
+    problem = StudentProblem(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=limit_ms)
+    known = KnownCosts(problem)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         suggest_point(study.ask(), SPACE)
@@ -38,11 +40,11 @@ def test_costs_of_many_points_are_those_of_each():
     coordinates = cube.random(np.random.default_rng(1), 400)
     coordinates[::5, cube.names.index("similarity")] = 0.0
     coordinates[::7, cube.names.index("sparsity")] = 0.0
-    costs, found = outlook.costs(cube, coordinates)
+    costs, found = known.of(cube, coordinates)
     n_none = 0
     for row, cost, own in zip(coordinates, costs, found, strict=True):
-        point = outlook.active(cube.point(row))
-        expected = outlook.cost(point)
+        point = problem.active(cube.point(row))
+        expected = problem.cost(point)
         assert (expected is None) == math.isnan(cost)
         n_none += expected is None
         if expected is not None:
@@ -50,5 +52,5 @@ def test_costs_of_many_points_are_those_of_each():
             np.testing.assert_allclose(own, cube.coordinates(point), rtol=0.0, atol=1e-12)
             assert cube.point(own) == point
     assert 40 < n_none < 360
-    asked = outlook.costs(cube, coordinates)[0]
+    asked = known.of(cube, coordinates)[0]
     np.testing.assert_array_equal(asked, costs)

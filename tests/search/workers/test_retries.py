@@ -9,7 +9,7 @@ import pytest
 
 from search.records.trial import TrialState
 from search.trials.journal import read_trials
-from search.trials.manager import TrialLedger
+from search.trials.manager import TrialManager
 from search.workers.retries import MOST_TRIES, NODE_DIED, WORKER_DIED, outcome_of_death
 from tests.search.toy_search import Witness, plan, train
 
@@ -17,7 +17,7 @@ from tests.search.toy_search import Witness, plan, train
 @pytest.fixture
 def ledger(tmp_path):
     """A search of three trials."""
-    return TrialLedger(plan(tmp_path, n_trials=3), observers=[Witness()])
+    return TrialManager(plan(tmp_path, n_trials=3), observers=[Witness()])
 
 
 def test_what_ray_says_of_memory_comes_before_the_death_that_follows_from_it() -> None:
@@ -91,6 +91,6 @@ def test_a_trial_that_has_ended_cannot_be_lost(ledger) -> None:
 def test_a_killed_driver_in_between_changes_nothing_about_who_continues_whom(ledger) -> None:
     record = train(ledger, ledger.ask(), rungs=1)
     ledger.lost(record.number, "node died: it is gone")
-    again = TrialLedger(replace(ledger.plan))
+    again = TrialManager(replace(ledger.plan))
     continued = [again.ask() for _ in range(2)]
     assert [each.continues for each in continued] == [record.number, None]

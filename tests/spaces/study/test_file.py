@@ -57,7 +57,9 @@ def test_the_text_that_the_mistakes_are_put_into_is_valid() -> None:
         ("n_trials: 3", "n_trials: 3\n  time_budget: -10m", 8, "a positive duration"),
         ("n_trials: 3", "n_trials: 3\n  time_budget: 10", 8, "90s, 10m or 2h"),
         ("n_trials: 3", "n_trials: 3\n  seed: yes", 8, "must be an integer"),
-        ("n_trials: 3", "n_trials: 3\n  patience: 0", 8, "greater than 0"),
+        ("n_trials: 3", "n_trials: 3\n  prune_ratio: 0", 8, "greater than 0"),
+        ("n_trials: 3", "n_trials: 3\n  sampler: best", 8, "front, tpe, gp, random or MODULE:CLASS"),
+        ("n_trials: 3", "n_trials: 3\n  pruner: os.path", 8, "front, none or MODULE:CLASS"),
         ("n_trials: 3", "n_trials: 3\n  n_workers: 0", 8, "at least 1"),
         ("n_trials: 3\n", "", 7, "a search must end"),
         ("rungs: [100, 200]", "rungs: [200, 100]", 8, "rungs must increase"),
@@ -275,3 +277,14 @@ def test_no_damage_to_a_study_raises_anything_but_a_study_error(data: st.DataObj
         parse_study(VALID[:start] + noise + VALID[end:])
     except StudyError as error:
         assert error.problems
+
+
+def test_a_key_of_an_earlier_version_is_read_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match=r"search\.patience is called prune_ratio now"):
+        study = parse_study(VALID.replace("n_trials: 3", "n_trials: 3\n  patience: 2.5"))
+    assert study.search.prune_ratio == 2.5
+
+
+def test_a_key_and_its_earlier_name_are_refused_together() -> None:
+    with pytest.raises(StudyError, match="remove patience"):
+        parse_study(VALID.replace("n_trials: 3", "n_trials: 3\n  patience: 2.5\n  prune_ratio: 3"))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search finds when it opens a study that an earlier one, perhaps a killed one, has left.
+
+In this order: the study must be the same one (`require_identity`); trials that were running are told how they ended
+(`end_leftovers`); what was interrupted, and then the initial points that nobody tried, wait in the queue (`enqueue`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+
+import optuna
+from optuna.trial import TrialState as OptunaState
+
+from search.records.trial import TrialRecord, TrialState
+from search.trials.journal import CONTINUES, INITIAL, record_of, stands_for_its_point, tell
+from search.trials.plan import TrialPlan
+from search.trials.points import initial_point
+
+
+def require_identity(study: optuna.Study, plan: TrialPlan) -> None:
+    """Writes the plan's identity into a new study. Raises ValueError if the study was begun with another one."""
+    wanted = json.loads(json.dumps(dict(plan.identity)))
+    stored = study.user_attrs.get("identity")
+    if stored is None:
+        study.set_user_attr("identity", wanted)
+    elif stored != wanted:
+        changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+        raise ValueError(
+            f"a study is continued with what it began with: {', '.join(changed)} changed since study "
+            f"{plan.name!r} was first searched; give this one another --name, or delete {plan.folder}"
+        )
+
+
+def end_leftovers(study: optuna.Study, plan: TrialPlan) -> None:
+    """Tells the trials that a killed search left running: complete if all was measured, else failed and continued."""
+    for trial in study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
+        record = record_of(trial, plan.folder)
+        if record is None:
+            study.tell(trial.number, state=OptunaState.FAIL)
+        elif record.state is TrialState.RUNNING:
+            state = TrialState.COMPLETE if len(record.rungs) == len(plan.rungs) else TrialState.INTERRUPTED
+            tell(study, trial.number, replace(record, state=state))
+        else:
+            tell(study, trial.number, record)
+
+
+def enqueue(study: optuna.Study, plan: TrialPlan, records: Iterable[TrialRecord]) -> None:
+    """Enqueues interrupted trials that nobody continues yet, then initial points that were not tried yet."""
+    interrupted = [record for record in records if record.state is TrialState.INTERRUPTED]
+
+    def left() -> list[TrialRecord]:
+        continued = {trial.user_attrs.get(CONTINUES) for trial in _alive(study)}
+        return [record for record in interrupted if record.number not in continued]
+
+    if left():
+        for _ in study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
+            study.tell(study.ask(), state=OptunaState.FAIL)  # to wait again, behind what was interrupted
+    tried = {trial.user_attrs.get(INITIAL) for trial in _alive(study)}
+    for record in left():
+        study.enqueue_trial(record.point, user_attrs={CONTINUES: record.number})
+    for point in plan.initial_points:
+        text = json.dumps(dict(point), sort_keys=True)
+        if text not in tried:
+            tried.add(text)
+            filled = initial_point(point, plan.space, plan.teacher)
+            study.enqueue_trial(filled, user_attrs={INITIAL: text})
+
+
+def _alive(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that stand for their point: they wait, run, or have a record."""
+    return [trial for trial in study.get_trials(deepcopy=False) if stands_for_its_point(trial)]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sampler that a study names: ours, one of Optuna's, or a class of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from search.optimiser.sampler import FrontSampler
+from search.optimiser.surrogate import Surrogate
+
+
+def make_sampler(name: str, surrogate: Surrogate, *, seed: int, n_startup_trials: int) -> BaseSampler:
+    """The sampler of a study of two objectives: `front`, `tpe`, `gp`, `random`, or MODULE:CLASS.
+
+    A class is given `seed` and `n_startup_trials` if it takes them. Raises ValueError if there is no such class, or if
+    it is no sampler of Optuna.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "front":
+                return FrontSampler(surrogate, seed=seed, n_startup_trials=n_startup_trials)
+            case "tpe":
+                return optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=n_startup_trials, multivariate=True, group=True, constant_liar=True
+                )
+            case "gp":
+                return optuna.samplers.GPSampler(
+                    seed=seed, n_startup_trials=n_startup_trials, warn_independent_sampling=False
+                )
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case _:
+                sampler: BaseSampler = make_named(
+                    "sampler", name, BaseSampler, seed=seed, n_startup_trials=n_startup_trials
+                )
+                return sampler
+
+
+def make_named(what: str, name: str, base: type[Any], **arguments: Any) -> Any:
+    """An instance of MODULE:CLASS, which must be a `base`, with those of the arguments that it takes.
+
+    Importing the module runs its code, as any import does. Raises ValueError, with the remedy, if there is no such
+    class, if it is another kind of class, or if it cannot be made.
+    """
+    module, _, attribute = name.partition(":")
+    rule = f"search.{what} must name a class that can be imported"
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ValueError(f"{rule}, got {name!r}: {error}; install it, or add its folder to PYTHONPATH") from error
+    except AttributeError:
+        raise ValueError(f"{rule}, got {name!r}: {module} has no {attribute}; correct the name") from None
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise ValueError(f"search.{what} must be a subclass of Optuna's {base.__name__}, got {name!r}; derive it so")
+    taken = inspect.signature(found).parameters
+    try:
+        return found(**{key: value for key, value in arguments.items() if key in taken})
+    except TypeError as error:
+        raise ValueError(
+            f"search.{what} {name} must be made without further arguments: {error}; write a subclass that has defaults"
+        ) from error
