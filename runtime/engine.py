@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,6 +197,8 @@ def _encoder_shape(encoder: EncoderSpec | None) -> dict[str, int | float | bool]
             n_experts = 0
         case Switch(n_experts=n_experts, units=units):
             pass
+        case _:
+            assert_never(encoder.feed_forward)
     return {
         "n_layers": encoder.n_layers,
         "width": encoder.width,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 from uuid import uuid4
 
 import numpy as np
@@ -85,6 +85,8 @@ def _encoder_tensors(encoder: EncoderSpec, *, vocabulary_size: int) -> dict[str,
                 tensors[f"{feed_forward}.router.weight"] = (n_experts, width)
                 tensors |= _linear(f"{feed_forward}.experts_input", units, width, n_experts=n_experts)
                 tensors |= _linear(f"{feed_forward}.experts_output", width, units, n_experts=n_experts)
+            case _:
+                assert_never(encoder.feed_forward)
         tensors |= _norm(f"{feed_forward}.norm", width)
     return tensors
 

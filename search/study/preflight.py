@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from search.workers.memory_limit import require_memory_limits
 from spaces.profile import Runtime
@@ -70,6 +70,8 @@ def check_runtime(runtime: Runtime) -> None:
             remedy = "pip install 'understudy[export]'"
         case Runtime.TORCH | Runtime.NUMPY:
             return
+        case _:
+            assert_never(runtime)
     if missing:
         raise ValueError(
             f"a latency on the runtime {runtime} needs {' and '.join(missing)}, not found here; {remedy}, "

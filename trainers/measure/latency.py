@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -170,6 +170,8 @@ def _prepare(student: Measurable, profile: LatencyProfile, *, seed: int) -> Call
             flat = [ids.astype(np.int32).reshape(-1) for ids in inputs_2d]
             offsets = np.arange(profile.batch_size + 1, dtype=np.int64) * profile.n_tokens
             return lambda i: student.embed(flat[i % N_INPUTS], offsets, n_threads=profile.n_threads)
+        case _:
+            assert_never(student)
 
 
 def _inputs(vocabulary_size: int, profile: LatencyProfile, *, seed: int) -> list[NDArray[np.int64]]:
@@ -191,6 +193,8 @@ def _check(name: str, student: Measurable, profile: LatencyProfile) -> None:
             max_tokens = None if student.embeddings is None else len(student.embeddings.positions)
         case Encoder() | Engine() | OnnxStudent():
             max_tokens = student.spec.max_tokens
+        case _:
+            assert_never(student)
     if max_tokens is not None and profile.n_tokens > max_tokens:
         raise ValueError(
             f"the latency profile asks for {profile.n_tokens} tokens, {name} takes at most {max_tokens}; lower n_tokens"

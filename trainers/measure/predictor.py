@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,6 +148,8 @@ def _encoder_terms(encoder: EncoderSpec | None, profile: LatencyProfile, *, n_to
             terms["experts called"] = depth * n_called
             terms["expert flops"] = depth * 2.0 * n_tokens * feed_forward_weights
             terms["expert bytes"] = depth * n_called * 4.0 * feed_forward_weights
+        case _:
+            assert_never(encoder.feed_forward)
     return terms | (_engine_terms(encoder, terms) if profile.runtime is Runtime.ENGINE else {})
 
 
