@@ -27,10 +27,10 @@ from search.study.references import TEACHER, Reference, fidelity_on_engine
 from search.tracking.publish import student_digest
 from spaces.profile import LatencyProfile, Runtime
 from trainers.distil.checkpoint import load_student
+from trainers.measure.backends.onnx_backend import OnnxStudent
 from trainers.measure.calibration import machine_name
 from trainers.measure.fidelity import Fidelity
 from trainers.measure.latency import Latency, Measurable, measure_latencies
-from trainers.measure.onnx_student import OnnxStudent
 from trainers.measure.random_student import random_student
 
 _FACT = "measurement"

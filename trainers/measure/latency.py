@@ -30,7 +30,7 @@ from runtime.encoder import Encoder
 from runtime.engine import Engine
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
-from trainers.measure.onnx_student import OnnxStudent
+from trainers.measure.backends.onnx_backend import OnnxStudent
 from trainers.measure.random_student import random_student
 from trainers.modules.student import Student
 

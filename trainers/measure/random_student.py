@@ -16,7 +16,7 @@ from runtime.encoder import Encoder
 from runtime.engine import Engine
 from spaces.profile import Runtime
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, StudentSpec, n_zero_blocks
-from trainers.measure.onnx_student import OnnxStudent
+from trainers.measure.backends.onnx_backend import OnnxStudent
 from trainers.modules.build import build, weights_of
 from trainers.modules.student import Student
 
