@@ -30,6 +30,9 @@ DOCUMENT_FILE = "student.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
+TOKEN_TABLES = ("embeddings.tokens", "static.tokens")
+"""Tensors with a row for each token, of the encoder and of the static path; a student has either or both."""
+
 REMEDY = "export or download the student again"
 
 

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from spaces.profile import LatencyProfile, Runtime
+from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Pooling, StudentSpec, Switch
+from trainers.measure.backends.backend import backend_of
 from trainers.measure.calibration import Calibration, CalibrationPoint
 from trainers.measure.fidelity import rank_correlation
 
@@ -150,10 +151,10 @@ def _encoder_terms(encoder: EncoderSpec | None, profile: LatencyProfile, *, n_to
             terms["expert bytes"] = depth * n_called * 4.0 * feed_forward_weights
         case _:
             assert_never(encoder.feed_forward)
-    return terms | (_engine_terms(encoder, terms) if profile.runtime is Runtime.ENGINE else {})
+    return terms | (_sparse_terms(encoder, terms) if backend_of(profile.runtime).skips_zero_blocks else {})
 
 
-def _engine_terms(encoder: EncoderSpec, terms: dict[str, float]) -> dict[str, float]:
+def _sparse_terms(encoder: EncoderSpec, terms: dict[str, float]) -> dict[str, float]:
     """What differs where zero blocks are left out and reading weights counts."""
     weights = float(encoder.n_layers * 4 * encoder.attention_width * encoder.width)
     if isinstance(encoder.feed_forward, Dense):
