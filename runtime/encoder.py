@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,8 @@ class Encoder:
                 return self._linear(pooled, "projection")
             case Projection.TANH:
                 return np.tanh(self._linear(pooled, "projection"))
+            case _:
+                assert_never(encoder.projection)
 
     def _feed_forward(self, x: Array, layer: int, encoder: EncoderSpec) -> Array:
         name = f"layers.{layer}.feed_forward"
@@ -141,6 +144,8 @@ class Encoder:
                     output_bias=self._weights[f"{name}.experts_output.bias"],
                     activation=encoder.activation,
                 )
+            case _:
+                assert_never(encoder.feed_forward)
 
     def _linear(self, x: Array, name: str) -> Array:
         return linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])

@@ -7,10 +7,13 @@ batch and with however many threads it is embedded; between instruction sets vec
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +67,28 @@ def instruction_sets() -> tuple[InstructionSet, ...]:
     )
 
 
+def engine_identity() -> str:
+    """What vectors and latencies depend on: a digest of the built engine, and the instruction set that is used now.
+
+    Raises RuntimeError if the engine is not built.
+    """
+    module = native_module()
+    if module is None:
+        raise _not_built()
+    fastest = next((each.name for each in instruction_sets() if each.usable), "none")
+    return f"engine {_digest(module)}, {os.environ.get(INSTRUCTION_SET) or fastest}"
+
+
+@cache
+def _digest(module: Path) -> str:
+    """Of the file that this process has loaded, so once is enough."""
+    return hashlib.sha256(module.read_bytes()).hexdigest()[:16]
+
+
+def _not_built() -> RuntimeError:
+    return RuntimeError(f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler")
+
+
 class Engine:
     """A student in native code; several threads may embed through one."""
 
@@ -83,9 +108,7 @@ class Engine:
         is unknown or cannot be used here, and for weights that are not the spec's.
         """
         if _MISSING is not None:
-            raise RuntimeError(
-                f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler"
-            )
+            raise _not_built()
         if not are_checked:
             check_weights(spec, weights, origin="weights")
         if tokenizer is not None:
@@ -196,6 +219,8 @@ def _encoder_shape(encoder: EncoderSpec | None) -> dict[str, int | float | bool]
             n_experts = 0
         case Switch(n_experts=n_experts, units=units):
             pass
+        case _:
+            assert_never(encoder.feed_forward)
     return {
         "n_layers": encoder.n_layers,
         "width": encoder.width,

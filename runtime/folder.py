@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 from uuid import uuid4
 
 import numpy as np
@@ -30,6 +30,9 @@ FORMAT = 1
 DOCUMENT_FILE = "student.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+
+TOKEN_TABLES = ("embeddings.tokens", "static.tokens")
+"""Tensors with a row for each token, of the encoder and of the static path; a student has either or both."""
 
 REMEDY = "export or download the student again"
 
@@ -86,6 +89,8 @@ def _encoder_tensors(encoder: EncoderSpec, *, vocabulary_size: int) -> dict[str,
                 tensors[f"{feed_forward}.router.weight"] = (n_experts, width)
                 tensors |= _linear(f"{feed_forward}.experts_input", units, width, n_experts=n_experts)
                 tensors |= _linear(f"{feed_forward}.experts_output", width, units, n_experts=n_experts)
+            case _:
+                assert_never(encoder.feed_forward)
         tensors |= _norm(f"{feed_forward}.norm", width)
     return tensors
 

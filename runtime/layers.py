@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,8 @@ def activate(x: Array, activation: Activation) -> Array:
             return gelu_tanh(x)
         case Activation.RELU:
             return np.maximum(x, np.float32(0.0))
+        case _:
+            assert_never(activation)
 
 
 def attention(qkv: Array, mask: BooleanArray | None, *, n_heads: int) -> Array:

@@ -11,7 +11,7 @@ from spaces.fields import Positive, field_breaches, refuse
 
 
 class Runtime(StrEnum):
-    """What runs the student: a closed set."""
+    """What runs the student: a closed set. `trainers.measure.backends` has a `Backend` for each."""
 
     ENGINE = "engine"
     TORCH = "torch"

@@ -90,6 +90,41 @@ def test_the_search_for_pickles_finds_them(line: str) -> None:
     assert pickles(ast.parse(line))
 
 
+def open_matches(tree: ast.AST) -> list[int]:
+    """Lines of the `match` statements that silently do nothing for a value that no case names.
+
+    A statement is closed if its last case takes everything: `case _: assert_never(x)` where the cases name a whole
+    union or enum (mypy then reports a member that is missing), or a real default.
+    """
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Match):
+            last = node.cases[-1]
+            takes_everything = isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None
+            if not takes_everything or last.guard is not None:
+                found.append(node.lineno)
+    return found
+
+
+def test_every_match_says_what_happens_to_a_value_that_no_case_names() -> None:
+    assert {str(path): found for path in SOURCES if (found := open_matches(ast.parse(path.read_text("utf-8"))))} == {}
+
+
+@pytest.mark.parametrize(
+    ("last", "n_open"),
+    [
+        ("case B(): pass", 1),
+        ("case B() | C(): pass", 1),
+        ("case _ if x: pass", 1),
+        ("case B() as b: pass", 1),
+        ("case _: assert_never(x)", 0),
+        ("case other: f(other)", 0),
+    ],
+)
+def test_the_search_for_open_matches_finds_them(last: str, n_open: int) -> None:
+    assert len(open_matches(ast.parse(f"match x:\n    case A(): pass\n    {last}"))) == n_open
+
+
 def test_the_rooms_keep_their_direction_and_their_imports() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     finished = subprocess.run(

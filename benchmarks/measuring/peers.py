@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from benchmarks.measuring.graphs import Graphs
 from benchmarks.measuring.students import Profile, TokenIds
 from runtime.engine import Engine
-from spaces.profile import Runtime
 from spaces.student import StudentSpec
-from trainers.measure.random_student import random_student, zero_blocks
-from trainers.modules.build import student_from_weights, weights_of
+from trainers.measure.random_student import random_weights
+from trainers.modules.build import student_from_weights
 from trainers.modules.student import Student
 
 Runner = Callable[[int], Any]
@@ -62,9 +61,7 @@ class Subject:
 
 def make_subject(spec: StudentSpec, folder: Path, *, seed: int = 0) -> Subject:
     """A student with random weights; its files go into the folder."""
-    network = random_student(spec, Runtime.TORCH, seed=seed)
-    assert isinstance(network, Student)
-    weights = zero_blocks(spec, weights_of(network), seed=seed)
+    weights = random_weights(spec, seed=seed)
     return Subject(
         spec=spec,
         weights=weights,

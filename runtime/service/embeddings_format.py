@@ -14,7 +14,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,8 @@ def write_response(vectors: Array, *, model: str, n_tokens: int, encoding_format
             texts = [pattern % tuple(vector) for vector in vectors.tolist()]
         case EncodingFormat.BASE64:
             texts = [f'"{base64.b64encode(vector.astype("<f4").tobytes()).decode()}"' for vector in vectors]
+        case _:
+            assert_never(encoding_format)
     data = ",".join(f'{{"object":"embedding","index":{i},"embedding":{text}}}' for i, text in enumerate(texts))
     usage = json.dumps({"prompt_tokens": n_tokens, "total_tokens": n_tokens})
     return f'{{"object":"list","data":[{data}],"model":{json.dumps(model)},"usage":{usage}}}'.encode()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import ray
 import ray.train
@@ -168,6 +168,8 @@ class Graduation:
                         self._save("state")
                     if time.monotonic() - self._evaluated > EVALUATE_EVERY_S:
                         self._evaluate()
+                case _:
+                    assert_never(decision)
 
     def _decide(self) -> Decision:
         task, distillation = self._task, self._distillation

@@ -2,8 +2,8 @@
 """The final measurement: graduates and references together, on the idle machine, in turns.
 
 Fidelity was measured when a graduation ended, in its precision: in bfloat16 it differs from float32's by less than
-0.0001. Students of the engine are measured again, in its eight bits. What an earlier command measured is used again
-only if it measured exactly these students and references.
+0.0001. On a runtime that rounds (the engine, in eight bits) it is measured again. What an earlier command measured is
+used again only if it measured exactly these students and references, with this version and build of the runtime.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-from runtime.engine import Engine
 from runtime.folder import read_folder, student_digest
-from runtime.loading import load_exact
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
 from search.records.front import Entry
 from search.storage.atomic import read_json, write_json
 from search.storage.study_state import StudyState
 from search.study.prepare import Prepared
-from search.study.references import TEACHER, Reference, fidelity_on_engine
+from search.study.references import TEACHER, Reference, fidelity_on
 from spaces.profile import LatencyProfile, Runtime
-from trainers.distil.checkpoint import load_student
+from trainers.measure.backends.backend import Runnable, backend_of
 from trainers.measure.calibration import machine_name
-from trainers.measure.fidelity import Fidelity
 from trainers.measure.latency import Latency, Measurable, measure_latencies
-from trainers.measure.onnx_student import OnnxStudent
 from trainers.measure.random_student import random_student
 
 _FACT = "measurement"
@@ -67,18 +63,20 @@ def measure_all(
     runnables = {graduate.record.name: _runnable(graduate.folder, profile) for graduate in graduates}
     latencies = _latencies(references, runnables, profile, seconds=seconds)
     teacher_ms = latencies[TEACHER].median_ms
+    is_exact = backend_of(profile.runtime).is_exact
     students = []
     for graduate in graduates:
         assert graduate.record.spec is not None
-        latency = latencies[graduate.record.name]
+        name = graduate.record.name
+        latency = latencies[name]
         students.append(
             Entry.measured(
-                graduate.record.name,
+                name,
                 graduate.record.spec,
                 latency_ms=latency.median_ms,
                 latency_interval_ms=latency.interval_ms,
                 teacher_latency_ms=teacher_ms,
-                fidelity=_fidelity(graduate, runnables[graduate.record.name], prepared),
+                fidelity=graduate.fidelity if is_exact else fidelity_on(runnables[name], prepared.data),
             )
         )
         _write_down(graduate.folder, students[-1], profile)
@@ -104,32 +102,17 @@ def measure_all(
 
 
 def _latencies(
-    references: Sequence[Reference], runnables: Mapping[str, Measurable], profile: LatencyProfile, *, seconds: float
+    references: Sequence[Reference], students: Mapping[str, Runnable], profile: LatencyProfile, *, seconds: float
 ) -> dict[str, Latency]:
     subjects: dict[str, Measurable] = {reference.name: reference.spec for reference in references}
-    if profile.runtime is Runtime.ENGINE:
-        subjects[TEACHER] = random_student(references[0].spec, Runtime.TORCH)
-    return measure_latencies({**subjects, **runnables}, profile, min_seconds=seconds)
+    if not backend_of(profile.runtime).is_exact:
+        subjects[TEACHER] = random_student(backend_of(Runtime.TORCH), references[0].spec, n_threads=profile.n_threads)
+    return measure_latencies({**subjects, **students}, profile, min_seconds=seconds)
 
 
-def _fidelity(graduate: Graduate, runnable: Measurable, prepared: Prepared) -> Fidelity:
-    return fidelity_on_engine(runnable, prepared.data) if isinstance(runnable, Engine) else graduate.fidelity
-
-
-def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:
-    match profile.runtime:
-        case Runtime.TORCH:
-            return load_student(folder)
-        case Runtime.NUMPY:
-            return load_exact(folder)
-        case Runtime.ENGINE:
-            student = read_folder(folder)
-            return Engine(student.spec, student.weights, are_checked=True)
-        case Runtime.ONNX:
-            student = read_folder(folder)
-            return OnnxStudent(student.spec, student.weights, n_threads=profile.n_threads)
-        case _:
-            assert_never(profile.runtime)
+def _runnable(folder: Path, profile: LatencyProfile) -> Runnable:
+    student = read_folder(folder)
+    return backend_of(profile.runtime).build(student.spec, student.weights, n_threads=profile.n_threads)
 
 
 def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
@@ -151,7 +134,8 @@ def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
 def _key(
     prepared: Prepared, references: Sequence[Reference], graduates: Sequence[Graduate], profile: LatencyProfile
 ) -> str:
-    parts = [machine_name(), str(profile.to_json()), *prepared.identity.values()]
+    backend = backend_of(profile.runtime)
+    parts = [machine_name(), backend.identity(), str(profile.to_json()), *prepared.identity.values()]
     parts += [f"{reference.name} {reference.fidelity}" for reference in references]
     parts += [f"{graduate.record.name} {student_digest(graduate.folder)}" for graduate in graduates]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,21 +58,13 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
 
 def check_runtime(runtime: Runtime) -> None:
     """Raises ValueError for a latency profile's runtime that is not installed here."""
-    match runtime:
-        case Runtime.ENGINE:
-            from runtime.engine import is_built
+    from trainers.measure.backends.backend import backend_of
 
-            missing = [] if is_built() else ["the native engine"]
-            remedy = "install the package with pip and a C++ compiler"
-        case Runtime.ONNX:
-            missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-            remedy = "pip install 'understudy[export]'"
-        case Runtime.TORCH | Runtime.NUMPY:
-            return
-    if missing:
+    missing = backend_of(runtime).missing()
+    if missing is not None:
         raise ValueError(
-            f"a latency on the runtime {runtime} needs {' and '.join(missing)}, not found here; {remedy}, "
-            "or set the profile's runtime to torch"
+            f"a latency on the runtime {runtime} needs {' and '.join(missing.parts)}, not found here; "
+            f"{missing.remedy}, or set the profile's runtime to {Runtime.TORCH}"
         )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What costs nothing or little, and so must be beaten: the teacher, its first k layers, the trained static table.
 
-The teacher is what people have: torch in float32. Where the students' latency is the engine's, so is that of the other
-references, and the teacher run by the engine is one more.
+The latency of references is measured as the students' is. But the teacher is what people have, float32: where students
+run on a runtime that rounds (the engine's eight bits), the teacher runs on torch, and run as they are it is one more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtime.engine import Engine
 from search.console.progress import Reporter
 from search.storage.study_state import StudyState
 from search.study.prepare import Prepared
@@ -20,12 +19,12 @@ from spaces.profile import Runtime
 from spaces.student import StudentSpec
 from trainers.distil.loop import DistillationData
 from trainers.distil.static_table import static_spec
+from trainers.measure.backends.backend import Runnable, backend_of, embed_sentences
 from trainers.measure.fidelity import Fidelity, measure_fidelity
 from trainers.modules.build import student_from_weights
 from trainers.modules.embed import embed_tokens
 
 TEACHER = "teacher"
-TEACHER_ON_ENGINE = "teacher-on-engine"
 STATIC_TABLE = "static-table"
 _FACT = "references"
 
@@ -62,8 +61,8 @@ def measure_references(prepared: Prepared, *, state: StudyState, reporter: Repor
 def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, StudentSpec]:
     """The references by name: the teacher, the teacher cut to its first layers, the static table."""
     specs = {TEACHER: teacher}
-    if runtime is Runtime.ENGINE:
-        specs[TEACHER_ON_ENGINE] = teacher
+    if not backend_of(runtime).is_exact:
+        specs[teacher_on(runtime)] = teacher
     encoder = teacher.encoder
     assert encoder is not None, "a teacher has layers"
     for k in range(encoder.n_layers - 1, 0, -1):
@@ -71,10 +70,16 @@ def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, Student
     return {**specs, STATIC_TABLE: static_spec(teacher)}
 
 
+def teacher_on(runtime: Runtime) -> str:
+    """The name of the teacher that is run by a runtime which rounds."""
+    return f"{TEACHER}-on-{runtime}"
+
+
 def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
-    data, table = prepared.data, prepared.inheritance.static_table
-    if name == TEACHER_ON_ENGINE:
-        return fidelity_on_engine(Engine(spec, prepared.teacher.weights), data)
+    data, table, profile = prepared.data, prepared.inheritance.static_table, prepared.calibration.profile
+    if name == teacher_on(profile.runtime):
+        backend = backend_of(profile.runtime)
+        return fidelity_on(backend.build(spec, prepared.teacher.weights, n_threads=profile.n_threads), data)
     if name == STATIC_TABLE:
         assert table is not None
         student = student_from_weights(spec, {"static.tokens": table})
@@ -84,9 +89,9 @@ def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
     return measure_fidelity(vectors, data.held_out_embeddings)
 
 
-def fidelity_on_engine(engine: Engine, data: DistillationData) -> Fidelity:
-    """Fidelity on the held-out text as the engine serves it."""
-    vectors = engine.embed(data.held_out_token_ids, data.held_out_offsets)
+def fidelity_on(student: Runnable, data: DistillationData) -> Fidelity:
+    """Fidelity on the held-out text as a runtime serves the student."""
+    vectors = embed_sentences(student, data.held_out_token_ids, data.held_out_offsets)
     return measure_fidelity(vectors, data.held_out_embeddings)
 
 
@@ -94,4 +99,6 @@ def _key(prepared: Prepared) -> str:
     table = prepared.inheritance.static_table
     assert table is not None
     digest = hashlib.sha256(np.ascontiguousarray(table).tobytes()).hexdigest()
-    return "-".join([*prepared.identity.values(), digest])
+    backend = backend_of(prepared.calibration.profile.runtime)
+    rounding = [] if backend.is_exact else [backend.identity()]
+    return "-".join([*prepared.identity.values(), digest, *rounding])

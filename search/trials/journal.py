@@ -15,7 +15,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import optuna
 from optuna.storages import JournalStorage
@@ -140,6 +140,8 @@ def optuna_state(state: TrialState) -> OptunaState:
             return OptunaState.FAIL
         case TrialState.RUNNING:
             raise ValueError("a running trial has no outcome to tell; end it first")
+        case _:
+            assert_never(state)
 
 
 def _cut_broken_line(journal: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import ray
 from ray.tune import Stopper
@@ -127,6 +127,8 @@ class ManagerScheduler(TrialScheduler):
                     )
                     return False
                 return self._manager.reached(task.number, rung, checkpoint)
+            case _:
+                assert_never(measured)
 
 
 class SearchStopper(Stopper):

@@ -12,6 +12,7 @@ divide a dense layer's tokens by spherical k-means, and each keeps the units tha
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -259,6 +260,8 @@ def _inherit_layer(
         case SwitchFeedForward() as switch:
             mixed = _inherit_switch(switch, source.feed_forward, middle, target, rotation, seed=seed)  # type: ignore[arg-type]
             feed_forward_sum = middle + mixed
+        case _:
+            assert_never(ours.feed_forward)
     leaving = last.feed_forward.norm(last_trace.feed_forward_sum) @ rotation
     _inherit_norm(ours.feed_forward.norm, last.feed_forward.norm, feed_forward_sum, leaving, rotation)
     return to_batches(ours.feed_forward.norm(feed_forward_sum), batches), exact

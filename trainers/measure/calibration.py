@@ -23,6 +23,7 @@ import torch
 
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
+from trainers.measure.backends.backend import backend_of
 from trainers.measure.latency import Measurable, measure_latencies
 from trainers.measure.random_student import random_student, table_size
 
@@ -53,6 +54,8 @@ class Calibration:
     """Processor, its cores, and the version of torch."""
     points: tuple[CalibrationPoint, ...]
     """The teacher first, then the students."""
+    backend: str | None = None
+    """Versions and build of what ran the students (`Backend.identity`); None: measured before these were recorded."""
 
     @property
     def teacher_latency_ms(self) -> float:
@@ -65,6 +68,7 @@ class Calibration:
             "format": FORMAT,
             "profile": self.profile.to_json(),
             "machine": self.machine,
+            "backend": self.backend,
             "points": [{"spec": point.spec.to_json(), "latency_ms": point.latency_ms} for point in self.points],
         }
 
@@ -81,7 +85,7 @@ class Calibration:
                 for point in document["points"]
             )
             profile = LatencyProfile.from_json(document["profile"])
-            return cls(profile=profile, machine=document["machine"], points=points)
+            return cls(profile=profile, machine=document["machine"], points=points, backend=document.get("backend"))
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a latency calibration: {error!r}; delete the file to calibrate again") from None
 
@@ -114,7 +118,8 @@ def calibrate(
     """
     start = time.monotonic()
     table = np.random.default_rng(seed).standard_normal(max(table_size(s) for s in (teacher_spec, *specs)), np.float32)
-    runnable = partial(random_student, runtime=profile.runtime, n_threads=profile.n_threads, table=table)
+    backend = backend_of(profile.runtime)
+    runnable = partial(random_student, backend, n_threads=profile.n_threads, table=table)
     teacher = runnable(teacher_spec)
     groups = [list(specs[i : i + GROUP_SIZE]) for i in range(0, len(specs), GROUP_SIZE)] or [[]]
     teacher_ms: list[float] = []
@@ -133,7 +138,7 @@ def calibrate(
     points += [
         CalibrationPoint(spec=spec, latency_ms=ratio * overall_ms) for spec, ratio in zip(specs, ratios, strict=True)
     ]
-    return Calibration(profile=profile, machine=machine_name(), points=tuple(points))
+    return Calibration(profile=profile, machine=machine_name(), points=tuple(points), backend=backend.identity())
 
 
 def cached_calibration(
@@ -146,8 +151,12 @@ def cached_calibration(
     seed: int = 0,
     progress: ReportProgress | None = None,
 ) -> Calibration:
-    """The calibration of this machine, profile, teacher and students: from the folder's file, or made now and kept."""
-    key = [machine_name(), profile.to_json(), teacher_spec.to_json(), [spec.to_json() for spec in specs]]
+    """The calibration of this machine, profile, teacher and students: from the folder's file, or made now and kept.
+
+    One that another version or build of the profile's runtime was measured with is not found.
+    """
+    identity = backend_of(profile.runtime).identity()
+    key = [machine_name(), identity, profile.to_json(), teacher_spec.to_json(), [spec.to_json() for spec in specs]]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"latency-{digest}.json"
     if path.is_file():

@@ -16,7 +16,7 @@ import gc
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,22 +26,15 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from runtime.encoder import Encoder
-from runtime.engine import Engine
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
-from trainers.measure.onnx_student import OnnxStudent
+from trainers.measure.backends.backend import Call, Runnable, backend_of
 from trainers.measure.random_student import random_student
-from trainers.modules.student import Student
 
-Measurable = StudentSpec | Student | Encoder | Engine | OnnxStudent
-"""A spec is built with random weights, whose values do not matter, for the profile's runtime.
-
-`Student` runs on torch, `Encoder` on NumPy, `Engine` and `OnnxStudent` as they are called, whatever the profile says.
+Measurable = StudentSpec | Runnable
+"""A spec is built with random weights, whose values do not matter, for the profile's runtime; a student that was built
+is measured on the runtime that it was built for, whatever the profile says.
 """
-
-Call = Callable[[int], object]
-"""Runs a student on the i-th of its inputs."""
 
 N_INPUTS = 64  # different sentences in turn, so that no token row stays in the first cache
 MIN_ROUNDS = 9  # the fewest turns whose order statistics hold an interval with something to spare
@@ -92,8 +85,8 @@ def measure_latencies(
     Raises ValueError for a student that is too short for the profile's tokens.
     """
     for name, student in students.items():
-        _check(name, student, profile)
-    with _threads(profile), torch.inference_mode(), no_garbage_collection():
+        _check(name, student if isinstance(student, StudentSpec) else student.spec, profile)
+    with limit_threads(profile.n_threads), torch.inference_mode(), no_garbage_collection():
         calls = {name: _prepare(student, profile, seed=seed) for name, student in students.items()}
         n_inner = {name: _calls_per_turn(call) for name, call in calls.items()}
         turns: dict[str, list[Turn]] = {name: [] for name in calls}
@@ -155,21 +148,9 @@ def _calls_per_turn(call: Call) -> int:
 
 
 def _prepare(student: Measurable, profile: LatencyProfile, *, seed: int) -> Call:
-    match student:
-        case StudentSpec():
-            return _prepare(random_student(student, profile.runtime, n_threads=profile.n_threads), profile, seed=seed)
-        case Student():
-            inputs = [torch.from_numpy(ids) for ids in _inputs(_vocabulary_size(student), profile, seed=seed)]
-            student.eval()
-            return lambda i: student(inputs[i % N_INPUTS])
-        case Encoder() | OnnxStudent():
-            arrays = _inputs(student.spec.vocabulary_size, profile, seed=seed)
-            return lambda i: student.forward(arrays[i % N_INPUTS])
-        case Engine():
-            inputs_2d = _inputs(student.spec.vocabulary_size, profile, seed=seed)
-            flat = [ids.astype(np.int32).reshape(-1) for ids in inputs_2d]
-            offsets = np.arange(profile.batch_size + 1, dtype=np.int64) * profile.n_tokens
-            return lambda i: student.embed(flat[i % N_INPUTS], offsets, n_threads=profile.n_threads)
+    if isinstance(student, StudentSpec):
+        student = random_student(backend_of(profile.runtime), student, n_threads=profile.n_threads)
+    return student.prepare(_inputs(student.spec.vocabulary_size, profile, seed=seed))
 
 
 def _inputs(vocabulary_size: int, profile: LatencyProfile, *, seed: int) -> list[NDArray[np.int64]]:
@@ -177,32 +158,21 @@ def _inputs(vocabulary_size: int, profile: LatencyProfile, *, seed: int) -> list
     return list(generator.integers(0, vocabulary_size, size=(N_INPUTS, profile.batch_size, profile.n_tokens)))
 
 
-def _vocabulary_size(student: Student) -> int:
-    table = student.static if student.embeddings is None else student.embeddings
-    assert table is not None
-    return len(table.tokens)
-
-
-def _check(name: str, student: Measurable, profile: LatencyProfile) -> None:
-    match student:
-        case StudentSpec():
-            max_tokens = student.max_tokens
-        case Student():
-            max_tokens = None if student.embeddings is None else len(student.embeddings.positions)
-        case Encoder() | Engine() | OnnxStudent():
-            max_tokens = student.spec.max_tokens
-    if max_tokens is not None and profile.n_tokens > max_tokens:
+def _check(name: str, spec: StudentSpec, profile: LatencyProfile) -> None:
+    if spec.max_tokens is not None and profile.n_tokens > spec.max_tokens:
         raise ValueError(
-            f"the latency profile asks for {profile.n_tokens} tokens, {name} takes at most {max_tokens}; lower n_tokens"
+            f"the latency profile asks for {profile.n_tokens} tokens, {name} takes at most {spec.max_tokens}; "
+            "lower n_tokens"
         )
 
 
 @contextmanager
-def _threads(profile: LatencyProfile) -> Iterator[None]:
+def limit_threads(n: int) -> Iterator[None]:
+    """Gives torch and every loaded BLAS n threads while it lasts; other runtimes are told when a student is built."""
     before = torch.get_num_threads()
-    torch.set_num_threads(profile.n_threads)
+    torch.set_num_threads(n)
     try:
-        with threadpool_limits(limits=profile.n_threads, user_api="blas"):
+        with threadpool_limits(limits=n, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)

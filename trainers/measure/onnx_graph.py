@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +128,8 @@ def _encoder(graph: _Graph, encoder: EncoderSpec, mask: str) -> str:
                 y = _linear(graph, hidden, f"{name}.output")
             case Switch() as switch:
                 y = _switch(graph, x, name, switch, encoder)
+            case _:
+                assert_never(encoder.feed_forward)
         x = _norm(graph, graph.node("Add", x, y), f"{name}.norm", encoder)
     if encoder.pooling is Pooling.MEAN:
         pooled = _masked_mean(graph, x, mask)
@@ -140,6 +142,8 @@ def _encoder(graph: _Graph, encoder: EncoderSpec, mask: str) -> str:
             return _linear(graph, pooled, "projection")
         case Projection.TANH:
             return graph.node("Tanh", _linear(graph, pooled, "projection"))
+        case _:
+            assert_never(encoder.projection)
 
 
 def _attention(graph: _Graph, x: str, name: str, encoder: EncoderSpec, key_mask: str) -> str:
@@ -191,6 +195,8 @@ def _activate(graph: _Graph, x: str, activation: Activation) -> str:
             return graph.node("Gelu", x, approximate="tanh")
         case Activation.RELU:
             return graph.node("Relu", x)
+        case _:
+            assert_never(activation)
 
 
 def _linear(graph: _Graph, x: str, name: str) -> str:

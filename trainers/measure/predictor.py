@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from spaces.profile import LatencyProfile, Runtime
+from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Pooling, StudentSpec, Switch
+from trainers.measure.backends.backend import backend_of
 from trainers.measure.calibration import Calibration, CalibrationPoint
 from trainers.measure.fidelity import rank_correlation
 
@@ -148,10 +149,12 @@ def _encoder_terms(encoder: EncoderSpec | None, profile: LatencyProfile, *, n_to
             terms["experts called"] = depth * n_called
             terms["expert flops"] = depth * 2.0 * n_tokens * feed_forward_weights
             terms["expert bytes"] = depth * n_called * 4.0 * feed_forward_weights
-    return terms | (_engine_terms(encoder, terms) if profile.runtime is Runtime.ENGINE else {})
+        case _:
+            assert_never(encoder.feed_forward)
+    return terms | (_sparse_terms(encoder, terms) if backend_of(profile.runtime).skips_zero_blocks else {})
 
 
-def _engine_terms(encoder: EncoderSpec, terms: dict[str, float]) -> dict[str, float]:
+def _sparse_terms(encoder: EncoderSpec, terms: dict[str, float]) -> dict[str, float]:
     """What differs where zero blocks are left out and reading weights counts."""
     weights = float(encoder.n_layers * 4 * encoder.attention_width * encoder.width)
     if isinstance(encoder.feed_forward, Dense):

@@ -3,69 +3,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import assert_never
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from runtime.encoder import Encoder
-from runtime.engine import Engine
-from spaces.profile import Runtime
+from runtime.folder import TOKEN_TABLES, expected_tensors
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, StudentSpec, n_zero_blocks
-from trainers.measure.onnx_student import OnnxStudent
+from trainers.measure.backends.backend import Backend, Runnable
 from trainers.modules.build import build, weights_of
-from trainers.modules.student import Student
-
-Runnable = Student | Encoder | Engine | OnnxStudent
-"""What each runtime runs."""
 
 
 def random_student(
+    backend: Backend,
     spec: StudentSpec,
-    runtime: Runtime,
     *,
     n_threads: int = 1,
     seed: int = 0,
     table: NDArray[np.float32] | None = None,
 ) -> Runnable:
-    """A random student with the spec's share of zero blocks, ready to be timed.
+    """A student with `random_weights` on a runtime, ready to be timed."""
+    return backend.build(spec, random_weights(spec, seed=seed, table=table), n_threads=n_threads)
 
-    Its token tables, of full size, are parts of `table` [at least `table_size(spec)`], which may be shared: to fill
+
+def random_weights(
+    spec: StudentSpec, *, seed: int = 0, table: NDArray[np.float32] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Random weights with the spec's share of zero blocks.
+
+    The token tables, of full size, are parts of `table` [at least `table_size(spec)`], which may be shared: to fill
     them costs most. None makes one.
     """
     if table is None:
         table = np.random.default_rng(seed).standard_normal(table_size(spec), np.float32)
-    student = build(replace(spec, vocabulary_size=1), seed=seed)
-    for path in (student.embeddings, student.static):
-        if path is not None:
-            columns = path.tokens.shape[1]
-            rows = torch.from_numpy(table[: spec.vocabulary_size * columns]).view(spec.vocabulary_size, columns)
-            path.tokens = nn.Parameter(rows, requires_grad=False)
-    match runtime:
-        case Runtime.TORCH:
-            return student
-        case Runtime.NUMPY:
-            return Encoder(spec, weights_of(student))
-        case Runtime.ONNX:
-            return OnnxStudent(spec, weights_of(student), n_threads=n_threads)
-        case Runtime.ENGINE:
-            return Engine(spec, zero_blocks(spec, weights_of(student), seed=seed))
-        case _:
-            assert_never(runtime)
+    weights = weights_of(build(replace(spec, vocabulary_size=1), seed=seed))
+    for name, shape in _table_shapes(spec).items():
+        weights[name] = table[: math.prod(shape)].reshape(shape)
+    return zero_blocks(spec, weights, seed=seed)
 
 
 def table_size(spec: StudentSpec) -> int:
     """Numbers in the larger of the token tables."""
-    columns = [0]
-    if spec.encoder is not None:
-        columns.append(spec.encoder.embedding_dim or spec.encoder.width)
-    if spec.static is not None:
-        columns.append(spec.static.embedding_dim or spec.output_dim)
-    return spec.vocabulary_size * max(columns)
+    return max(math.prod(shape) for shape in _table_shapes(spec).values())
+
+
+def _table_shapes(spec: StudentSpec) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in expected_tensors(spec).items() if name in TOKEN_TABLES}
 
 
 def zero_blocks(

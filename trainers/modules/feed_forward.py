@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ def activation_function(activation: Activation) -> ActivationFunction:
             return _gelu_tanh
         case Activation.RELU:
             return functional.relu
+        case _:
+            assert_never(activation)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

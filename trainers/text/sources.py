@@ -54,8 +54,10 @@ def source_identity(source: SourceSpec) -> str:
             dataset = load_dataset(source.reference, configuration=source.configuration, split=source.split)
             checksums = json.dumps(dataset.info.download_checksums, sort_keys=True, default=str)
             content = f"{dataset.info.version} {dataset.num_rows} {checksums}"
-        case _:
+        case SourceKind.FILE | SourceKind.PACKAGE | SourceKind.FOLDER:
             content = _file_identity(_path(source))
+        case _:
+            assert_never(source.kind)
     fields = [source.kind, source.column, source.split, source.configuration, content]
     name = source.reference if source.kind is SourceKind.HUB else ""
     return hashlib.sha256(json.dumps([name, *fields]).encode()).hexdigest()

@@ -11,8 +11,10 @@ import torch
 from runtime.encoder import Encoder
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec, Switch
+from trainers.measure.backends.backend import backend_of
+from trainers.measure.backends.numpy_backend import NumpyStudent
 from trainers.measure.latency import Turn, measure_latencies, median_ranks, summarise
-from trainers.modules.build import build, weights_of
+from trainers.measure.random_student import random_student, random_weights
 
 PROFILES = {
     Runtime.ENGINE: LatencyProfile(n_tokens=16, batch_size=16),
@@ -81,15 +83,24 @@ def test_a_deeper_student_takes_longer_and_a_table_hardly_any_time(runtime: Runt
 
 
 def test_one_student_under_two_names_takes_the_same_time() -> None:
-    student = build(deep(4), seed=0)
+    student = random_student(backend_of(Runtime.TORCH), deep(4))
     latencies = measure_latencies({"a": student, "b": student}, PROFILES[Runtime.TORCH], min_seconds=0.5)
     assert latencies["a"].median_ms == pytest.approx(latencies["b"].median_ms, rel=0.25)
 
 
-def test_a_built_encoder_is_measured_on_its_own_runtime() -> None:
-    encoder = Encoder(STATIC, weights_of(build(STATIC, seed=0)))
-    latencies = measure_latencies({"built": encoder, "spec": STATIC}, PROFILES[Runtime.NUMPY], min_seconds=0.1)
-    assert latencies["built"].median_ms == pytest.approx(latencies["spec"].median_ms, rel=0.5)
+def test_a_built_student_is_measured_on_the_runtime_that_it_was_built_for() -> None:
+    calls = []
+
+    class Watched(Encoder):
+        def forward(self, token_ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            calls.append(token_ids.shape)
+            return super().forward(token_ids, mask)
+
+    profile = PROFILES[Runtime.TORCH]
+    watched = NumpyStudent(Watched(STATIC, random_weights(STATIC)))
+    latencies = measure_latencies({"built": watched, "spec": STATIC}, profile, min_seconds=0.0)
+    assert list(latencies) == ["built", "spec"]
+    assert set(calls) == {(profile.batch_size, profile.n_tokens)}
 
 
 def test_threads_and_garbage_collection_are_given_back() -> None:
@@ -102,7 +113,7 @@ def test_threads_and_garbage_collection_are_given_back() -> None:
             seen.append((torch.get_num_threads(), gc.isenabled()))
             return super().forward(token_ids, mask)
 
-    watched = Watched(STATIC, weights_of(build(STATIC, seed=0)))
+    watched = NumpyStudent(Watched(STATIC, random_weights(STATIC)))
     numpy_profile = LatencyProfile(runtime=Runtime.NUMPY, n_threads=profile.n_threads, n_tokens=4)
     measure_latencies({"static": watched}, numpy_profile, min_seconds=0.0)
     assert set(seen) == {(before + 1, False)}
@@ -117,7 +128,7 @@ def test_the_threads_are_given_back_after_an_error() -> None:
         def forward(self, token_ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
             raise RuntimeError("out of memory")
 
-    broken = Broken(STATIC, weights_of(build(STATIC, seed=0)))
+    broken = NumpyStudent(Broken(STATIC, random_weights(STATIC)))
     with pytest.raises(RuntimeError, match="out of memory"):
         measure_latencies({"b": broken}, LatencyProfile(runtime=Runtime.NUMPY, n_threads=2), min_seconds=0.0)
     assert torch.get_num_threads() == before

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a runtime must offer so that latencies can be measured on it, and which runtimes there are.
+
+The name of a runtime in a study file is a `spaces.profile.Runtime`; `backend_of` gives its `Backend`. Everything else
+asks the backend: what is not installed, whether fidelity must be measured on it, what its latencies depend on.
+How to add one: docs/extending.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, assert_never, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spaces.profile import Runtime
+from spaces.student import StudentSpec
+
+Array = NDArray[np.float32]
+TokenIds = NDArray[np.int64]
+
+Call = Callable[[int], Any]
+"""Embeds the i-th input; gives vectors [batch, output_dim] in whatever form `np.asarray` reads."""
+
+BATCH = 64  # sentences of equal length that are embedded together; bounds memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Why a runtime cannot be used on this machine."""
+
+    parts: tuple[str, ...]
+    """What is not installed; at least one."""
+    remedy: str
+    """How to install it."""
+
+
+@runtime_checkable
+class Runnable(Protocol):
+    """One student on one runtime."""
+
+    @property
+    def spec(self) -> StudentSpec:
+        """What it is."""
+
+    def prepare(self, inputs: Sequence[TokenIds]) -> Call:
+        """A function whose i-th call (i = 0, 1, ...) embeds inputs[i % len(inputs)], [batch, tokens], without padding.
+
+        Calls are what is timed, so whatever can be done once (to convert the inputs, to look up names) is done here.
+        """
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One runtime. It has no state: equal arguments give equal students."""
+
+    is_exact: bool
+    """Whether it computes in float32 what torch does, so that fidelity measured in training holds. Otherwise the
+    students' fidelity is measured on it again, and the teacher run by it becomes a reference beside torch's."""
+    skips_zero_blocks: bool
+    """Whether its products leave out zero blocks and wait for weights, so that the latency predictor counts both."""
+
+    def missing(self) -> Missing | None:
+        """What is not installed; None if students can be built. Looks, and loads nothing."""
+
+    def identity(self) -> str:
+        """Everything that a latency depends on beside machine and profile: versions, build, instruction set.
+
+        A key of caches: what was measured under another identity is measured again.
+        """
+
+    def build(self, spec: StudentSpec, weights: Mapping[str, Array], *, n_threads: int) -> Runnable:
+        """The student of these weights, by the names of `runtime.folder.expected_tensors`; none is written to.
+
+        `n_threads` is for runtimes with threads of their own; those of torch and BLAS are limited from outside.
+        Raises ValueError for weights that are not the spec's.
+        """
+
+
+@cache
+def backend_of(runtime: Runtime) -> Backend:
+    """The backend of a runtime; packages that it needs are not imported before it builds a student."""
+    match runtime:
+        case Runtime.ENGINE:
+            from trainers.measure.backends.engine_backend import EngineBackend
+
+            return EngineBackend()
+        case Runtime.TORCH:
+            from trainers.measure.backends.torch_backend import TorchBackend
+
+            return TorchBackend()
+        case Runtime.ONNX:
+            from trainers.measure.backends.onnx_backend import OnnxBackend
+
+            return OnnxBackend()
+        case Runtime.NUMPY:
+            from trainers.measure.backends.numpy_backend import NumpyBackend
+
+            return NumpyBackend()
+        case _:
+            assert_never(runtime)
+
+
+def embed_sentences(student: Runnable, token_ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> Array:
+    """Vectors [len(offsets) - 1, output_dim] of sentences whose ids stand end to end, sentence i from offsets[i] on.
+
+    Sentences of one length are embedded together, as latencies are measured, so nothing is padded.
+    """
+    lengths = np.diff(offsets)
+    vectors = np.empty((len(lengths), student.spec.output_dim), dtype=np.float32)
+    batches = []
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        batches += [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+    inputs = [token_ids[offsets[rows, None] + np.arange(lengths[rows[0]])].astype(np.int64) for rows in batches]
+    call = student.prepare(inputs)
+    for i, rows in enumerate(batches):
+        vectors[rows] = np.asarray(call(i))
+    return vectors
