@@ -23,7 +23,8 @@ from search.storage.study_state import StudyState
 from search.study.prepare import Prepared
 from search.study.references import TEACHER, Reference, fidelity_on
 from spaces.profile import LatencyProfile, Runtime
-from trainers.measure.backends.backend import Runnable, backend_of
+from trainers.measure.backends.backend import Runnable
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.calibration import machine_name
 from trainers.measure.latency import Latency, Measurable, measure_latencies
 from trainers.measure.random_student import random_student

@@ -58,7 +58,7 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
 
 def check_runtime(runtime: Runtime) -> None:
     """Raises ValueError for a latency profile's runtime that is not installed here."""
-    from trainers.measure.backends.backend import backend_of
+    from trainers.measure.backends.runtimes import backend_of
 
     missing = backend_of(runtime).missing()
     if missing is not None:

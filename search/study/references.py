@@ -19,7 +19,8 @@ from spaces.profile import Runtime
 from spaces.student import StudentSpec
 from trainers.distil.loop import DistillationData
 from trainers.distil.static_table import static_spec
-from trainers.measure.backends.backend import Runnable, backend_of, embed_sentences
+from trainers.measure.backends.backend import Runnable, embed_sentences
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.fidelity import Fidelity, measure_fidelity
 from trainers.modules.build import student_from_weights
 from trainers.modules.embed import embed_tokens

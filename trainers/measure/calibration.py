@@ -23,7 +23,7 @@ import torch
 
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
-from trainers.measure.backends.backend import backend_of
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.latency import Measurable, measure_latencies
 from trainers.measure.random_student import random_student, table_size
 

@@ -28,7 +28,8 @@ from threadpoolctl import threadpool_limits
 
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
-from trainers.measure.backends.backend import Call, Runnable, backend_of
+from trainers.measure.backends.backend import Call, Runnable
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.random_student import random_student
 
 Measurable = StudentSpec | Runnable

@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 
 from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Pooling, StudentSpec, Switch
-from trainers.measure.backends.backend import backend_of
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.calibration import Calibration, CalibrationPoint
 from trainers.measure.fidelity import rank_correlation
 

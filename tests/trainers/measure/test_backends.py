@@ -15,7 +15,8 @@ from runtime.engine import INSTRUCTION_SET, engine_identity, instruction_sets
 from runtime.folder import expected_tensors
 from spaces.profile import Runtime
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StaticSpec, StudentSpec, Switch
-from trainers.measure.backends.backend import Backend, backend_of, embed_sentences
+from trainers.measure.backends.backend import Backend, embed_sentences
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.latency import limit_threads
 from trainers.measure.random_student import random_student, random_weights, table_size
 from trainers.modules.build import student_from_weights

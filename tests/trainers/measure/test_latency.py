@@ -11,8 +11,8 @@ import torch
 from runtime.encoder import Encoder
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec, Switch
-from trainers.measure.backends.backend import backend_of
 from trainers.measure.backends.numpy_backend import NumpyStudent
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.latency import Turn, measure_latencies, median_ranks, summarise
 from trainers.measure.random_student import random_student, random_weights
 

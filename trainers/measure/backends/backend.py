@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a runtime must offer so that latencies can be measured on it, and which runtimes there are.
 
-The name of a runtime in a study file is a `spaces.profile.Runtime`; `backend_of` gives its `Backend`. Everything else
-asks the backend: what is not installed, whether fidelity must be measured on it, what its latencies depend on.
-How to add one: docs/extending.md.
+The name of a runtime in a study file is a `spaces.profile.Runtime`; `trainers.measure.backends.runtimes.backend_of`
+gives its `Backend`. Everything else asks the backend: what is not installed, whether fidelity must be measured on it,
+what its latencies depend on. How to add one: docs/extending.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol, assert_never, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spaces.profile import Runtime
 from spaces.student import StudentSpec
 
 Array = NDArray[np.float32]
@@ -78,30 +76,6 @@ class Backend(Protocol):
         `n_threads` is for runtimes with threads of their own; those of torch and BLAS are limited from outside.
         Raises ValueError for weights that are not the spec's.
         """
-
-
-@cache
-def backend_of(runtime: Runtime) -> Backend:
-    """The backend of a runtime; packages that it needs are not imported before it builds a student."""
-    match runtime:
-        case Runtime.ENGINE:
-            from trainers.measure.backends.engine_backend import EngineBackend
-
-            return EngineBackend()
-        case Runtime.TORCH:
-            from trainers.measure.backends.torch_backend import TorchBackend
-
-            return TorchBackend()
-        case Runtime.ONNX:
-            from trainers.measure.backends.onnx_backend import OnnxBackend
-
-            return OnnxBackend()
-        case Runtime.NUMPY:
-            from trainers.measure.backends.numpy_backend import NumpyBackend
-
-            return NumpyBackend()
-        case _:
-            assert_never(runtime)
 
 
 def embed_sentences(student: Runnable, token_ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> Array:
