@@ -78,7 +78,7 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
   if (together) {
     for (const Part& part : parts) {
       auto space = borrow(part.n_tokens(), part.n_sentences(), n_threads);
-      crew_.run(n_threads, [&](int thread, int n, Barrier& barrier) {
+      thread_pool_.run(n_threads, [&](int thread, int n, Barrier& barrier) {
         encode(part, *space, thread, n, barrier);
         if (thread == 0) finish(part, *space);
       });
@@ -95,7 +95,7 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
   n_threads = std::min<int>(n_threads, int(std::max<size_t>(parts.size(), 1)));
   std::vector<std::unique_ptr<Workspace>> spaces;
   for (int i = 0; i < n_threads; ++i) spaces.push_back(borrow(widest, most_sentences, 1));
-  crew_.run(n_threads, [&](int thread, int, Barrier&) {
+  thread_pool_.run(n_threads, [&](int thread, int, Barrier&) {
     Barrier alone(1);
     for (size_t i; (i = next.fetch_add(1)) < parts.size();) {
       if (shape_.n_layers) encode(parts[i], *spaces[thread], 0, 1, alone);

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "kernels.h"
 #include "pack.h"
 
@@ -98,7 +98,7 @@ class Student {
   int n_sparse_ = 0;
   int part_tokens_;  // of sentences that go through the layers together; a longer one goes alone
 
-  mutable Crew crew_;
+  mutable ThreadPool thread_pool_;
   mutable std::mutex spaces_lock_;
   mutable std::vector<std::unique_ptr<Workspace>> spaces_;
 };

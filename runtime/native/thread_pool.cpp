@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "crew.h"
+#include "thread_pool.h"
 
 #include <unistd.h>
 
@@ -31,12 +31,12 @@ void Barrier::wait() {
 }
 
 // A forked process has no thread behind these helpers, and their handles may by now name threads of its own.
-void Crew::forget_helpers() {
+void ThreadPool::forget_helpers() {
   for (auto& helper : helpers_) helper.release();
   helpers_.clear();
 }
 
-Crew::~Crew() {
+ThreadPool::~ThreadPool() {
   if (process_ != getpid()) forget_helpers();
   for (auto& helper : helpers_) {
     helper->leave.store(true);
@@ -46,7 +46,7 @@ Crew::~Crew() {
   }
 }
 
-void Crew::serve(Helper& helper) {
+void ThreadPool::serve(Helper& helper) {
   for (unsigned seen = 0;;) {
     for (int spins = 0; spins < SPINS && helper.order.load(std::memory_order_acquire) == seen; ++spins) pause();
     helper.order.wait(seen, std::memory_order_acquire);
@@ -58,7 +58,7 @@ void Crew::serve(Helper& helper) {
   }
 }
 
-void Crew::run(int n_threads, const Work& work) {
+void ThreadPool::run(int n_threads, const Work& work) {
   std::unique_lock<std::mutex> lock(taken_, std::defer_lock);
   if (n_threads <= 1 || !lock.try_lock()) {
     Barrier alone(1);

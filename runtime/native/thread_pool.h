@@ -24,12 +24,12 @@ class Barrier {
 };
 
 // Helpers that sleep between calls. One call at a time has them; a call that finds them taken works alone.
-class Crew {
+class ThreadPool {
  public:
-  Crew() = default;
-  ~Crew();
-  Crew(const Crew&) = delete;
-  Crew& operator=(const Crew&) = delete;
+  ThreadPool() = default;
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
 
   using Work = std::function<void(int thread, int n_threads, Barrier& barrier)>;
 
