@@ -75,7 +75,7 @@ INLINE void with_columns(const float* x, int x_rows, Span span, int b, F f) {
 
 // Where a head's bfloat16 tiles are, each of 1,024 bytes or 256 floats: keys [block][depth tile], values [depth
 // block][pair of blocks], and of two blocks of queries the queries [block][depth tile] and their scores [key][block] in
-// float32, which the shares replace. All that is small enough for the first cache up to some 128 tokens.
+// float32, which the attention weights replace. All of it fits the L1 cache up to some 128 tokens.
 struct HeadTiles {
   int n_blocks, n_pairs, depth_tiles, depth_blocks;
   float *keys, *values, *queries, *scores;
@@ -182,19 +182,19 @@ INLINE void find_largest(const HeadTiles& t, int n_keys, Floats (&largest)[2]) {
   for (int c = 0; c < 2; ++c) largest[c] = maximum(maximum(found[c][0], found[c][1]), load(t.score(n_keys - 1, c)));
 }
 
-// The queries' shares in one pair of blocks of keys, two keys a row, from the scores that are their logarithms: not yet
-// divided by their total, to which they are added as they are rounded. The first n_keys are there.
-INLINE void take_shares(const HeadTiles& t, int pair, int n_keys, const Floats (&shift)[2], Floats (&total)[2]) {
+// Attention weights of one pair of blocks of keys, two keys a row, in place of their scores: powers of two, not yet divided by
+// their total, to which they are added as rounded. Keys from n_keys on get weight 0.
+INLINE void exponentiate_scores(const HeadTiles& t, int pair, int n_keys, const Floats (&shift)[2], Floats (&total)[2]) {
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   float* scores = t.score(pair * PAIR_ROWS, 0);
   int key = 0;
   for (; key + 1 < n_keys; key += 2, scores += 4 * BLOCK)
 #pragma GCC unroll 2
     for (int c = 0; c < 2; ++c) {
-      const __m512i shares = powers_of_two(to_exponents(load(scores + c * BLOCK), shift[c]),
+      const __m512i weights = powers_of_two(to_exponents(load(scores + c * BLOCK), shift[c]),
                                            to_exponents(load(scores + (2 + c) * BLOCK), shift[c]));
-      total[c] = (Floats)_mm512_dpbf16_ps((__m512)total[c], (__m512bh)shares, ones);
-      _mm512_store_si512(scores + c * BLOCK, shares);
+      total[c] = (Floats)_mm512_dpbf16_ps((__m512)total[c], (__m512bh)weights, ones);
+      _mm512_store_si512(scores + c * BLOCK, weights);
     }
   for (; key < PAIR_ROWS; key += 2, scores += 4 * BLOCK)
     for (int c = 0; c < 2; ++c) {
@@ -206,10 +206,10 @@ INLINE void take_shares(const HeadTiles& t, int pair, int n_keys, const Floats (
     }
 }
 
-// Adds the values' depth blocks f and f + 1 (if there is one) by the queries' shares in one pair of blocks of keys.
+// Adds the values' depth blocks f and f + 1 (if there is one) times the attention weights of one pair of blocks of keys.
 INLINE void mix(const HeadTiles& t, int pair, int f) {
-  const float *value = t.value(f, pair), *shares = t.score(pair * PAIR_ROWS, 0);
-  add_square(value, f + 1 < t.depth_blocks ? t.value(f + 1, pair) : value, shares, shares + BLOCK, 256);
+  const float *value = t.value(f, pair), *weights = t.score(pair * PAIR_ROWS, 0);
+  add_square(value, f + 1 < t.depth_blocks ? t.value(f + 1, pair) : value, weights, weights + BLOCK, 256);
 }
 
 void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int first_head, int last_head, float* context,
@@ -226,7 +226,7 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
     for (int q = 0; q < t.n_blocks; q += 2) {
       for (int c = 0; c < 2; ++c)
         with_block(q + c, [&](auto columns) { pack_queries(columns, t, c, row, head_width, factor); });
-      settle();
+      compiler_barrier();
       score(t);
       Floats largest[2], shift[2], total[2] = {};
       find_largest(t, span.length, largest);
@@ -234,8 +234,8 @@ void tile_attend(const float* qkv, Span span, int n_heads, int head_width, int f
       clear_square();
       for (int pair = 0; pair < t.n_pairs; ++pair) {  // values one pair behind: tiles wait for what was just written
         const int n_keys = span.length - pair * PAIR_ROWS;
-        take_shares(t, pair, n_keys < PAIR_ROWS ? n_keys : PAIR_ROWS, shift, total);
-        settle();
+        exponentiate_scores(t, pair, n_keys < PAIR_ROWS ? n_keys : PAIR_ROWS, shift, total);
+        compiler_barrier();
         if (pair > 0) mix(t, pair - 1, 0);
       }
       mix(t, t.n_pairs - 1, 0);

@@ -81,7 +81,7 @@ INLINE void sparse_sums(const Matrix& m, int panel, const uint8_t* x, size_t blo
     fetch(left + AHEAD<n_blocks> * TILE_BYTES);
     if (tile + 1 < n_tiles)
       for (int b = 0; b < n_blocks; ++b) gather(x + b * block_bytes, groups, gathered[(tile + 1) % 2][b]);
-    settle();
+    compiler_barrier();
     const auto& right = gathered[tile % 2];
     load_left<0>(left);
     load_right<0>(right[0]);

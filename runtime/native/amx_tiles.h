@@ -7,7 +7,7 @@
 namespace understudy {
 namespace {
 
-// All eight tiles as 16 rows of 64 bytes, while it lives. Whatever else runs on this thread sets its own.
+// Configures all eight tiles as 16 rows of 64 bytes, and releases them at the end of its scope.
 class Tiles {
  public:
   Tiles() {
@@ -21,8 +21,8 @@ class Tiles {
   ~Tiles() { _tile_release(); }
 };
 
-// What was stored is in memory from here on. GCC's tile loads do not tell it that they read memory.
-INLINE void settle() { __asm__ volatile("" ::: "memory"); }
+// Stores before it stay before loads after it: GCC does not know that its tile loads read memory.
+INLINE void compiler_barrier() { __asm__ volatile("" ::: "memory"); }
 
 // Sums 0 to 3 are tiles 0 to 3, left operands 4 and 5, right operands 6 and 7. The instructions want literals.
 template <int tile>

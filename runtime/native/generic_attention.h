@@ -11,7 +11,7 @@ namespace {
 
 // Softmax over the first n_keys rows of n_blocks columns' scores, unnormalised; rows up to padded_keys become zero.
 template <int n_blocks>
-INLINE void soften(float* scores, int n_keys, int padded_keys, Floats* inverse_total) {
+INLINE void softmax(float* scores, int n_keys, int padded_keys, Floats* inverse_total) {
   for (int b = 0; b < n_blocks; ++b) {
     Floats largest = load(scores + b * BLOCK);
     for (int key = 1; key < n_keys; ++key) largest = maximum(largest, load(scores + (key * n_blocks + b) * BLOCK));
@@ -60,7 +60,7 @@ INLINE void attend_queries(const float* queries, const float* keys, const float*
       for (int c = 0; c < n_blocks; ++c) store(scores + ((key + i) * n_blocks + c) * BLOCK, total[i][c]);
   }
   Floats inverse_total[n_blocks];
-  soften<n_blocks>(scores, n_keys, padded_keys, inverse_total);
+  softmax<n_blocks>(scores, n_keys, padded_keys, inverse_total);
   alignas(64) float result[n_blocks][ROWS * BLOCK];
   for (int row = 0; row < head_width; row += ROWS) {
     const int rows = head_width - row < ROWS ? head_width - row : ROWS;

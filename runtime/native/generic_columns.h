@@ -16,13 +16,13 @@ INLINE Floats window_of(const float* x, int x_rows, int row, Span span, int b) {
 }
 
 void average_columns(const float* x, int width, Span span, float* mean) {
-  const float share = span.length > 0 ? 1.0f / float(span.length) : 0.0f;
+  const float per_token = span.length > 0 ? 1.0f / float(span.length) : 0.0f;
   for (int first = 0; first < width; first += LANES) {
     const int n_features = width - first < LANES ? width - first : LANES;
     Floats totals[LANES] = {};
     for (int f = 0; f < n_features; ++f)
       for (int b = 0; b < blocks(span.length); ++b) totals[f] += window_of(x, width, first + f, span, b);
-    const Floats means = sum_each(totals) * share;
+    const Floats means = sum_each(totals) * per_token;
     std::memcpy(mean + first, &means, size_t(n_features) * sizeof(float));
   }
 }

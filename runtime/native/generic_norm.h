@@ -25,9 +25,9 @@ INLINE void normalise_blocks(float* x, const float* addend, int width, const Nor
       total[chain] += value;
       squares[chain] = multiply_add(value, value, squares[chain]);
     });
-    const Floats share = all(1.0f / float(width));
-    const Floats mean = ((total[0] + total[1]) + (total[2] + total[3])) * share;
-    const Floats square = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
+    const Floats per_feature = all(1.0f / float(width));
+    const Floats mean = ((total[0] + total[1]) + (total[2] + total[3])) * per_feature;
+    const Floats square = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * per_feature;
     const Floats variance = maximum(square - mean * mean, Floats{});
     const Floats inverse = all(1.0f) / square_root(variance + norm.epsilon);
     const Floats shift = (Floats{} - mean) * inverse;

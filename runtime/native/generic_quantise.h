@@ -93,8 +93,8 @@ INLINE void quantise_hidden_block(const HiddenNumber* hidden, int width, Floats 
 // As quantise_block, but that adding 1280 rounds a half to a whole number, held in its lower byte. Units that are all below
 // 0.004, which only ReLU can give, get fewer than the 256 values: more per unit are no half.
 INLINE void quantise_hidden_block(const HiddenNumber* hidden, int width, Floats low, Floats high, int block, const Quantised& q) {
-  constexpr float ROUNDING_HALVES = 1280.0f, MOST_PER_UNIT = 65504.0f;
-  const __m256i halves = to_halves(minimum(all(254.0f) / (high - low), all(MOST_PER_UNIT)));
+  constexpr float ROUNDING_HALVES = 1280.0f, MAX_PER_UNIT = 65504.0f;
+  const __m256i halves = to_halves(minimum(all(254.0f) / (high - low), all(MAX_PER_UNIT)));
   const Floats per_unit = (Floats)_mm512_cvtxph_ps((__m256h)halves);
   const Floats scale = all(1.0f) / per_unit;
   const Floats zero = (all(ROUNDING) - low * per_unit) - all(ROUNDING);
@@ -119,7 +119,7 @@ INLINE void quantise_hidden_block(const HiddenNumber* hidden, int width, Floats 
 void quantise_hidden(const std::byte* hidden, int n_units, int activation, const float* largest, int first_block, int last_block,
                      const Quantised& q) {
   const int width = panels(n_units) * PANEL;
-  const Floats low = all(Activation(activation) == Activation::RELU ? 0.0f : LEAST_GELU);
+  const Floats low = all(Activation(activation) == Activation::RELU ? 0.0f : MIN_GELU);
   for (int block = first_block; block < last_block; ++block)
     quantise_hidden_block(reinterpret_cast<const HiddenNumber*>(hidden) + size_t(block) * width * BLOCK, width, low,
                           load(largest + block * BLOCK), block, q);

@@ -42,8 +42,8 @@ void average_rows(const int8_t* table, const float* scales, int width, const int
     const float scale = scales[token_ids[token]];
     for (int feature = 0; feature < width; ++feature) mean[feature] += scale * float(row[feature]);
   }
-  const float share = n_tokens > 0 ? 1.0f / float(n_tokens) : 0.0f;
-  for (int feature = 0; feature < width; ++feature) mean[feature] *= share;
+  const float per_token = n_tokens > 0 ? 1.0f / float(n_tokens) : 0.0f;
+  for (int feature = 0; feature < width; ++feature) mean[feature] *= per_token;
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // The kernels as every instruction set has them. The including file is compiled for one instruction set and has
 // defined `dot`, the 8-bit product of four features, and OUTPUTS and BLOCKS, how many sums fit its registers.
 //
-// They are headers because each instruction set compiles them anew, and in one translation unit because they are inlined.
+// One translation unit for each instruction set includes all of them: the kernels are inlined into each other.
 #pragma once
 
 #include "generic_product.h"

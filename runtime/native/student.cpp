@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A call: its arguments are checked, its sentences divided into parts, and each part is given a workspace.
+// `embed`: checks a call's arguments, divides its sentences into parts and runs each part in a workspace.
 #include "student.h"
 
 #include <algorithm>
@@ -12,14 +12,12 @@
 namespace understudy {
 namespace {
 
-constexpr size_t MOST_SPACES = 16;       // workspaces kept for later calls
-constexpr int MOST_THREADS = 1024;
-constexpr int LOCK_TRIES = 1000;         // some hundred microseconds
+constexpr size_t MAX_WORKSPACES = 16;  // kept for later calls
+constexpr int MAX_THREADS = 1024;
+constexpr int LOCK_TRIES = 1000;  // some hundred microseconds
 
-int rounded(int n, int unit) { return (n + unit - 1) / unit * unit; }
-
-// The lock, unless it cannot be had: a fork copies it locked if another thread holds it, which the child does not have.
-std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
+// The lock, or an unlocked one after LOCK_TRIES: a forked child inherits a mutex that a thread held which the child lacks.
+std::unique_lock<std::mutex> lock_or_give_up(std::mutex& mutex) {
   std::unique_lock<std::mutex> lock(mutex, std::defer_lock);
   for (int tries = 0; tries < LOCK_TRIES && !lock.try_lock(); ++tries) std::this_thread::yield();
   return lock;
@@ -29,28 +27,29 @@ std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
 
 Student::~Student() = default;
 
-std::unique_ptr<Student::Workspace> Student::borrow(int n_tokens, int n_sentences, int n_threads) const {
-  if (const auto lock = lock_soon(spaces_lock_))
-    for (auto& space : spaces_)
-      if (space->fits(n_tokens, n_sentences, n_threads)) {
-        std::swap(space, spaces_.back());
-        auto found = std::move(spaces_.back());
-        spaces_.pop_back();
+std::unique_ptr<Student::Workspace> Student::acquire_workspace(int n_tokens, int n_sentences, int n_threads) const {
+  if (const auto lock = lock_or_give_up(workspaces_lock_))
+    for (auto& workspace : workspaces_)
+      if (workspace->fits(n_tokens, n_sentences, n_threads)) {
+        std::swap(workspace, workspaces_.back());
+        auto found = std::move(workspaces_.back());
+        workspaces_.pop_back();
         return found;
       }
-  return std::make_unique<Workspace>(shape_, kernels_, rounded(std::max(n_tokens, 1), PART_TOKENS), rounded(n_sentences, 16), n_threads);
+  const int tokens = int(round_up(size_t(std::max(n_tokens, 1)), PART_TOKENS)), sentences = int(round_up(size_t(n_sentences), 16));
+  return std::make_unique<Workspace>(shape_, kernels_, tokens, sentences, n_threads);
 }
 
-void Student::give_back(std::unique_ptr<Workspace> space) const {
-  const auto lock = lock_soon(spaces_lock_);
+void Student::release_workspace(std::unique_ptr<Workspace> workspace) const {
+  const auto lock = lock_or_give_up(workspaces_lock_);
   if (!lock) return;
-  if (spaces_.size() == MOST_SPACES) spaces_.erase(spaces_.begin());
-  spaces_.push_back(std::move(space));
+  if (workspaces_.size() == MAX_WORKSPACES) workspaces_.erase(workspaces_.begin());
+  workspaces_.push_back(std::move(workspace));
 }
 
 void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* offsets, size_t n_sentences, int n_threads,
                     float* vectors) const {
-  require_size(n_threads, 1, MOST_THREADS, "n_threads");
+  require_size(n_threads, 1, MAX_THREADS, "n_threads");
   require(offsets[0] == 0 && offsets[n_sentences] == int64_t(n_tokens), "offsets must run from 0 to the number of tokens");
   const int64_t most_tokens_each = shape_.n_layers ? shape_.max_tokens : std::numeric_limits<int>::max() / 2;
   for (size_t i = 0; i < n_sentences; ++i) {
@@ -77,12 +76,12 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
   const bool together = shape_.n_layers && n_threads > 1 && parts.size() < size_t(n_threads);  // too few parts for one each
   if (together) {
     for (const Part& part : parts) {
-      auto space = borrow(part.n_tokens(), part.n_sentences(), n_threads);
+      auto workspace = acquire_workspace(part.n_tokens(), part.n_sentences(), n_threads);
       thread_pool_.run(n_threads, [&](int thread, int n, Barrier& barrier) {
-        encode(part, *space, thread, n, barrier);
-        if (thread == 0) finish(part, *space);
+        encode(part, *workspace, thread, n, barrier);
+        if (thread == 0) finish(part, *workspace);
       });
-      give_back(std::move(space));
+      release_workspace(std::move(workspace));
     }
     return;
   }
@@ -93,16 +92,16 @@ void Student::embed(const int32_t* token_ids, size_t n_tokens, const int64_t* of
     most_sentences = std::max(most_sentences, part.n_sentences());
   }
   n_threads = std::min<int>(n_threads, int(std::max<size_t>(parts.size(), 1)));
-  std::vector<std::unique_ptr<Workspace>> spaces;
-  for (int i = 0; i < n_threads; ++i) spaces.push_back(borrow(widest, most_sentences, 1));
+  std::vector<std::unique_ptr<Workspace>> workspaces;
+  for (int i = 0; i < n_threads; ++i) workspaces.push_back(acquire_workspace(widest, most_sentences, 1));
   thread_pool_.run(n_threads, [&](int thread, int, Barrier&) {
     Barrier alone(1);
     for (size_t i; (i = next.fetch_add(1)) < parts.size();) {
-      if (shape_.n_layers) encode(parts[i], *spaces[thread], 0, 1, alone);
-      finish(parts[i], *spaces[thread]);
+      if (shape_.n_layers) encode(parts[i], *workspaces[thread], 0, 1, alone);
+      finish(parts[i], *workspaces[thread]);
     }
   });
-  for (auto& space : spaces) give_back(std::move(space));
+  for (auto& workspace : workspaces) release_workspace(std::move(workspace));
 }
 
 }  // namespace understudy

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A part's way through the layers to its vectors.
+// The forward pass of one part, shared by the threads of a call: embeddings, layers, pooling, static path.
 #include "student.h"
 
 #include <algorithm>
@@ -12,10 +12,10 @@ namespace {
 
 constexpr float SMALLEST_NORM = 1e-12f;  // torch.nn.functional.normalize's floor
 
-// The thread's share of n things, in multiples of `unit`.
-struct Share {
+// The thread's range of n items, in multiples of `unit`.
+struct Slice {
   int first, last;
-  Share(int n, int thread, int n_threads, int unit = 1) {
+  Slice(int n, int thread, int n_threads, int unit = 1) {
     const int units = (n + unit - 1) / unit;
     first = std::min(n, int(int64_t(units) * thread / n_threads) * unit);
     last = std::min(n, int(int64_t(units) * (thread + 1) / n_threads) * unit);
@@ -51,32 +51,32 @@ void Student::look_up(const Part& part, Workspace& w, int thread, int n_threads,
   }
   if (n_tokens == 0) return;
   barrier.wait();
-  const Share own(n_blocks, thread, n_threads);
+  const Slice own_blocks(n_blocks, thread, n_threads);
   if (s.embedding_dim) {
     kernels_.look_up(tokens_.rows(), tokens_.row_scales(), nullptr, s.embedding_dim, token_ids, w.positions, n_tokens,
-                     own.first, own.last, w.narrow);
-    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, own.first, own.last, w.narrow8);
+                     own_blocks.first, own_blocks.last, w.narrow);
+    kernels_.quantise(w.narrow, s.embedding_dim, nullptr, own_blocks.first, own_blocks.last, w.narrow8);
     barrier.wait();
-    const Share rows(panels(s.width), thread, n_threads, 2);
+    const Slice rows(panels(s.width), thread, n_threads, 2);
     kernels_.product(expand_, w.narrow8, n_blocks, rows.first, rows.last, w.x);
     barrier.wait();
-    for (int t = own.first * BLOCK; t < std::min(n_tokens, own.last * BLOCK); ++t) {
+    for (int t = own_blocks.first * BLOCK; t < std::min(n_tokens, own_blocks.last * BLOCK); ++t) {
       const float* position = positions_.data() + size_t(w.positions[t]) * s.width;
       float* column = w.x + size_t(t / BLOCK) * s.width * BLOCK + t % BLOCK;
       for (int f = 0; f < s.width; ++f) column[f * BLOCK] += position[f];
     }
   } else {
     kernels_.look_up(tokens_.rows(), tokens_.row_scales(), positions_.data(), s.width, token_ids, w.positions, n_tokens,
-                     own.first, own.last, w.x);
+                     own_blocks.first, own_blocks.last, w.x);
   }
-  kernels_.normalise(w.x, nullptr, s.width, embedding_norm_.weights, own.first, own.last, w.x8);
+  kernels_.normalise(w.x, nullptr, s.width, embedding_norm_.weights, own_blocks.first, own_blocks.last, w.x8);
   barrier.wait();
 }
 
 void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
   const Shape& s = shape_;
   const int attention_width = s.n_heads * s.head_width;
-  const Share own(w.n_blocks, thread, n_threads), qkv(panels(3 * attention_width), thread, n_threads, 2),
+  const Slice own_blocks(w.n_blocks, thread, n_threads), qkv(panels(3 * attention_width), thread, n_threads, 2),
       out(panels(s.width), thread, n_threads, 2), heads(w.n_spans * s.n_heads, thread, n_threads);
   kernels_.product(layer.qkv, w.x8, w.n_blocks, qkv.first, qkv.last, w.qkv);
   barrier.wait();
@@ -88,11 +88,11 @@ void Student::attend(const Layer& layer, Workspace& w, int thread, int n_threads
     task += last - head;
   }
   barrier.wait();
-  kernels_.quantise(w.context, attention_width, nullptr, own.first, own.last, w.context8);
+  kernels_.quantise(w.context, attention_width, nullptr, own_blocks.first, own_blocks.last, w.context8);
   barrier.wait();
   kernels_.product(layer.attention_output, w.context8, w.n_blocks, out.first, out.last, w.y);
   barrier.wait();
-  kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own.first, own.last, w.x8);
+  kernels_.normalise(w.x, w.y, s.width, layer.attention_norm.weights, own_blocks.first, own_blocks.last, w.x8);
   barrier.wait();
 }
 
@@ -101,22 +101,22 @@ void Student::feed_forward(const Layer& layer, Workspace& w, int thread, int n_t
     feed_forward_experts(layer, w, thread, n_threads, barrier);
   else
     feed_forward_dense(layer, w, thread, n_threads, barrier);
-  const Share own(w.n_blocks, thread, n_threads);
-  kernels_.normalise(w.x, w.y, shape_.width, layer.feed_forward_norm.weights, own.first, own.last, w.x8);
+  const Slice own_blocks(w.n_blocks, thread, n_threads);
+  kernels_.normalise(w.x, w.y, shape_.width, layer.feed_forward_norm.weights, own_blocks.first, own_blocks.last, w.x8);
   barrier.wait();
 }
 
 void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
   const Shape& s = shape_;
   const int columns = w.n_blocks * BLOCK;
-  const Share units(panels(s.units), thread, n_threads, 2), own(w.n_blocks, thread, n_threads), out(panels(s.width), thread, n_threads, 2);
+  const Slice units(panels(s.units), thread, n_threads, 2), own_blocks(w.n_blocks, thread, n_threads), out(panels(s.width), thread, n_threads, 2);
   float* largest = w.largest + size_t(thread) * columns;
   std::fill(largest, largest + columns, 0.0f);
   kernels_.activate(layer.input[0], w.x8, w.n_blocks, units.first, units.last, s.activation, w.hidden, largest);
   barrier.wait();
-  for (int i = own.first * BLOCK; i < own.last * BLOCK; ++i)
+  for (int i = own_blocks.first * BLOCK; i < own_blocks.last * BLOCK; ++i)
     for (int t = 1; t < n_threads; ++t) w.largest[i] = std::max(w.largest[i], w.largest[size_t(t) * columns + i]);
-  kernels_.quantise_hidden(w.hidden, s.units, s.activation, w.largest, own.first, own.last, w.hidden8);
+  kernels_.quantise_hidden(w.hidden, s.units, s.activation, w.largest, own_blocks.first, own_blocks.last, w.hidden8);
   barrier.wait();
   kernels_.product(layer.output[0], w.hidden8, w.n_blocks, out.first, out.last, w.y);
   barrier.wait();
@@ -125,8 +125,8 @@ void Student::feed_forward_dense(const Layer& layer, Workspace& w, int thread, i
 void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread, int n_threads, Barrier& barrier) const {
   const Shape& s = shape_;
   const int n_tokens = w.n_blocks * BLOCK;
-  const Share own(w.n_blocks, thread, n_threads);
-  kernels_.route(w.x, s.width, layer.router.data(), s.n_experts, own.first, own.last, w.expert, w.probability);
+  const Slice own_blocks(w.n_blocks, thread, n_threads);
+  kernels_.route(w.x, s.width, layer.router.data(), s.n_experts, own_blocks.first, own_blocks.last, w.expert, w.probability);
   barrier.wait();
   if (thread == 0) {  // tokens in the order of their experts, each expert's from a new block on
     std::fill(w.counts.begin(), w.counts.end(), 0);
@@ -139,7 +139,7 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
     }
   }
   barrier.wait();
-  const Share sorted(w.first_block[s.n_experts], thread, n_threads);
+  const Slice sorted(w.first_block[s.n_experts], thread, n_threads);
   kernels_.gather(reinterpret_cast<const float*>(w.x8.values), w.x8.n_groups, w.origin, nullptr, sorted.first, sorted.last,
                   reinterpret_cast<float*>(w.sorted8.values));
   for (int i = sorted.first * BLOCK; i < sorted.last * BLOCK; ++i) {
@@ -162,7 +162,7 @@ void Student::feed_forward_experts(const Layer& layer, Workspace& w, int thread,
     kernels_.product(layer.output[e], part(w.hidden8, place), n, 0, panels(s.width), w.sorted_y + size_t(first) * s.width * BLOCK);
   }
   barrier.wait();
-  kernels_.gather(w.sorted_y, s.width, w.place, w.probability, own.first, own.last, w.y);
+  kernels_.gather(w.sorted_y, s.width, w.place, w.probability, own_blocks.first, own_blocks.last, w.y);
 }
 
 void Student::multiply_rows(const Matrix& matrix, const float* rows, int n_rows, Workspace& w, float* results) const {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A student from its tensors: shapes are checked, features smoothed, matrices packed.
+// The constructor: checks the shape and the tensors, computes the smoothing factors and packs the weights, layer by layer.
 #include "student.h"
 
 #include <algorithm>
@@ -12,48 +12,48 @@ namespace understudy {
 namespace {
 
 constexpr size_t LARGE_LAYER_BYTES = 3 << 20;  // at 12 x 768, 2.2 MB are faster with 128 tokens, 2.9 MB as fast with either
-constexpr int SAMPLE_SENTENCES = 8, SAMPLE_TOKENS = 32;  // of random tokens, to learn the features' sizes from
-constexpr double MOST_SMOOTHING = 64.0;
-constexpr double SMALLEST_SIZE = 1e-9;
-constexpr int MOST_ROWS = 1 << 24;       // of a table
+constexpr int CALIBRATION_SENTENCES = 8, CALIBRATION_TOKENS = 32;  // random tokens, on which features are measured for smoothing
+constexpr double MAX_SMOOTHING = 64.0;  // and 1 / 64 at least, relative to the geometric mean
+constexpr double MIN_RMS = 1e-9;
+constexpr int MAX_ROWS = 1 << 24;  // of a table
 
-std::string text(const std::vector<size_t>& shape) {
+std::string to_text(const std::vector<size_t>& shape) {
   std::string s = "[";
   for (size_t n : shape) s += (s.size() > 1 ? ", " : "") + std::to_string(n);
   return s + "]";
 }
 
-void check(const Shape& s) {
-  require_size(s.vocabulary_size, 1, MOST_ROWS, "vocabulary_size");
-  require_size(s.output_dim, 1, MOST_INPUTS, "output_dim");
-  require_size(s.static_dim, 0, MOST_INPUTS, "static_dim");
-  require_size(s.n_layers, 0, MOST_ROWS, "n_layers");
+void check_shape(const Shape& s) {
+  require_size(s.vocabulary_size, 1, MAX_ROWS, "vocabulary_size");
+  require_size(s.output_dim, 1, MAX_INPUTS, "output_dim");
+  require_size(s.static_dim, 0, MAX_INPUTS, "static_dim");
+  require_size(s.n_layers, 0, MAX_ROWS, "n_layers");
   require(s.n_layers > 0 || s.static_path, "a student needs layers or a static path");
   if (s.n_layers == 0) {
     require(s.width == 0 && s.n_heads == 0 && s.head_width == 0, "a student without layers must have no width and no heads");
     return;
   }
-  require_size(s.width, 1, MOST_INPUTS, "width");
+  require_size(s.width, 1, MAX_INPUTS, "width");
   require_size(s.n_heads, 1, s.width, "n_heads");
   require_size(s.head_width, 1, s.width / s.n_heads, "head_width");
-  require_size(s.units, 1, MOST_INPUTS, "units");
-  require_size(s.n_experts, 0, MOST_INPUTS, "n_experts");
-  require_size(s.max_tokens, 1, MOST_ROWS, "max_tokens");
-  require_size(s.embedding_dim, 0, MOST_INPUTS, "embedding_dim");
+  require_size(s.units, 1, MAX_INPUTS, "units");
+  require_size(s.n_experts, 0, MAX_INPUTS, "n_experts");
+  require_size(s.max_tokens, 1, MAX_ROWS, "max_tokens");
+  require_size(s.embedding_dim, 0, MAX_INPUTS, "embedding_dim");
   require_size(s.activation, 1, 3, "activation");
   require(s.projection || s.width == s.output_dim, "without a projection the width must be output_dim");
   require(s.layer_norm_epsilon > 0.0f && std::isfinite(s.layer_norm_epsilon), "layer_norm_epsilon must be positive and finite");
 }
 
 // Sentences of random tokens, the same for every student of a vocabulary.
-struct Sample {
+struct CalibrationSample {
   std::vector<int32_t> token_ids;
   std::vector<int64_t> offsets{0};
 
-  explicit Sample(const Shape& s) {
+  explicit CalibrationSample(const Shape& s) {
     uint64_t state = 1;
-    for (int i = 0; i < SAMPLE_SENTENCES; ++i) {
-      for (int t = 0; t < std::min(SAMPLE_TOKENS, s.max_tokens); ++t) {
+    for (int i = 0; i < CALIBRATION_SENTENCES; ++i) {
+      for (int t = 0; t < std::min(CALIBRATION_TOKENS, s.max_tokens); ++t) {
         state = state * 6364136223846793005u + 1442695040888963407u;  // Knuth's MMIX generator
         token_ids.push_back(int32_t((state >> 33) % uint64_t(s.vocabulary_size)));
       }
@@ -66,7 +66,7 @@ struct Sample {
 
 Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensors, const Kernels& kernels)
     : shape_(shape), kernels_(kernels), part_tokens_(PART_TOKENS) {
-  check(shape);
+  check_shape(shape);
   const Shape& s = shape_;
   const auto vocabulary = size_t(s.vocabulary_size);
   const auto table = [&](const char* name, int width) {
@@ -82,23 +82,23 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
     n_bytes_ += positions_.size() * sizeof(float);
     embedding_norm_ = norm(tensors, "embeddings.norm");
     const int attention_width = s.n_heads * s.head_width;
-    Sample sample(s);
-    Workspace space(s, kernels, int(sample.token_ids.size()), SAMPLE_SENTENCES, 1);
+    CalibrationSample sample(s);
+    Workspace workspace(s, kernels, int(sample.token_ids.size()), CALIBRATION_SENTENCES, 1);
     Barrier alone(1);
-    look_up({sample.token_ids.data(), sample.offsets.data(), 0, SAMPLE_SENTENCES, nullptr}, space, 0, 1, alone);
+    look_up({sample.token_ids.data(), sample.offsets.data(), 0, CALIBRATION_SENTENCES, nullptr}, workspace, 0, 1, alone);
     layers_.reserve(size_t(s.n_layers));
     const size_t n_bytes_before = weights_.n_bytes();
     for (int i = 0; i < s.n_layers; ++i) {
       const std::string name = "layers." + std::to_string(i) + ".";
       Norm& before = i ? layers_.back().feed_forward_norm : embedding_norm_;
-      smooth(before, tensor(tensors, name + "attention.qkv.weight", {3 * size_t(attention_width), size_t(s.width)}), space);
+      smooth(before, tensor(tensors, name + "attention.qkv.weight", {3 * size_t(attention_width), size_t(s.width)}), workspace);
       Layer& layer = layers_.emplace_back();
       layer.qkv = matrix(tensors, name + "attention.qkv", 3 * attention_width, s.width, before.weights.smoothing);
       layer.attention_output = matrix(tensors, name + "attention.output", s.width, attention_width);
       layer.attention_norm = norm(tensors, name + "attention.norm");
-      attend(layer, space, 0, 1, alone);
-      add_feed_forward(layer, tensors, name + "feed_forward.", space);
-      feed_forward(layer, space, 0, 1, alone);
+      attend(layer, workspace, 0, 1, alone);
+      add_feed_forward(layer, tensors, name + "feed_forward.", workspace);
+      feed_forward(layer, workspace, 0, 1, alone);
     }
     if (s.n_experts)
       part_tokens_ = EXPERTS_PART_TOKENS;
@@ -113,7 +113,7 @@ Student::Student(const Shape& shape, const std::map<std::string, Tensor>& tensor
 }
 
 void Student::add_feed_forward(Layer& layer, const std::map<std::string, Tensor>& tensors, const std::string& name,
-                               Workspace& space) {
+                               Workspace& workspace) {
   const Shape& s = shape_;
   const auto units = size_t(s.units), width = size_t(s.width), experts = size_t(s.n_experts);
   if (s.n_experts) {
@@ -123,7 +123,7 @@ void Student::add_feed_forward(Layer& layer, const std::map<std::string, Tensor>
   const std::string input = name + (s.n_experts ? "experts_input" : "input");
   const std::string output = name + (s.n_experts ? "experts_output" : "output");
   const auto shape = s.n_experts ? std::vector<size_t>{experts, units, width} : std::vector<size_t>{units, width};
-  smooth(layer.attention_norm, tensor(tensors, input + ".weight", shape), space);
+  smooth(layer.attention_norm, tensor(tensors, input + ".weight", shape), workspace);
   const float* smoothing = layer.attention_norm.weights.smoothing;
   if (!s.n_experts) {
     layer.input.push_back(matrix(tensors, input, s.units, s.width, smoothing));
@@ -136,36 +136,37 @@ void Student::add_feed_forward(Layer& layer, const std::map<std::string, Tensor>
   layer.feed_forward_norm = norm(tensors, name + "norm");
 }
 
-// Features that vary much cost all others precision, so activations are divided and weights multiplied by the root of
-// the ratio of their sizes (SmoothQuant, Xiao et al. 2023). Random tokens tell a feature's size as well as text does.
-void Student::smooth(Norm& norm, const Tensor& weight, Workspace& space) const {
+// SmoothQuant (Xiao et al. 2023, alpha 0.5): a feature with large activations costs the others of its token precision, so
+// each feature is multiplied by sqrt(largest weight / RMS of its activations) and its weights are divided by it. The RMS is
+// that of random tokens, which give it as well as text does.
+void Student::smooth(Norm& norm, const Tensor& weight, Workspace& workspace) const {
   const auto width = size_t(shape_.width);
   std::vector<float> largest(width, 0.0f), squares(width, 0.0f);
   size_t n_weights = 1;
   for (size_t n : weight.shape) n_weights *= n;
   for (size_t i = 0; i < n_weights; i += width)
     for (size_t f = 0; f < width; ++f) largest[f] = std::max(largest[f], std::fabs(weight.data[i + f]));
-  for (int b = 0; b < space.n_blocks; ++b)
+  for (int b = 0; b < workspace.n_blocks; ++b)
     for (size_t f = 0; f < width; ++f)
       for (int lane = 0; lane < BLOCK; ++lane) {
-        const float value = space.x[(size_t(b) * width + f) * BLOCK + lane];
+        const float value = workspace.x[(size_t(b) * width + f) * BLOCK + lane];
         squares[f] += value * value;
       }
   auto* smoothing = reinterpret_cast<float*>(norm.memory.get()) + 2 * width;
   double logarithms = 0.0;
   size_t n_used = 0;
   for (size_t f = 0; f < width; ++f) {
-    const double size = std::sqrt(double(squares[f]) / (double(space.n_blocks) * BLOCK));
-    const double ratio = std::sqrt(double(largest[f]) / std::max(size, SMALLEST_SIZE));
+    const double rms = std::sqrt(double(squares[f]) / (double(workspace.n_blocks) * BLOCK));
+    const double ratio = std::sqrt(double(largest[f]) / std::max(rms, MIN_RMS));
     smoothing[f] = std::isfinite(ratio) ? float(ratio) : 1.0f;
     if (smoothing[f] > 0.0f) logarithms += std::log(smoothing[f]), ++n_used;
   }
   const double centre = n_used ? std::exp(logarithms / double(n_used)) : 1.0;
-  for (size_t f = 0; f < width; ++f)  // a feature that no output uses is left out
+  for (size_t f = 0; f < width; ++f)  // 0: no output uses the feature
     if (smoothing[f] > 0.0f)
-      smoothing[f] = float(std::clamp(smoothing[f] / centre, 1.0 / MOST_SMOOTHING, MOST_SMOOTHING));
+      smoothing[f] = float(std::clamp(smoothing[f] / centre, 1.0 / MAX_SMOOTHING, MAX_SMOOTHING));
   norm.weights.smoothing = smoothing;
-  kernels_.quantise(space.x, shape_.width, smoothing, 0, space.n_blocks, space.x8);
+  kernels_.quantise(workspace.x, shape_.width, smoothing, 0, workspace.n_blocks, workspace.x8);
 }
 
 const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, const std::string& name,
@@ -173,7 +174,7 @@ const Tensor& Student::tensor(const std::map<std::string, Tensor>& tensors, cons
   const auto found = tensors.find(name);
   if (found == tensors.end()) throw std::invalid_argument("the student needs the tensor " + name + ", which is missing");
   if (found->second.shape != shape)
-    throw std::invalid_argument(name + " must have the shape " + text(shape) + ", got " + text(found->second.shape));
+    throw std::invalid_argument(name + " must have the shape " + to_text(shape) + ", got " + to_text(found->second.shape));
   return found->second;
 }
 

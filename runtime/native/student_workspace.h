@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of a call that goes through the layers together, and its memory.
+// One part of a call (sentences that go through the layers together), and the memory for its activations.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +8,8 @@
 
 namespace understudy {
 
-// Tokens that go through the layers together: so few that their activations stay in the second cache, but enough to fill
-// the experts' blocks, and to be worth the weights of a layer that the second cache cannot keep anyway.
+// Tokens that go through the layers together: few enough for their activations to stay in the L2 cache, but enough to
+// fill the experts' blocks, and to amortise reading the weights of a layer that L2 cannot hold anyway.
 constexpr int PART_TOKENS = 128, LARGE_PART_TOKENS = 256, EXPERTS_PART_TOKENS = 1024;
 
 // Sentences first to last - 1 of a call.
@@ -23,7 +23,7 @@ struct Student::Part {
   int n_tokens() const { return int(offsets[last] - offsets[first]); }
 };
 
-// The memory of one part on its way through the layers.
+// The activations of one part at a time. Reused by later calls.
 class Student::Workspace {
  public:
   Workspace(const Shape& s, const Kernels& kernels, int n_tokens, int n_sentences, int n_threads)

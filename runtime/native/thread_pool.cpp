@@ -30,31 +30,31 @@ void Barrier::wait() {
   while (generation_.load(std::memory_order_acquire) == generation) std::this_thread::yield();
 }
 
-// A forked process has no thread behind these helpers, and their handles may by now name threads of its own.
-void ThreadPool::forget_helpers() {
-  for (auto& helper : helpers_) helper.release();
-  helpers_.clear();
+// A forked process has no thread behind these workers, and their handles may by now name threads of its own.
+void ThreadPool::forget_workers() {
+  for (auto& worker : workers_) worker.release();
+  workers_.clear();
 }
 
 ThreadPool::~ThreadPool() {
-  if (process_ != getpid()) forget_helpers();
-  for (auto& helper : helpers_) {
-    helper->leave.store(true);
-    helper->order.fetch_add(1, std::memory_order_release);
-    helper->order.notify_one();
-    helper->thread.join();
+  if (process_ != getpid()) forget_workers();
+  for (auto& worker : workers_) {
+    worker->stop.store(true);
+    worker->order.fetch_add(1, std::memory_order_release);
+    worker->order.notify_one();
+    worker->thread.join();
   }
 }
 
-void ThreadPool::serve(Helper& helper) {
+void ThreadPool::work_until_stopped(Worker& worker) {
   for (unsigned seen = 0;;) {
-    for (int spins = 0; spins < SPINS && helper.order.load(std::memory_order_acquire) == seen; ++spins) pause();
-    helper.order.wait(seen, std::memory_order_acquire);
-    seen = helper.order.load(std::memory_order_acquire);
-    if (helper.leave.load()) return;
-    (*helper.work)(helper.index, helper.n_threads, *helper.barrier);
-    helper.done.store(seen, std::memory_order_release);
-    helper.done.notify_one();
+    for (int spins = 0; spins < SPINS && worker.order.load(std::memory_order_acquire) == seen; ++spins) pause();
+    worker.order.wait(seen, std::memory_order_acquire);
+    seen = worker.order.load(std::memory_order_acquire);
+    if (worker.stop.load()) return;
+    (*worker.work)(worker.index, worker.n_threads, *worker.barrier);
+    worker.done.store(seen, std::memory_order_release);
+    worker.done.notify_one();
   }
 }
 
@@ -65,36 +65,36 @@ void ThreadPool::run(int n_threads, const Work& work) {
     return work(0, 1, alone);
   }
   if (process_ != getpid()) {
-    forget_helpers();
+    forget_workers();
     process_ = getpid();
   }
-  while (int(helpers_.size()) < n_threads - 1) {
-    helpers_.push_back(std::make_unique<Helper>());
-    Helper& helper = *helpers_.back();
+  while (int(workers_.size()) < n_threads - 1) {
+    workers_.push_back(std::make_unique<Worker>());
+    Worker& worker = *workers_.back();
     try {
-      helper.thread = std::thread([this, &helper] { serve(helper); });
+      worker.thread = std::thread([this, &worker] { work_until_stopped(worker); });
     } catch (...) {  // no more threads to be had: go on with those that are
-      helpers_.pop_back();
+      workers_.pop_back();
       break;
     }
   }
-  const int n = std::min(n_threads, int(helpers_.size()) + 1);
+  const int n = std::min(n_threads, int(workers_.size()) + 1);
   Barrier barrier(n);
   for (int i = 1; i < n; ++i) {
-    Helper& helper = *helpers_[i - 1];
-    helper.work = &work;
-    helper.barrier = &barrier;
-    helper.index = i;
-    helper.n_threads = n;
-    helper.order.fetch_add(1, std::memory_order_release);
-    helper.order.notify_one();
+    Worker& worker = *workers_[i - 1];
+    worker.work = &work;
+    worker.barrier = &barrier;
+    worker.index = i;
+    worker.n_threads = n;
+    worker.order.fetch_add(1, std::memory_order_release);
+    worker.order.notify_one();
   }
   work(0, n, barrier);
   for (int i = 1; i < n; ++i) {
-    Helper& helper = *helpers_[i - 1];
-    const unsigned order = helper.order.load(std::memory_order_relaxed);
-    for (int spins = 0; spins < SPINS && helper.done.load(std::memory_order_acquire) != order; ++spins) pause();
-    for (unsigned done; (done = helper.done.load(std::memory_order_acquire)) != order;) helper.done.wait(done);
+    Worker& worker = *workers_[i - 1];
+    const unsigned order = worker.order.load(std::memory_order_relaxed);
+    for (int spins = 0; spins < SPINS && worker.done.load(std::memory_order_acquire) != order; ++spins) pause();
+    for (unsigned done; (done = worker.done.load(std::memory_order_acquire)) != order;) worker.done.wait(done);
   }
 }
 

@@ -23,7 +23,7 @@ class Barrier {
   std::atomic<unsigned> generation_{0};
 };
 
-// Helpers that sleep between calls. One call at a time has them; a call that finds them taken works alone.
+// Workers that sleep between calls. One call at a time has them; a call that finds them taken works alone.
 class ThreadPool {
  public:
   ThreadPool() = default;
@@ -38,20 +38,20 @@ class ThreadPool {
   void run(int n_threads, const Work& work);
 
  private:
-  struct Helper {
+  struct Worker {
     std::thread thread;
     std::atomic<unsigned> order{0}, done{0};
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
     int index = 0, n_threads = 0;
-    std::atomic<bool> leave{false};
+    std::atomic<bool> stop{false};
   };
-  void serve(Helper& helper);
-  void forget_helpers();
+  void work_until_stopped(Worker& worker);
+  void forget_workers();
 
   std::mutex taken_;
-  std::vector<std::unique_ptr<Helper>> helpers_;
-  int process_ = 0;  // whose helpers these are: a fork leaves them behind
+  std::vector<std::unique_ptr<Worker>> workers_;
+  int process_ = 0;  // whose workers these are: a fork leaves them behind
 };
 
 }  // namespace understudy
