@@ -64,6 +64,26 @@ def instruction_sets() -> tuple[InstructionSet, ...]:
     )
 
 
+def engine_identity() -> str:
+    """A key for caches of vectors and latencies: the engine's build and the instruction set that new engines take.
+
+    It reads like `9f86d081884c7d65-avx512_vnni`. The build is a hash of the native sources, the compiler and its flags,
+    so equal identities give the same vectors, bit for bit, and on one machine the same latencies but for noise. The
+    instruction set is that of `UNDERSTUDY_INSTRUCTION_SET` or else the fastest; each call reads the variable again.
+    Raises ValueError for an instruction set that is unknown or cannot be used here, RuntimeError if the engine is not
+    built.
+    """
+    _require_build()
+    return f"{_native.build_id()}-{_native.choose_instruction_set(os.environ.get(INSTRUCTION_SET, ''))}"
+
+
+def _require_build() -> None:
+    if _MISSING is not None:
+        raise RuntimeError(
+            f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler"
+        )
+
+
 class Engine:
     """A student in native code; several threads may embed through one."""
 
@@ -82,10 +102,7 @@ class Engine:
         `instruction_set` None takes `UNDERSTUDY_INSTRUCTION_SET` or else the fastest. Raises ValueError for one that
         is unknown or cannot be used here, and for weights that are not the spec's.
         """
-        if _MISSING is not None:
-            raise RuntimeError(
-                f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler"
-            )
+        _require_build()
         if not are_checked:
             check_weights(spec, weights, origin="weights")
         if tokenizer is not None:
