@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.encoder import Encoder
-    from runtime.engine import Engine, InstructionSet, instruction_sets
+    from runtime.engine import Engine, InstructionSet, engine_identity, instruction_sets
     from runtime.folder import StudentFolder, expected_tensors, read_folder, write_folder
     from runtime.loading import load, load_exact
     from runtime.tokenizer import SentenceTokenizer
@@ -22,6 +22,7 @@ __all__ = [
     "InstructionSet",
     "SentenceTokenizer",
     "StudentFolder",
+    "engine_identity",
     "expected_tensors",
     "instruction_sets",
     "load",
@@ -36,6 +37,7 @@ _MODULES = {
     "InstructionSet": "engine",
     "SentenceTokenizer": "tokenizer",
     "StudentFolder": "folder",
+    "engine_identity": "engine",
     "expected_tensors": "folder",
     "instruction_sets": "engine",
     "load": "loading",

@@ -7,11 +7,9 @@ batch and with however many threads it is embedded; between instruction sets vec
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import assert_never
 
@@ -68,25 +66,23 @@ def instruction_sets() -> tuple[InstructionSet, ...]:
 
 
 def engine_identity() -> str:
-    """What vectors and latencies depend on: a digest of the built engine, and the instruction set that is used now.
+    """A key for caches of vectors and latencies: the engine's build and the instruction set that new engines take.
 
-    Raises RuntimeError if the engine is not built.
+    It reads like `9f86d081884c7d65-avx512_vnni`. The build is a hash of the native sources, the compiler and its flags,
+    so equal identities give the same vectors, bit for bit, and on one machine the same latencies but for noise. The
+    instruction set is that of `UNDERSTUDY_INSTRUCTION_SET` or else the fastest; each call reads the variable again.
+    Raises ValueError for an instruction set that is unknown or cannot be used here, RuntimeError if the engine is not
+    built.
     """
-    module = native_module()
-    if module is None:
-        raise _not_built()
-    fastest = next((each.name for each in instruction_sets() if each.usable), "none")
-    return f"engine {_digest(module)}, {os.environ.get(INSTRUCTION_SET) or fastest}"
+    _require_build()
+    return f"{_native.build_id()}-{_native.choose_instruction_set(os.environ.get(INSTRUCTION_SET, ''))}"
 
 
-@cache
-def _digest(module: Path) -> str:
-    """Of the file that this process has loaded, so once is enough."""
-    return hashlib.sha256(module.read_bytes()).hexdigest()[:16]
-
-
-def _not_built() -> RuntimeError:
-    return RuntimeError(f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler")
+def _require_build() -> None:
+    if _MISSING is not None:
+        raise RuntimeError(
+            f"the native engine is not built ({_MISSING}); install the package with pip and a C++ compiler"
+        )
 
 
 class Engine:
@@ -107,8 +103,7 @@ class Engine:
         `instruction_set` None takes `UNDERSTUDY_INSTRUCTION_SET` or else the fastest. Raises ValueError for one that
         is unknown or cannot be used here, and for weights that are not the spec's.
         """
-        if _MISSING is not None:
-            raise _not_built()
+        _require_build()
         if not are_checked:
             check_weights(spec, weights, origin="weights")
         if tokenizer is not None:

@@ -22,6 +22,13 @@ from spaces.student import StaticSpec, StudentSpec
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("spaces", "runtime", "trainers", "search")
 SOURCES = sorted(path for room in (*ROOMS, "benchmarks") for path in (ROOT / room).rglob("*.py"))
+NATIVE_SOURCES = sorted(
+    path
+    for folder in ("runtime", "tests")
+    for path in (ROOT / folder / "native").iterdir()
+    if path.suffix in {".cpp", ".h"}
+)
+WEB_ASSETS = sorted(path for path in (ROOT / "search").rglob("*") if path.suffix in {".js", ".css", ".html"})
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 
@@ -48,7 +55,13 @@ def test_the_licence_of_the_package_is_the_one_in_its_files() -> None:
 
 
 def test_no_source_file_has_more_than_400_lines() -> None:
-    assert [f"{path}: {n}" for path in SOURCES if (n := len(path.read_text("utf-8").splitlines())) > 400] == []
+    files = [*SOURCES, *NATIVE_SOURCES, *WEB_ASSETS]
+    assert [f"{path}: {n}" for path in files if (n := len(path.read_text("utf-8").splitlines())) > 400] == []
+
+
+def test_the_sources_that_are_counted_are_there() -> None:
+    assert {path.name for path in NATIVE_SOURCES} > {"student.cpp", "student.h", "fuzz_engine.cpp"}
+    assert {path.suffix for path in WEB_ASSETS} == {".css", ".html", ".js"}
 
 
 def test_no_file_is_named_after_nothing_in_particular() -> None:

@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "build_id.h"
 #include "instruction_set.h"
 #include "product.h"
 #include "student.h"
@@ -119,6 +120,9 @@ std::vector<std::tuple<std::string, bool, std::string>> sets() {
 NB_MODULE(_native, m) {
   m.doc() = "The engine: eight-bit, block-sparse and mixture-of-experts students on a CPU.";
   m.def("instruction_sets", &sets, "(name, usable, reason) of every instruction set that was built, the fastest first.");
+  m.def("choose_instruction_set", [](const std::string& name) { return choose_kernels(name).name; }, nb::arg("name") = "",
+        "The name, if it can be used here; the fastest usable one for ''.");
+  m.def("build_id", &build_id, "16 hexadecimal digits: a hash of the engine's sources, its compiler and flags.");
   nb::class_<Product>(m, "Product", "One eight-bit product by itself, for tests and benchmarks.")
       .def(nb::new_(&build_product), nb::arg("weight"), nb::arg("storage") = "faster", nb::arg("instruction_set") = "",
            nb::arg("n_copies") = 1)

@@ -14,7 +14,7 @@ namespace {
 
 enum class Activation : int { NONE, GELU, GELU_TANH, RELU };
 
-constexpr float LEAST_GELU = -0.1705f;  // of both
+constexpr float MIN_GELU = -0.1705f;  // of both
 
 #if !defined(__AVX512FP16__)
 typedef Floats Hidden;

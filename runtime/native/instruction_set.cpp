@@ -26,7 +26,7 @@ bool request_tiles() {  // Linux gives a process tiles on request: arch_prctl(AR
 #endif
 }
 
-Processor look() {
+Processor detect_processor() {
   Processor p;
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return p;
@@ -66,7 +66,7 @@ const std::vector<InstructionSet>& instruction_sets() {
   static const std::vector<InstructionSet> all = [] {
     std::vector<InstructionSet> sets;
 #if defined(__x86_64__)
-    const Processor p = look();
+    const Processor p = detect_processor();
     sets.push_back(describe(AMX, p.amx, p.system_tiles, "AMX with int8 and bfloat16, and AVX-512 with float16"));
     sets.push_back(describe(AVX512_VNNI, p.avx512_vnni, p.system_wide_vectors, "AVX-512 with VNNI"));
     sets.push_back(describe(AVX_VNNI, p.avx_vnni, p.system_vectors, "AVX-VNNI"));

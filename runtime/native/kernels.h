@@ -69,7 +69,7 @@ struct Kernels {
   // The mean of a sentence's columns of x [block][width][16], as a row.
   void (*average_columns)(const float* x, int width, Span sentence, float* mean);
 
-  // The share of blocks that a matrix must keep at most for its sparse product to be the faster.
+  // The sparse product is the faster one for a matrix that keeps at most this fraction of its 16 x 4 blocks.
   float sparse_below;
 };
 

@@ -20,7 +20,7 @@ constexpr int BLOCK = 16;         // tokens of a block
 constexpr int PANEL = 16;         // outputs of a panel
 constexpr int GROUP = 4;          // inputs of a group
 constexpr int TILE_GROUPS = 16;   // groups of a tile
-constexpr int MOST_INPUTS = 65536;  // of a matrix: sums of 255 x 127 still fit 32 bits, and groups 16
+constexpr int MAX_INPUTS = 65536;  // of a matrix: sums of 255 x 127 still fit 32 bits, and groups 16
 constexpr int TILE_BYTES = PANEL * TILE_GROUPS * GROUP;
 
 static inline constexpr int panels(int n_outputs) { return (n_outputs + PANEL - 1) / PANEL; }

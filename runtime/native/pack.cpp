@@ -12,20 +12,20 @@
 namespace understudy {
 namespace {
 
-constexpr float LARGEST = 127.0f;
-constexpr float SMALLEST_SIZE = 1e-36f;  // of a row; what is smaller counts as zero, as 127 divided by it may be infinite
+constexpr float MAX_INT8 = 127.0f;
+constexpr float MIN_ABSMAX = 1e-36f;  // a row whose largest magnitude is less counts as zero: 127 divided by it may be infinite
 constexpr int AHEAD_BYTES = 16 * TILE_BYTES;  // of room: products fetch beyond the last tile
 
-float largest_magnitude(const float* x, size_t n) {
+float absmax_of(const float* x, size_t n) {
   uint32_t largest = 0;  // of floats without a sign the order is that of their bits
   for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
   return std::bit_cast<float>(largest);
 }
 
-float units_of(float size) { return size > SMALLEST_SIZE ? LARGEST / size : 0.0f; }
+float units_per_value(float absmax) { return absmax > MIN_ABSMAX ? MAX_INT8 / absmax : 0.0f; }
 
-// What lies in the lowest byte after the addition is x rounded to the nearest whole number (ties to even), -127 to 127: a
-// loop of it is vectorised, one of lrintf is not.
+// x rounded to the nearest integer (ties to even), -127 to 127: after the addition it is the lowest byte. The compiler
+// vectorises a loop of this, not one of lrintf.
 int8_t rounded(float x) { return int8_t(std::bit_cast<uint32_t>(x + 12582912.0f)); }
 
 bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int group) {
@@ -41,7 +41,7 @@ bool is_zero(const float* weight, int n_outputs, int n_inputs, int panel, int gr
 Matrix pack_matrix(Arena& arena, const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
                    const float* smoothing, Storage storage) {
   const int n_panels = panels(n_outputs), n_groups = (n_inputs + GROUP - 1) / GROUP;
-  if (n_outputs < 1 || n_inputs < 1 || n_inputs > MOST_INPUTS)
+  if (n_outputs < 1 || n_inputs < 1 || n_inputs > MAX_INPUTS)
     throw std::invalid_argument("a matrix must have outputs and 1 to 65,536 inputs, got " + std::to_string(n_outputs) + " x " +
                                 std::to_string(n_inputs));
 
@@ -81,19 +81,19 @@ Matrix pack_matrix(Arena& arena, const float* weight, const float* bias, int n_o
   std::copy(first_tile.begin(), first_tile.end(), firsts);
 
   std::vector<int8_t> row(size_t(n_groups) * GROUP, 0);
-  std::vector<float> rougher(smoothing ? size_t(n_inputs) : 0);  // what smoothing takes from the activations, weights get
+  std::vector<float> smoothed(smoothing ? size_t(n_inputs) : 0);  // weights are divided by what activations are multiplied by
   for (int output = 0; output < n_outputs; ++output) {
     const float* weights = weight + size_t(output) * n_inputs;
     if (smoothing) {
-      for (int i = 0; i < n_inputs; ++i) rougher[i] = smoothing[i] > 0.0f ? std::clamp(weights[i] / smoothing[i], -FLT_MAX, FLT_MAX) : 0.0f;
-      weights = rougher.data();
+      for (int i = 0; i < n_inputs; ++i) smoothed[i] = smoothing[i] > 0.0f ? std::clamp(weights[i] / smoothing[i], -FLT_MAX, FLT_MAX) : 0.0f;
+      weights = smoothed.data();
     }
-    const float size = largest_magnitude(weights, size_t(n_inputs));
-    const float per_unit = units_of(size);
+    const float absmax = absmax_of(weights, size_t(n_inputs));
+    const float per_unit = units_per_value(absmax);
     int32_t total = 0;
     for (int i = 0; i < n_inputs; ++i) row[i] = rounded(weights[i] * per_unit);
     for (int i = 0; i < n_inputs; ++i) total += row[i];
-    scale[output] = size / LARGEST;
+    scale[output] = absmax / MAX_INT8;
     offset[output] = scale[output] * float(total);
     biases[output] = bias ? bias[output] : 0.0f;
     const int panel = output / PANEL;
@@ -118,8 +118,8 @@ PackedTable pack_table(const float* table, size_t n_rows, size_t width) {
   auto* scales = reinterpret_cast<float*>(packed.scales.get());
   for (size_t r = 0; r < n_rows; ++r) {
     const float* row = table + r * width;
-    const float size = largest_magnitude(row, width), per_unit = units_of(size);
-    scales[r] = size / LARGEST;
+    const float absmax = absmax_of(row, width), per_unit = units_per_value(absmax);
+    scales[r] = absmax / MAX_INT8;
     for (size_t i = 0; i < width; ++i) values[r * width + i] = rounded(row[i] * per_unit);
   }
   return packed;

@@ -13,7 +13,7 @@ enum class Storage { FASTER, DENSE, SPARSE };
 
 // weight [n_outputs][n_inputs], each column divided by its smoothing (null: as it is), bias [n_outputs] or null. FASTER
 // leaves out zero groups if enough of them are zero for these kernels. Throws std::invalid_argument if there are no
-// outputs or not 1 to MOST_INPUTS inputs. What the matrix points to is in the arena.
+// outputs or not 1 to MAX_INPUTS inputs. What the matrix points to is in the arena.
 Matrix pack_matrix(Arena& arena, const float* weight, const float* bias, int n_outputs, int n_inputs, const Kernels& kernels,
                    const float* smoothing = nullptr, Storage storage = Storage::FASTER);
 

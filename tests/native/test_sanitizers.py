@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine reads and writes only what is its own, whatever student and sentences it is given."""
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,23 +12,17 @@ N_SEEDS = 200
 
 
 @pytest.fixture
-def cmake(tmp_path: Path) -> str:
-    """CMake, if there is also a compiler with sanitizers."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which("cmake", path=path)
-    if found is None:
-        pytest.skip("cmake is missing, so the engine cannot be built with the sanitizers")
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("there is no C++ compiler to build the engine with")
+def sanitizing_compiler(compiler: str, tmp_path: Path) -> str:
+    """The C++ compiler, if it has the sanitizers."""
     (tmp_path / "nothing.cpp").write_text("int main() {}")
     command = [compiler, "-fsanitize=address,undefined", "nothing.cpp", "-o", "nothing"]
     if subprocess.run(command, cwd=tmp_path, capture_output=True).returncode:
         pytest.skip(f"{compiler} has no address and undefined-behaviour sanitizers")
-    return found
+    return compiler
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sanitizing_compiler")
 def test_random_students_run_clean_under_the_sanitizers(cmake: str) -> None:
     for command in (
         [cmake, "-S", str(ROOT), "-B", str(BUILD), "-DUNDERSTUDY_SANITIZE=ON"],

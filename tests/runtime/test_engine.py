@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine equals NumPy up to its eight bits, and itself whatever the batch, the threads and the zeros stored."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime import Encoder, Engine, _native, expected_tensors, instruction_sets
+from runtime import Encoder, Engine, _native, engine_identity, expected_tensors, instruction_sets
 from runtime.engine import _shape
 from spaces.student import (
     Activation,
@@ -308,6 +309,28 @@ def test_an_unknown_or_unusable_instruction_set_is_refused(monkeypatch: pytest.M
         if not instruction_set.usable:
             with pytest.raises(ValueError, match=f"{instruction_set.name} cannot be used here"):
                 Engine(SPECS["static"], weights, instruction_set=instruction_set.name)
+
+
+def test_the_identity_names_the_instruction_set_that_an_engine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = weights_for(SPECS["static"])
+    monkeypatch.delenv("UNDERSTUDY_INSTRUCTION_SET", raising=False)
+    assert engine_identity() == f"{_native.build_id()}-{Engine(SPECS['static'], weights).instruction_set}"
+    identities = []
+    for instruction_set in USABLE:
+        monkeypatch.setenv("UNDERSTUDY_INSTRUCTION_SET", instruction_set)
+        assert Engine(SPECS["static"], weights).instruction_set == instruction_set
+        assert re.fullmatch(f"[0-9a-f]{{16}}-{instruction_set}", engine_identity())
+        identities.append(engine_identity())
+    assert len(set(identities)) == len(USABLE)
+    monkeypatch.setenv("UNDERSTUDY_INSTRUCTION_SET", "sse9")
+    with pytest.raises(ValueError, match=r"no instruction set is called sse9; choose one of .*portable"):
+        engine_identity()
+
+
+def test_the_identity_is_the_same_in_another_process() -> None:
+    code = "from runtime import engine_identity; print(engine_identity())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{engine_identity()}\n"
 
 
 @pytest.mark.parametrize("name", ["dense", "static"])

@@ -23,13 +23,13 @@ class Barrier {
   std::atomic<unsigned> generation_{0};
 };
 
-// Helpers that sleep between calls. One call at a time has them; a call that finds them taken works alone.
-class Crew {
+// Workers that sleep between calls. One call at a time has them; a call that finds them taken works alone.
+class ThreadPool {
  public:
-  Crew() = default;
-  ~Crew();
-  Crew(const Crew&) = delete;
-  Crew& operator=(const Crew&) = delete;
+  ThreadPool() = default;
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
 
   using Work = std::function<void(int thread, int n_threads, Barrier& barrier)>;
 
@@ -38,20 +38,20 @@ class Crew {
   void run(int n_threads, const Work& work);
 
  private:
-  struct Helper {
+  struct Worker {
     std::thread thread;
     std::atomic<unsigned> order{0}, done{0};
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
     int index = 0, n_threads = 0;
-    std::atomic<bool> leave{false};
+    std::atomic<bool> stop{false};
   };
-  void serve(Helper& helper);
-  void forget_helpers();
+  void work_until_stopped(Worker& worker);
+  void forget_workers();
 
   std::mutex taken_;
-  std::vector<std::unique_ptr<Helper>> helpers_;
-  int process_ = 0;  // whose helpers these are: a fork leaves them behind
+  std::vector<std::unique_ptr<Worker>> workers_;
+  int process_ = 0;  // whose workers these are: a fork leaves them behind
 };
 
 }  // namespace understudy
