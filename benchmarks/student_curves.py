@@ -87,7 +87,7 @@ def measure(prepared: Prepared, study: StudySpec, point: Point, *, longer: bool)
     line: dict[str, Any] = {"latency_ms": round(latency_ms, 5)}
     started = time.perf_counter()
     try:
-        student = inherit(prepared.inheritance, spec, seed=seed)
+        student = inherit(prepared.inheritance, spec, seed=seed, device=torch.device(prepared.device))
         return_freed_memory()
         line["inherit_seconds"] = round(time.perf_counter() - started, 2)
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity

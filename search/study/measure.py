@@ -32,6 +32,7 @@ from trainers.measure.fidelity import Fidelity
 from trainers.measure.latency import Latency, Measurable, measure_latencies
 from trainers.measure.onnx_student import OnnxStudent
 from trainers.measure.random_student import random_student
+from trainers.modules.device import CPU
 
 _FACT = "measurement"
 
@@ -120,7 +121,7 @@ def _fidelity(graduate: Graduate, runnable: Measurable, prepared: Prepared) -> F
 def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:
     match profile.runtime:
         case Runtime.TORCH:
-            return load_student(folder)
+            return load_student(folder, device=CPU)
         case Runtime.NUMPY:
             return load_exact(folder)
         case Runtime.ENGINE:

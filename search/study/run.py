@@ -245,6 +245,7 @@ class _Run:
             spec=study.graduation,
             folder=folder,
             tokenizer_json=teacher.tokenizer_json,
+            device=prepared.device,
             document={
                 "study": study.name,
                 "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
@@ -298,9 +299,10 @@ def _interrupted(record: TrialRecord) -> TrialRecord:
 
 
 def _wishes(study: StudySpec) -> dict[str, Any]:
-    """What a command may raise to go further with a study that is complete."""
+    """What a command may raise to go further with a study that is complete; the device is no such limit."""
     document = study.to_json()
-    return {"search": document["search"], "graduation": document["graduation"]}
+    search = {key: value for key, value in document["search"].items() if key != "device"}
+    return {"search": search, "graduation": document["graduation"]}
 
 
 def _n_cpus(study: StudySpec) -> int | None:

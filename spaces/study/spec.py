@@ -176,6 +176,12 @@ class CorpusSpec:
             )
 
 
+class Device(StrEnum):
+    """What students are trained on, and teachers run on: a closed set."""
+
+    CPU = "cpu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpec:
     """How many trials, how long, and when weak ones are pruned."""
@@ -201,6 +207,8 @@ class SearchSpec:
     """GiB that a trial, or a graduating student, may take beyond what its worker holds; None: what the machine has."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
+    device: Device = Device.CPU
+    """What teachers run on and students are trained on; latencies are the CPU's all the same."""
 
     def __post_init__(self) -> None:
         refuse(self._breaches())
@@ -212,6 +220,9 @@ class SearchSpec:
                 yield f"rungs must be positive integers (training tokens), got {rung!r}; remove it"
         if not self.rungs or any(later <= earlier for earlier, later in zip(self.rungs, self.rungs[1:], strict=False)):
             yield f"rungs must increase, and there must be one, got {list(self.rungs)}; sort them, each once"
+        if not isinstance(self.device, Device):
+            known = " or ".join(Device)
+            yield f"device must be {known}, got {self.device!r}; others are not supported yet: write {known}"
         if self.n_trials is None and self.time_budget_s is None:
             yield "a search must end, got neither n_trials nor time_budget; set one, for example time_budget: 10m"
 
