@@ -151,7 +151,7 @@ def about(study: StudySpec, prepared: Prepared) -> dict[str, Any]:
         "identity": prepared.identity,
         "training_sentences": prepared.n_sentences,
         "teacher_latency_ms": prepared.predictor.predict(prepared.teacher.spec),
-        **provenance(),
+        **provenance(prepared.device),
     }
 
 

@@ -36,7 +36,7 @@ from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
 from search.tracking.publish import register_front
 from search.tracking.registry import load_front
-from search.tracking.trial_runs import Facts, TrialLog
+from search.tracking.trial_runs import Facts, TrialLog, device_name
 from search.trials.journal import DRIVER_ENDED, read_trials
 from search.trials.ray_tune import search_trials
 from search.workers.cluster import connect, disconnect
@@ -281,6 +281,7 @@ class _Run:
             "training_sentences": prepared.n_sentences,
             "held_out_sentences": len(prepared.data.held_out_embeddings),
             "profile": str(self.study.profile.to_json()),
+            "device": device_name(prepared.device),
             "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
             "predictor_rank_correlation": None if error is None else error.rank_correlation,
         }
