@@ -31,6 +31,7 @@ from spaces.student import Dense, EncoderSpec, StudentSpec
 from trainers.distil.loop import Distillation, DistillationData
 from trainers.distil.objective import BatchTargets
 from trainers.modules.build import build
+from trainers.modules.device import CPU
 from trainers.teacher.cache import Targets
 from trainers.text.batches import make_batch
 
@@ -142,7 +143,7 @@ def fetch(data: DistillationData) -> Callable[[], object]:
 
     def step() -> None:
         batch = make_batch(sentences, data.token_ids, data.offsets)
-        BatchTargets.of(data.targets, batch, data.offsets, LossWeights())
+        BatchTargets.of(data.targets, batch, data.offsets, LossWeights(), device=CPU)
 
     return step
 

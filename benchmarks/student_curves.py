@@ -88,7 +88,7 @@ def measure(prepared: Prepared, study: StudySpec, point: Point, *, longer: bool)
     line: dict[str, Any] = {"latency_ms": round(latency_ms, 5)}
     started = time.perf_counter()
     try:
-        student = inherit(prepared.inheritance, spec, seed=seed)
+        student = inherit(prepared.inheritance, spec, seed=seed, device=torch.device(prepared.device))
         return_freed_memory()
         line["inherit_seconds"] = round(time.perf_counter() - started, 2)
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
@@ -152,7 +152,7 @@ def about(study: StudySpec, prepared: Prepared) -> dict[str, Any]:
         "identity": prepared.identity,
         "training_sentences": prepared.n_sentences,
         "teacher_latency_ms": prepared.predictor.predict(prepared.teacher.spec),
-        **provenance(),
+        **provenance(prepared.device),
     }
 
 

@@ -28,7 +28,7 @@ from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
 from search.workers.cluster import n_cpus_available
 from search.workers.heartbeat import HUNG, rung_limit_s
-from spaces.study.spec import GraduationSpec
+from spaces.study.spec import Device, GraduationSpec
 from trainers.distil.loop import DistillationData
 from trainers.measure.fidelity import Fidelity
 
@@ -65,6 +65,7 @@ def graduate(
     spec: GraduationSpec,
     folder: Path,
     tokenizer_json: str,
+    device: Device,
     document: Mapping[str, Any],
     connect: Callable[[], None] = lambda: None,
     deadline: float | None = None,
@@ -104,6 +105,7 @@ def graduate(
             spec=spec,
             folder=folder,
             tokenizer_json=tokenizer_json,
+            device=device,
             connect=connect,
             deadline=deadline,
             progress=progress,
@@ -140,6 +142,7 @@ def _train(
     spec: GraduationSpec,
     folder: Path,
     tokenizer_json: str,
+    device: Device,
     connect: Callable[[], None],
     deadline: float | None,
     progress: Callable[[int, int], None],
@@ -160,7 +163,8 @@ def _train(
 
     while left:
         connect()
-        job = _job(left, spec=spec, folder=folder, tokenizer_json=tokenizer_json, seconds=_seconds_to(deadline))
+        seconds = _seconds_to(deadline)
+        job = _job(left, spec=spec, folder=folder, tokenizer_json=tokenizer_json, device=device, seconds=seconds)
         end = run_job(job, data, scratch=folder / "ray", look=look)
         if end.error is None or is_no_room(end.error):
             return end.error
@@ -174,7 +178,13 @@ def _train(
 
 
 def _job(
-    tasks: Sequence[GraduationTask], *, spec: GraduationSpec, folder: Path, tokenizer_json: str, seconds: float | None
+    tasks: Sequence[GraduationTask],
+    *,
+    spec: GraduationSpec,
+    folder: Path,
+    tokenizer_json: str,
+    device: Device,
+    seconds: float | None,
 ) -> GraduationJob:
     """On the CPUs that there are now."""
     n_workers = min(spec.n_workers, n_cpus_available())
@@ -186,6 +196,7 @@ def _job(
         deadline=None if seconds is None else time.time() + seconds,
         stop_file=folder / "stop",
         tokenizer_json=tokenizer_json,
+        device=device,
     )
 
 

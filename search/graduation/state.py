@@ -20,6 +20,7 @@ from search.workers.heartbeat import HUNG
 from search.workers.retries import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
+from spaces.study.spec import Device
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 _FILE = "graduation.json"
@@ -69,6 +70,8 @@ class GraduationJob:
     """Once this exists, workers save and end."""
     tokenizer_json: str
     """Of every student."""
+    device: Device
+    """What the students are trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

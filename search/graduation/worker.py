@@ -31,6 +31,7 @@ from trainers.distil.checkpoint import save_student
 from trainers.distil.loop import Distillation, DistillationData, NotFiniteError, Progress
 from trainers.distil.replicas import Replica
 from trainers.modules.build import build
+from trainers.modules.device import CPU
 from trainers.modules.freed_memory import return_freed_memory
 
 SAVE_EVERY_S = 30.0
@@ -55,7 +56,7 @@ def graduate_students(config: Mapping[str, Any]) -> None:
         if job.deadline is not None:
             share = task.weight / sum(other.weight for other in tasks[i:])
             slice_s = max(0.0, job.deadline - time.time()) * share
-        Graduation(task, data, replica=replica, slice_s=slice_s, tokenizer_json=job.tokenizer_json).run(job.stop_file)
+        Graduation(task, data, job=job, replica=replica, slice_s=slice_s).run(job.stop_file)
         return_freed_memory()
 
 
@@ -76,12 +77,13 @@ class Graduation:
         task: GraduationTask,
         data: DistillationData,
         *,
+        job: GraduationJob,
         replica: Replica,
         slice_s: float | None,
-        tokenizer_json: str,
     ) -> None:
         self._task, self._data, self._replica = task, data, replica
-        self._slice_s, self._tokenizer_json = slice_s, tokenizer_json
+        self._slice_s, self._tokenizer_json = slice_s, job.tokenizer_json
+        self._device = torch.device(job.device)
         self._state = (GraduationState.read(task.folder) or GraduationState()).begun()
         self._start = self._saved = self._evaluated = self._counted = self._tidied = time.monotonic()
         self._leads = replica.rank == 0
@@ -119,7 +121,7 @@ class Graduation:
         task = self._task
         spec, folder = task.spec, task.folder
         self._distillation = Distillation(
-            build(spec, seed=task.seed),
+            build(spec, seed=task.seed, device=self._device),
             task.recipe,
             self._data,
             seed=task.seed,
@@ -197,7 +199,9 @@ class Graduation:
         if self._replica.n_replicas == 1:
             return decision
         codes: dict[type, int] = {type(None): 0, Finish: 1, Decay: 2, Advance: 3}
-        message = torch.tensor([codes[type(decision)], getattr(decision, "to_tokens", 0)], dtype=torch.int64)
+        message = torch.tensor(
+            [codes[type(decision)], getattr(decision, "to_tokens", 0)], dtype=torch.int64, device=CPU
+        )
         distributed.broadcast(message, group=self._replica.group, group_src=0)
         code, to_tokens = message.tolist()
         return (None, Finish(), Decay(to_tokens), Advance(to_tokens))[code]

@@ -22,7 +22,7 @@ from search.study.budget import AGAIN, TimePlan
 from search.study.calibration_sample import sample_architectures
 from search.study.preflight import require_one_dimension
 from search.study.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
-from spaces.study.spec import StudySpec
+from spaces.study.spec import Device, StudySpec
 from trainers.distil.loop import DistillationData
 from trainers.distil.static_table import train_static_table
 from trainers.inherit.inherit import Inheritance, prepare_inheritance
@@ -52,6 +52,8 @@ class Prepared:
     """Training text with the teachers' outputs, and held-out text."""
     inheritance: Inheritance
     """What students start from."""
+    device: Device
+    """What teachers ran on and students are trained on."""
 
     @property
     def teacher(self) -> Teacher:
@@ -105,6 +107,7 @@ def prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporte
 
 def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporter) -> Prepared:
     state = StudyState.of(store, study.name)
+    device = torch.device(study.search.device)
     reporter.step("reading the teacher")
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
@@ -122,10 +125,11 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
         )
     reporter.say(f"{teachers[0].name} takes {calibration.teacher_latency_ms:.3g} ms; the latency predictor {errs}")
     corpora = _corpora(study, teachers, store=store, reporter=reporter)
-    held_out = embed_held_out(teachers, corpora, store=store, reporter=reporter)
+    held_out = embed_held_out(teachers, corpora, store=store, device=device, reporter=reporter)
     caches = cache_outputs(study, teachers, corpora, store=store, state=state, plan=plan, reporter=reporter)
     data = join_data(study, corpora[0], caches, held_out)
-    table = _static_table(teachers[0], data, state=state, plan=plan, seed=study.search.seed, reporter=reporter)
+    seed = study.search.seed
+    table = _static_table(teachers[0], data, state=state, plan=plan, seed=seed, device=device, reporter=reporter)
     reporter.step("ranking the teacher's layers")
     n = len(data.offsets) - 1
     return Prepared(
@@ -136,7 +140,8 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
         predictor_error=error,
         held_out_at_depths=held_out[0],
         data=data,
-        inheritance=prepare_inheritance(teachers[0], corpora[0].train.take(n), static_table=table),
+        inheritance=prepare_inheritance(teachers[0], corpora[0].train.take(n), static_table=table, device=device),
+        device=study.search.device,
     )
 
 
@@ -183,6 +188,7 @@ def _static_table(
     state: StudyState,
     plan: TimePlan,
     seed: int,
+    device: torch.device,
     reporter: Reporter,
 ) -> NDArray[np.float32]:
     """The trained static table, from the study's folder unless this command may train it for much longer."""
@@ -194,7 +200,8 @@ def _static_table(
         return known
     reporter.step(f"training the static table for about {seconds:.0f} s")
     limit_s = None if plan.budget_s is None else seconds
-    table = train_static_table(teacher, data, n_tokens=plan.table_tokens(n), seconds=limit_s, seed=seed)
+    n_tokens = plan.table_tokens(n)
+    table = train_static_table(teacher, data, n_tokens=n_tokens, seconds=limit_s, seed=seed, device=device)
     save_array(path, table)
     state.write("static-table", {"seconds": seconds})
     return table

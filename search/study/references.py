@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from search.console.progress import Reporter
 from search.storage.study_state import StudyState
@@ -83,7 +84,7 @@ def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
         return fidelity_on(backend.build(spec, prepared.teacher.weights, n_threads=profile.n_threads), data)
     if name == STATIC_TABLE:
         assert table is not None
-        student = student_from_weights(spec, {"static.tokens": table})
+        student = student_from_weights(spec, {"static.tokens": table}, device=torch.device(prepared.device))
         vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)
     else:
         vectors = np.asarray(prepared.held_out_at_depths[spec.n_layers - 1])

@@ -40,7 +40,7 @@ from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
 from search.tracking.publish import register_front
 from search.tracking.registry import load_front
-from search.tracking.trial_runs import Facts, TrialLog
+from search.tracking.trial_runs import Facts, TrialLog, device_name
 from search.trials.journal import DRIVER_ENDED, read_trials
 from search.workers.cluster import connect, disconnect
 from spaces.study.spec import StudySpec
@@ -248,6 +248,7 @@ class _Run:
             spec=study.graduation,
             folder=folder,
             tokenizer_json=teacher.tokenizer_json,
+            device=prepared.device,
             document={
                 "study": study.name,
                 "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
@@ -283,6 +284,7 @@ class _Run:
             "training_sentences": prepared.n_sentences,
             "held_out_sentences": len(prepared.data.held_out_embeddings),
             "profile": str(self.study.profile.to_json()),
+            "device": device_name(prepared.device),
             "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
             "predictor_rank_correlation": None if error is None else error.rank_correlation,
         }
@@ -301,9 +303,10 @@ def _interrupted(record: TrialRecord) -> TrialRecord:
 
 
 def _wishes(study: StudySpec) -> dict[str, Any]:
-    """What a command may raise to go further with a study that is complete."""
+    """What a command may raise to go further with a study that is complete; the device is no such limit."""
     document = study.to_json()
-    return {"search": document["search"], "graduation": document["graduation"]}
+    search = {key: value for key, value in document["search"].items() if key != "device"}
+    return {"search": search, "graduation": document["graduation"]}
 
 
 def _n_cpus(study: StudySpec) -> int | None:

@@ -33,7 +33,7 @@ def search_trials(
     holds a study of this name that is not comparable, or if another search is writing it.
     """
     plan = plan_of(study, prepared, store=store)
-    work = DistillationWork(prepared.inheritance, prepared.data)
+    work = DistillationWork(prepared.inheritance, prepared.data, device=prepared.device)
     return run_trials(
         plan,
         work,

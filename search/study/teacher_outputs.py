@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from search.console.progress import Reporter
@@ -35,7 +36,12 @@ PROBE_SENTENCES = 4096
 
 
 def embed_held_out(
-    teachers: tuple[Teacher, ...], corpora: tuple[Corpus, ...], *, store: Store, reporter: Reporter
+    teachers: tuple[Teacher, ...],
+    corpora: tuple[Corpus, ...],
+    *,
+    store: Store,
+    device: torch.device,
+    reporter: Reporter,
 ) -> tuple[NDArray[np.float32], ...]:
     """Every teacher's float32 vectors of the held-out sentences, after each of its layers: [layers, sentences, dim]."""
     vectors = []
@@ -45,7 +51,7 @@ def embed_held_out(
         if not path.exists():
             reporter.step(f"embedding the held-out sentences with {teacher.name}")
             held = corpus.held_out
-            save_array(path, embed_at_every_depth(teacher.student(), held.tokens, held.offsets))
+            save_array(path, embed_at_every_depth(teacher.student(device=device), held.tokens, held.offsets))
         vectors.append(np.load(path, mmap_mode="r", allow_pickle=False))
     return tuple(vectors)
 
@@ -113,6 +119,7 @@ def _cache_options(study: StudySpec, store: Store, *, is_first: bool) -> _CacheO
     """Relations and hidden states are the first teacher's, and only kept if a recipe of the study may use them."""
     return {
         "cache_dir": store.cache / "teachers",
+        "device": torch.device(study.search.device),
         "needs_relations": is_first and may_use(study, "query_key", "value_value"),
         "needs_hidden": is_first and may_use(study, "hidden"),
     }
@@ -120,6 +127,7 @@ def _cache_options(study: StudySpec, store: Store, *, is_first: bool) -> _CacheO
 
 class _CacheOptions(TypedDict):
     cache_dir: Path
+    device: torch.device
     needs_relations: bool
     needs_hidden: bool
 

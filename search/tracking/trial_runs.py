@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from search.records.score import score
 from search.records.trial import RungRecord, TrialRecord, TrialState, trials_once
@@ -38,6 +38,7 @@ from search.tracking.experiment import (
 )
 from spaces.cost import cost
 from spaces.student_words import describe
+from spaces.study.spec import Device
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
@@ -234,16 +235,13 @@ def trial_parameters(record: TrialRecord) -> dict[str, Any]:
     return parameters
 
 
-def provenance() -> dict[str, str | int | None]:
-    """Commit (None outside a checkout; `-dirty` if files changed), device and versions of this process."""
+def provenance(device: Device = Device.CPU) -> dict[str, str | int | None]:
+    """Commit (None outside a checkout; `-dirty` if files changed), versions of this process, and the device's name."""
     import torch
 
-    device = _processor()
-    if torch.cuda.is_available():
-        device = f"{torch.cuda.get_device_name(0)}; {device}"
     return {
         "commit": _commit(),
-        "device": device,
+        "device": device_name(device),
         "n_cpus": os.cpu_count(),
         "python": sys.version.split()[0],
         "torch": str(torch.__version__),
@@ -261,6 +259,15 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found or None
+
+
+def device_name(device: Device) -> str:
+    """The name of what a study trains on, whatever else the machine has: of the CPU, the processor's."""
+    match device:
+        case Device.CPU:
+            return _processor()
+        case _:
+            assert_never(device)
 
 
 @cache

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from search.records.trial import RungRecord
 from search.workers.mapped_array import MappedArray
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
+from spaces.study.spec import Device
 from trainers.distil.loop import Distillation, DistillationData
 from trainers.inherit.inherit import Inheritance, inherit
 from trainers.modules.freed_memory import return_freed_memory
@@ -43,17 +46,18 @@ class TrialWork(Protocol):
 
 
 class DistillationWork:
-    """The real work: inherit from the teacher, distil, evaluate on held-out text."""
+    """The real work: inherit from the teacher, distil, evaluate on held-out text, all on one device."""
 
-    def __init__(self, inheritance: Inheritance, data: DistillationData) -> None:
+    def __init__(self, inheritance: Inheritance, data: DistillationData, *, device: Device) -> None:
         self._inheritance = inheritance
         self._data = data
+        self._device = device
         self._distillation: Distillation | None = None
         self._since = 0.0
 
     def __reduce__(self) -> Any:
-        """What travels is the data, not the student in work."""
-        return (DistillationWork, (self._inheritance, self._data))
+        """What travels is the data and the device, not the student in work."""
+        return (partial(DistillationWork, device=self._device), (self._inheritance, self._data))
 
     def drop(self) -> None:
         """Frees model, optimiser and averages."""
@@ -63,7 +67,7 @@ class DistillationWork:
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         """Inherits the student from its teacher."""
         self._since = time.perf_counter()
-        student = inherit(self._inheritance, spec, seed=seed)
+        student = inherit(self._inheritance, spec, seed=seed, device=torch.device(self._device))
         return_freed_memory()
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
         self._distillation = Distillation(student, recipe, self._data, seed=seed, sparsity=sparsity)

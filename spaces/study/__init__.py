@@ -8,6 +8,7 @@ from spaces.study.file import parse_study
 from spaces.study.load import describe, load_study, preset_names
 from spaces.study.spec import (
     CorpusSpec,
+    Device,
     GraduationSpec,
     SearchSpec,
     SourceKind,
@@ -20,6 +21,7 @@ from spaces.study.yaml import Problem, StudyError
 
 __all__ = [
     "CorpusSpec",
+    "Device",
     "GraduationSpec",
     "Problem",
     "SearchSpec",

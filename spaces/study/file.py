@@ -17,6 +17,7 @@ from spaces.study.space import read_space
 from spaces.study.spec import (
     INSTALLED_DOCS,
     CorpusSpec,
+    Device,
     GraduationSpec,
     SearchSpec,
     SourceSpec,
@@ -84,8 +85,14 @@ class _StudyReader:
             return FAILED
 
     def search(self, node: Node, where: str) -> Any:
-        spec = read_spec(SearchSpec, node, where, problems=self.problems, stand_ins={"rungs": (1,)})
+        readers, stand_ins = {"device": self.device}, {"rungs": (1,)}
+        spec = read_spec(SearchSpec, node, where, problems=self.problems, readers=readers, stand_ins=stand_ins)
         return FAILED if spec is None else spec
+
+    def device(self, node: Node, where: str) -> Any:
+        """The device of a search, or a word that `SearchSpec` refuses with more to say than that it is unknown."""
+        word = read_value(str, node, where, problems=self.problems)
+        return Device(word) if word in tuple(Device) else word
 
     def section(self, cls: type, node: Node, where: str) -> Any:
         spec = read_spec(cls, node, where, problems=self.problems)

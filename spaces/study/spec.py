@@ -181,6 +181,12 @@ PRUNERS = ("front", "none")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+class Device(StrEnum):
+    """What students are trained on, and teachers run on: a closed set."""
+
+    CPU = "cpu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpec:
     """How many trials, how long, and when weak ones are pruned."""
@@ -211,6 +217,8 @@ class SearchSpec:
     """GiB that a trial, or a graduating student, may take beyond what its worker holds; None: what the machine has."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
+    device: Device = Device.CPU
+    """What teachers run on and students are trained on; latencies are the CPU's all the same."""
 
     renamed: ClassVar[Mapping[str, str]] = {"patience": "prune_ratio"}
     """Keys of earlier versions, which are still read, and what they are called now."""
@@ -229,6 +237,9 @@ class SearchSpec:
             value = getattr(self, name)
             if isinstance(value, str) and value not in own and _CLASS.fullmatch(value) is None:
                 yield f"{name} must be {', '.join(own)} or MODULE:CLASS, got {value!r}; write for example {own[0]}"
+        if not isinstance(self.device, Device):
+            known = " or ".join(Device)
+            yield f"device must be {known}, got {self.device!r}; others are not supported yet: write {known}"
         if self.n_trials is None and self.time_budget_s is None:
             yield "a search must end, got neither n_trials nor time_budget; set one, for example time_budget: 10m"
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from trainers.distil.loop import DistillationData
@@ -37,6 +38,16 @@ def teacher() -> Teacher:
         weights_sha256="",
         max_tokens=16,
     )
+
+
+def teacher_with_tokenizer() -> Teacher:
+    """The tiny teacher with words w0 to w57, between [CLS] and [SEP]."""
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(58)} | {"[CLS]": 58, "[SEP]": 59}, "w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 58), ("[SEP]", 59)]
+    )
+    return replace(teacher(), tokenizer_json=tokenizer.to_str())
 
 
 def text(n_sentences: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

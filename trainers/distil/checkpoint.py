@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from runtime.folder import read_folder, write_folder
 from spaces.student import StudentSpec
 from trainers.modules.build import student_from_weights, weights_of
+from trainers.modules.device import CPU
 from trainers.modules.student import Student
 
 
@@ -28,7 +31,7 @@ def save_student(
     return write_folder(folder, spec, weights=weights_of(student), tokenizer_json=tokenizer_json, document=document)
 
 
-def load_student(folder: str | Path) -> Student:
-    """The student of a folder, in evaluation mode. Raises as `runtime.folder.read_folder` does."""
+def load_student(folder: str | Path, *, device: torch.device = CPU) -> Student:
+    """The student of a folder on the device, in evaluation mode. Raises as `runtime.folder.read_folder` does."""
     read = read_folder(folder)
-    return student_from_weights(read.spec, read.weights)
+    return student_from_weights(read.spec, read.weights, device=device)

@@ -29,6 +29,7 @@ from trainers.distil.prune import BlockPruner
 from trainers.distil.replicas import Replica
 from trainers.distil.row_adam import RowAdam
 from trainers.measure.fidelity import Fidelity, measure_fidelity
+from trainers.modules.device import CPU, device_of, to_tensor
 from trainers.modules.embed import embed_tokens
 from trainers.modules.student import Student
 from trainers.teacher.cache import Targets
@@ -78,7 +79,10 @@ class Progress:
 
 
 class Distillation:
-    """A student being distilled. `student` is trained in place; its own weights are the masters."""
+    """A student being distilled, on the device of its parameters, where all that belongs to it lies.
+
+    `student` is trained in place; its own weights are the masters.
+    """
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class Distillation:
         replica: Replica | None = None,
     ) -> None:
         self.student = student.train()
+        self.device = device_of(student)
         self.recipe = recipe
         self.data = data
         self.seed = seed
@@ -194,8 +199,8 @@ class Distillation:
         self.n_tokens, self.n_steps = counters["n_tokens"], counters["n_steps"]
         self.n_averaged, self.epoch, self.position = counters["n_averaged"], counters["epoch"], counters["position"]
         self.decay = None if counters["decay"] is None else (counters["decay"][0], counters["decay"][1])
-        with safe_open(folder / counters["file"], framework="pt") as file:  # one tensor at a time: memory is dear
-            self._load(file)
+        with safe_open(folder / counters["file"], framework="pt", device=str(CPU)) as file:
+            self._load(file)  # one tensor at a time: memory is dear
         self._refresh_working_copy()
         self.batches = self._stream()
 
@@ -203,7 +208,7 @@ class Distillation:
     def _load(self, saved: safe_open) -> None:
         def under(prefix: str) -> dict[str, Tensor]:
             names = [name for name in saved.keys() if name.startswith(prefix)]  # noqa: SIM118
-            return {name.removeprefix(prefix): saved.get_tensor(name) for name in names}
+            return {name.removeprefix(prefix): saved.get_tensor(name).to(self.device) for name in names}
 
         for name, parameter in self.student.named_parameters():
             parameter.copy_(saved.get_tensor(f"weight.{name}"))
@@ -223,13 +228,13 @@ class Distillation:
 
     def _step(self, sentences: np.ndarray) -> float:
         """One optimiser step over a batch; this replica computes its share. Returns the loss."""
-        data, recipe, replica = self.data, self.recipe, self.replica
+        data, recipe, replica, device = self.data, self.recipe, self.replica, self.device
         whole = make_batch(sentences, data.token_ids, data.offsets)
         touched, inverse = np.unique(whole.token_ids, return_inverse=True)
         share = replica.share(len(sentences))
-        index = torch.from_numpy(inverse.reshape(whole.token_ids.shape)[share])
-        mask = None if whole.mask is None else torch.from_numpy(whole.mask[share])
-        rows = torch.from_numpy(touched)
+        index = to_tensor(inverse.reshape(whole.token_ids.shape)[share], device)
+        mask = None if whole.mask is None else to_tensor(whole.mask[share], device)
+        rows = to_tensor(touched, device)
         leaves = {name: table.table[rows].requires_grad_() for name, table in self.tables.items()}
 
         token_rows = leaves.get("embeddings.tokens")
@@ -239,7 +244,7 @@ class Distillation:
             token_rows=None if token_rows is None else token_rows.to(_dtype(recipe.precision)),
             static_rows=leaves.get("static.tokens"),
         )
-        targets = BatchTargets.of(data.targets, whole, data.offsets, recipe.losses)
+        targets = BatchTargets.of(data.targets, whole, data.offsets, recipe.losses, device=device)
         loss = distillation_loss(output, mask, targets, recipe, share=share, replica=replica)
         loss.backward()
 
@@ -313,11 +318,12 @@ def _working_copy(student: Student, precision: Precision) -> Student:
     if precision is Precision.FLOAT32:
         return student
     left_out = {
-        id(parameter): nn.Parameter(torch.empty(0)) for name, parameter in student.named_parameters() if name in TABLES
+        id(parameter): nn.Parameter(torch.empty(0, device=parameter.device))
+        for name, parameter in student.named_parameters()
+        if name in TABLES
     }
     return copy.deepcopy(student, memo=left_out).to(_dtype(precision)).train()
 
 
 def _dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
-

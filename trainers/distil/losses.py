@@ -25,7 +25,7 @@ def similarity_loss(
     """
     if len(student) < 2:
         return student.sum() * 0.0
-    others = ~torch.eye(len(student), dtype=torch.bool)
+    others = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
 
     def log_neighbours(vectors: Tensor) -> Tensor:
         unit = functional.normalize(vectors, dim=-1)
@@ -66,7 +66,7 @@ def hidden_loss(
     mask: Bool[Tensor, "batch tokens"] | None,
 ) -> Float[Tensor, ""]:
     """Mean squared error of hidden states over real tokens, relative to the teacher's mean square."""
-    weights = torch.ones(student.shape[:2]) if mask is None else mask.float()
+    weights = torch.ones(student.shape[:2], device=student.device) if mask is None else mask.float()
     error = ((student.float() - teacher.float()).square().mean(dim=-1) * weights).sum()
     return error / ((teacher.float().square().mean(dim=-1) * weights).sum() + 1e-12)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from spaces.recipe import LossWeights, RecipeSpec
 from trainers.distil.losses import cosine_loss, hidden_loss, relation_loss, similarity_loss
 from trainers.distil.replicas import Replica
+from trainers.modules.device import to_tensor
 from trainers.modules.student import StudentOutput
 from trainers.teacher.cache import Targets
 from trainers.text.batches import Batch, token_rows
@@ -35,8 +36,13 @@ class BatchTargets:
     """Int64 [batch]: tokens of each sentence."""
 
     @classmethod
-    def of(cls, targets: Targets, batch: Batch, offsets: np.ndarray, losses: LossWeights) -> BatchTargets:
-        """Look a batch's targets up. Raises ValueError if the cache lacks what the losses need."""
+    def of(
+        cls, targets: Targets, batch: Batch, offsets: np.ndarray, losses: LossWeights, *, device: torch.device
+    ) -> BatchTargets:
+        """Look a batch's targets up and put them on the device.
+
+        Raises ValueError if the cache lacks what the losses need.
+        """
         rows = token_rows(batch, offsets) if losses.needs_relations or losses.needs_hidden else None
 
         def tokens_of(array: np.ndarray | None, what: str, needed: bool) -> Tensor | None:
@@ -44,10 +50,10 @@ class BatchTargets:
                 return None
             if array is None:
                 raise ValueError(f"the recipe's losses need the teacher's {what}, which were not cached")
-            return torch.from_numpy(np.asarray(array[rows])).float()
+            return to_tensor(array[rows], device).float()
 
         return cls(
-            embeddings=torch.from_numpy(np.asarray(targets.embeddings[batch.sentences])).float(),
+            embeddings=to_tensor(targets.embeddings[batch.sentences], device).float(),
             queries=tokens_of(targets.queries, "queries", losses.query_key > 0.0),
             keys=tokens_of(targets.keys, "keys", losses.query_key > 0.0),
             values=tokens_of(targets.values, "values", losses.value_value > 0.0),

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, n_zero_blocks
+from trainers.modules.device import CPU
 from trainers.modules.student import Student
 
 SCORE_DECAY = 0.9  # of the running mean of scores, per update
@@ -87,7 +88,7 @@ class BlockPruner:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint keeps; masks are kept one flag per weight."""
-        counters = torch.tensor([self.n_steps, int(self.finished)])
+        counters = torch.tensor([self.n_steps, int(self.finished)], device=CPU)
         return (
             {"counters": counters}
             | {f"score.{name}": score for name, score in self.scores.items()}

@@ -22,7 +22,7 @@ class RowAdam:
         self.table = table
         self.mean = torch.zeros_like(table)
         self.square = torch.zeros_like(table)
-        self.n_updates = torch.zeros(len(table))
+        self.n_updates = torch.zeros(len(table), device=table.device)
 
     @torch.no_grad()
     def step(

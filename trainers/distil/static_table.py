@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -38,14 +39,21 @@ def static_spec(teacher: StudentSpec) -> StudentSpec:
 
 
 def train_static_table(
-    teacher: Teacher, data: DistillationData, *, n_tokens: int, seconds: float | None = None, seed: int
+    teacher: Teacher,
+    data: DistillationData,
+    *,
+    n_tokens: int,
+    seconds: float | None = None,
+    seed: int,
+    device: torch.device,
 ) -> NDArray[np.float32]:
     """Float32 [vocabulary, output_dim], distilled for `n_tokens`, or instead for about so many `seconds` of wall time.
 
     The teacher's look at each token comes before that. Without `seconds` equal data and seeds give equal tables.
     """
-    table = token_vectors(teacher) * frequency_weights(data.token_ids, teacher.spec.vocabulary_size)[:, None]
-    student = student_from_weights(static_spec(teacher.spec), {"static.tokens": table})
+    weights = frequency_weights(data.token_ids, teacher.spec.vocabulary_size)
+    table = token_vectors(teacher, device=device) * weights[:, None]
+    student = student_from_weights(static_spec(teacher.spec), {"static.tokens": table}, device=device)
     distillation = Distillation(student, STATIC_RECIPE, data, seed=seed)
     start = time.perf_counter()
     done, end, step = 0.0, n_tokens, min(MOST_TOKENS_BETWEEN_LOOKS, -(-n_tokens // 20))
@@ -60,7 +68,7 @@ def train_static_table(
     return weights_of(distillation.averaged())["static.tokens"]
 
 
-def token_vectors(teacher: Teacher) -> NDArray[np.float32]:
+def token_vectors(teacher: Teacher, *, device: torch.device) -> NDArray[np.float32]:
     """[vocabulary, output_dim]: the teacher's vector of every token alone between its special tokens."""
     special = Tokenizer.from_str(teacher.tokenizer_json).encode("").ids
     before, after = special[: len(special) // 2], special[len(special) // 2 :]
@@ -68,7 +76,7 @@ def token_vectors(teacher: Teacher) -> NDArray[np.float32]:
     tokens = np.tile(np.array([*before, 0, *after], dtype=np.int32), (n_tokens, 1))
     tokens[:, len(before)] = np.arange(n_tokens)
     offsets = np.arange(n_tokens + 1, dtype=np.int64) * tokens.shape[1]
-    return embed_tokens(teacher.student(), tokens.reshape(-1), offsets, precision=Precision.BFLOAT16)
+    return embed_tokens(teacher.student(device=device), tokens.reshape(-1), offsets, precision=Precision.BFLOAT16)
 
 
 def frequency_weights(token_ids: NDArray[np.int32], vocabulary_size: int) -> NDArray[np.float32]:

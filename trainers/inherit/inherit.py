@@ -40,6 +40,7 @@ from trainers.inherit.trace import (
     trace_layers,
 )
 from trainers.modules.build import build
+from trainers.modules.device import device_of, to_tensor
 from trainers.modules.embed import embed_tokens
 from trainers.modules.embeddings import Embeddings, StaticPath
 from trainers.modules.feed_forward import DenseFeedForward
@@ -82,19 +83,19 @@ class Inheritance:
 
 
 def prepare_inheritance(
-    teacher: Teacher, text: TokenisedText, *, static_table: np.ndarray | None = None
+    teacher: Teacher, text: TokenisedText, *, static_table: np.ndarray | None = None, device: torch.device
 ) -> Inheritance:
-    """Choose a calibration text (the first sentences) and rank the teacher's layers on it."""
+    """Choose a calibration text (the first sentences) and rank the teacher's layers on it, on the device."""
     calibration = text.take(CALIBRATION_SENTENCES)
     return Inheritance(
         teacher=teacher,
         calibration_token_ids=np.array(calibration.tokens),
         calibration_offsets=np.array(calibration.offsets),
         calibration_embeddings=embed_tokens(
-            teacher.student(), calibration.tokens, calibration.offsets, precision=Precision.BFLOAT16
+            teacher.student(device=device), calibration.tokens, calibration.offsets, precision=Precision.BFLOAT16
         ),
         token_counts=np.bincount(text.tokens, minlength=teacher.spec.vocabulary_size),
-        layers=choose_layers(teacher.student(), calibration.tokens, calibration.offsets),
+        layers=choose_layers(teacher.student(device=device), calibration.tokens, calibration.offsets),
         static_table=static_table,
     )
 
@@ -120,28 +121,28 @@ def choose_layers(teacher: Student, token_ids: np.ndarray, offsets: np.ndarray) 
     return tuple(reversed(chosen))
 
 
-def truncate(teacher: Teacher, n_layers: int) -> tuple[StudentSpec, Student]:
+def truncate(teacher: Teacher, n_layers: int, *, device: torch.device) -> tuple[StudentSpec, Student]:
     """The teacher cut to its first layers, untrained: a reference that costs nothing."""
     assert teacher.spec.encoder is not None
     spec = replace(teacher.spec, encoder=replace(teacher.spec.encoder, n_layers=n_layers))
-    student = teacher.student()
+    student = teacher.student(device=device)
     student.layers = student.layers[:n_layers]
     return spec, student
 
 
 @torch.no_grad()  # not inference_mode: what is made here is trained
-def inherit(inheritance: Inheritance, spec: StudentSpec, *, seed: int) -> Student:
-    """A student of this spec with weights inherited from the teacher; only router ties and k-means use the seed.
+def inherit(inheritance: Inheritance, spec: StudentSpec, *, seed: int, device: torch.device) -> Student:
+    """A student of this spec on the device, its weights inherited; only router ties and k-means use the seed.
 
     Raises ValueError if the student is deeper than its teacher.
     """
-    student = build(spec, seed=seed)
+    student = build(spec, seed=seed, device=device)
     if spec.encoder is not None:
         _inherit_encoder(student, spec, inheritance, seed=seed)
     if student.static is not None:
         table = inheritance.static_table
         table = np.zeros((spec.vocabulary_size, spec.output_dim), np.float32) if table is None else table
-        _set_table(student.static, torch.from_numpy(np.asarray(table)), inheritance.token_counts)
+        _set_table(student.static, to_tensor(table, device), inheritance.token_counts)
         if spec.encoder is not None:
             _balance_static_path(student, inheritance)
     return student.requires_grad_(True)
@@ -156,7 +157,8 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
                 f"a student inherits from its teacher and cannot exceed it: {name} {getattr(encoder, name)} > "
                 f"{getattr(teacher_spec, name)}; lower {name}"
             )
-    teacher = inheritance.teacher.student()
+    device = device_of(student)
+    teacher = inheritance.teacher.student(device=device)
     assert teacher.embeddings is not None
     offsets = inheritance.calibration_offsets[: inheritance.n_refit_sentences + 1]
     batches = calibration_batches(inheritance.calibration_token_ids, offsets)
@@ -167,7 +169,7 @@ def _inherit_encoder(student: Student, spec: StudentSpec, inheritance: Inheritan
     rotation = (
         principal_directions(torch.cat([trace.input for trace in traces]), encoder.width)
         if narrowed
-        else torch.eye(teacher_spec.width)[:, : encoder.width]
+        else torch.eye(teacher_spec.width, device=device)[:, : encoder.width]
     )
     _inherit_embeddings(student, teacher, inheritance, rotation, traces[0].input, batches)
 
@@ -307,7 +309,7 @@ def _inherit_switch(
         ours.experts_output.bias[expert] = rotation.T @ theirs.output.bias
         if not mine.any():
             continue
-        linear = nn.Linear(ours.experts_output.weight.shape[2], middle.shape[1])
+        linear = nn.Linear(ours.experts_output.weight.shape[2], middle.shape[1], device=middle.device)
         linear.weight.copy_(ours.experts_output.weight[expert])
         linear.bias.copy_(ours.experts_output.bias[expert])
         activations = ours.activation(ours.experts_input(middle[mine], expert))
@@ -348,7 +350,7 @@ def _set_table(owner: Embeddings | StaticPath, table: Tensor, token_counts: np.n
     if owner.expand is None:
         owner.tokens.copy_(table)
     else:
-        rows, expand = factorise(table, torch.from_numpy(token_counts), owner.expand.shape[1])
+        rows, expand = factorise(table, to_tensor(token_counts, table.device), owner.expand.shape[1])
         owner.tokens.copy_(rows)
         owner.expand.copy_(expand)
 

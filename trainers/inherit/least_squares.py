@@ -25,7 +25,7 @@ def refit(
 
     With `scale`, each row's output counts times its scale (a router's gate).
     """
-    design = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+    design = torch.cat([inputs, torch.ones(len(inputs), 1, device=inputs.device)], dim=1)
     if scale is not None:
         design = design * scale
     weights = torch.cat([linear.weight, linear.bias[:, None]], dim=1)

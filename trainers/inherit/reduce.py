@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainers.modules.attention import SelfAttention
+from trainers.modules.device import CPU
 
 K_MEANS_ROUNDS = 10
 ROUTER_CONFIDENCE = 0.8  # gate probability that the median calibration token gets at the start
@@ -87,9 +88,10 @@ def divide_tokens(
     The router's scores are inner products with unit centroids, scaled so that the median token's gate is
     `ROUTER_CONFIDENCE`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(CPU).manual_seed(seed)  # equal seeds begin alike on every device
     unit = torch.nn.functional.normalize(tokens, dim=-1)
-    centroids = unit[torch.randperm(len(unit), generator=generator)[:n_experts]].clone()
+    first = torch.randperm(len(unit), generator=generator, device=CPU)[:n_experts]
+    centroids = unit[first.to(unit.device)].clone()
     if len(centroids) < n_experts:
         raise ValueError(f"{n_experts} experts need at least as many calibration tokens, got {len(unit)}")
     for _ in range(K_MEANS_ROUNDS):
@@ -112,8 +114,8 @@ def _low_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     right_q, right_r = torch.linalg.qr(right.T)
     u, s, v = torch.linalg.svd(left_r @ right_r.T)
     kept = min(rank, len(s))
-    new_left = torch.zeros(rank, left.shape[1])
-    new_right = torch.zeros(rank, right.shape[1])
+    new_left = torch.zeros(rank, left.shape[1], device=left.device)
+    new_right = torch.zeros(rank, right.shape[1], device=right.device)
     new_left[:kept] = (left_q @ u[:, :kept] * s[:kept].sqrt()).T
     new_right[:kept] = (right_q @ v[:kept].T * s[:kept].sqrt()).T
     return new_left, new_right

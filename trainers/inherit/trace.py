@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainers.inherit.least_squares import float32_products
 from trainers.modules.attention import SelfAttention, padding_bias
+from trainers.modules.device import device_of, to_tensor
 from trainers.modules.feed_forward import DenseFeedForward
 from trainers.modules.student import Student
 from trainers.text.batches import Batch, cut_by_tokens, make_batch
@@ -47,7 +48,8 @@ def calibration_batches(token_ids: np.ndarray, offsets: np.ndarray) -> list[Batc
 def embed_batches(student: Student, batches: list[Batch]) -> list[Tensor]:
     """[batch, tokens, width] for each batch: what enters the student's first layer."""
     assert student.embeddings is not None
-    return [student.embeddings(torch.from_numpy(batch.token_ids), student.embeddings.tokens) for batch in batches]
+    embeddings, device = student.embeddings, device_of(student)
+    return [embeddings(to_tensor(batch.token_ids, device), embeddings.tokens) for batch in batches]
 
 
 def attend(attention: SelfAttention, states: list[Tensor], batches: list[Batch]) -> Tensor:
@@ -55,7 +57,7 @@ def attend(attention: SelfAttention, states: list[Tensor], batches: list[Batch])
     contexts = []
     with float32_products("medium"):
         for x, batch in zip(states, batches, strict=True):
-            context, _ = attention.contexts(x, _attention_bias(batch, x.dtype))
+            context, _ = attention.contexts(x, _attention_bias(x, batch))
             contexts.append(real_tokens(context, batch))
     return torch.cat(contexts).view(-1, attention.n_heads, attention.head_width)
 
@@ -100,7 +102,7 @@ def trace_layers(student: Student, batches: list[Batch]) -> list[LayerTrace]:
 
 def real_tokens(x: Tensor, batch: Batch) -> Tensor:
     """[tokens, ...]: the rows of a [batch, tokens, ...] tensor that are not padding."""
-    return x.flatten(0, 1) if batch.mask is None else x[torch.from_numpy(batch.mask)]
+    return x.flatten(0, 1) if batch.mask is None else x[to_tensor(batch.mask, x.device)]
 
 
 def to_batches(flat: Tensor, batches: list[Batch]) -> list[Tensor]:
@@ -113,10 +115,10 @@ def to_batches(flat: Tensor, batches: list[Batch]) -> list[Tensor]:
         if batch.mask is None:
             x = rows.view_as(x)
         else:
-            x[torch.from_numpy(batch.mask)] = rows
+            x[to_tensor(batch.mask, x.device)] = rows
         states.append(x)
     return states
 
 
-def _attention_bias(batch: Batch, dtype: torch.dtype) -> Tensor | None:
-    return None if batch.mask is None else padding_bias(torch.from_numpy(batch.mask), dtype)
+def _attention_bias(x: Tensor, batch: Batch) -> Tensor | None:
+    return None if batch.mask is None else padding_bias(to_tensor(batch.mask, x.device), x.dtype)

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 class SelfAttention(nn.Module):
     """Self-attention, residual connection and layer norm: [batch, tokens, width] to the same shape."""
 
-    def __init__(self, width: int, n_heads: int, head_width: int, *, layer_norm_epsilon: float) -> None:
+    def __init__(
+        self, width: int, n_heads: int, head_width: int, *, layer_norm_epsilon: float, device: torch.device
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.head_width = head_width
-        self.qkv = nn.Linear(width, 3 * n_heads * head_width)
-        self.output = nn.Linear(n_heads * head_width, width)
-        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
+        self.qkv = nn.Linear(width, 3 * n_heads * head_width, device=device)
+        self.output = nn.Linear(n_heads * head_width, width, device=device)
+        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon, device=device)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], bias: Float[Tensor, "batch 1 1 tokens"] | None
@@ -47,5 +49,5 @@ class SelfAttention(nn.Module):
 
 
 def padding_bias(mask: Bool[Tensor, "batch tokens"], dtype: torch.dtype) -> Float[Tensor, "batch 1 1 tokens"]:
-    """What is added to attention scores so that no token looks at padding."""
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -math.inf)[:, None, None, :]
+    """What is added to attention scores so that no token looks at padding, on the mask's device."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)[:, None, None, :]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentence vectors of tokenised text by a torch student, nearly without padding."""
+"""Sentence vectors of tokenised text by a torch student, on its device, nearly without padding."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from spaces.recipe import Precision
+from trainers.modules.device import device_of, to_array, to_tensor
 from trainers.modules.side_by_side import map_side_by_side
 from trainers.modules.student import Student
 from trainers.text.batches import cut_by_tokens, make_batch
@@ -62,13 +63,14 @@ def embed_tokens(
         student = copy.deepcopy(student).to(torch.bfloat16)  # twice as fast as autocast, which casts again and again
     was_training = student.training
     student.eval()
+    device = device_of(student)
     batches = cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, batch_tokens=batch_tokens)
 
     def run(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         batch = make_batch(rows, tokens, offsets)
-        mask = None if batch.mask is None else torch.from_numpy(batch.mask)
+        mask = None if batch.mask is None else to_tensor(batch.mask, device)
         with torch.inference_mode():
-            return rows, student(torch.from_numpy(batch.token_ids), mask).embeddings.float().numpy()
+            return rows, to_array(student(to_tensor(batch.token_ids, device), mask).embeddings.float())
 
     try:
         parts = map_side_by_side(run, batches, n_threads=torch.get_num_threads())

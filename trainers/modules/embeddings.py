@@ -25,12 +25,13 @@ class Embeddings(nn.Module):
         embedding_dim: int | None,
         max_tokens: int,
         layer_norm_epsilon: float,
+        device: torch.device,
     ) -> None:
         super().__init__()
-        self.tokens = nn.Parameter(torch.empty(vocabulary_size, embedding_dim or width))
-        self.expand = None if embedding_dim is None else nn.Parameter(torch.empty(width, embedding_dim))
-        self.positions = nn.Parameter(torch.empty(max_tokens, width))
-        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
+        self.tokens = nn.Parameter(torch.empty(vocabulary_size, embedding_dim or width, device=device))
+        self.expand = None if embedding_dim is None else nn.Parameter(torch.empty(width, embedding_dim, device=device))
+        self.positions = nn.Parameter(torch.empty(max_tokens, width, device=device))
+        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon, device=device)
 
     def forward(
         self, index: Int[Tensor, "batch tokens"], rows: Float[Tensor, "n_rows columns"]
@@ -49,10 +50,14 @@ class Embeddings(nn.Module):
 class StaticPath(nn.Module):
     """The mean of one vector per token."""
 
-    def __init__(self, vocabulary_size: int, output_dim: int, *, embedding_dim: int | None) -> None:
+    def __init__(
+        self, vocabulary_size: int, output_dim: int, *, embedding_dim: int | None, device: torch.device
+    ) -> None:
         super().__init__()
-        self.tokens = nn.Parameter(torch.empty(vocabulary_size, embedding_dim or output_dim))
-        self.expand = None if embedding_dim is None else nn.Parameter(torch.empty(output_dim, embedding_dim))
+        self.tokens = nn.Parameter(torch.empty(vocabulary_size, embedding_dim or output_dim, device=device))
+        self.expand = (
+            None if embedding_dim is None else nn.Parameter(torch.empty(output_dim, embedding_dim, device=device))
+        )
 
     def forward(
         self,

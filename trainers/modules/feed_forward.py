@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,12 +19,14 @@ ActivationFunction = Callable[[Tensor], Tensor]
 class DenseFeedForward(nn.Module):
     """width -> units -> width with a residual connection and layer norm."""
 
-    def __init__(self, width: int, units: int, *, activation: Activation, layer_norm_epsilon: float) -> None:
+    def __init__(
+        self, width: int, units: int, *, activation: Activation, layer_norm_epsilon: float, device: torch.device
+    ) -> None:
         super().__init__()
         self.activation = activation_function(activation)
-        self.input = nn.Linear(width, units)
-        self.output = nn.Linear(units, width)
-        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
+        self.input = nn.Linear(width, units, device=device)
+        self.output = nn.Linear(units, width, device=device)
+        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon, device=device)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         """The block's output."""

@@ -110,7 +110,9 @@ class Student(nn.Module):
             embeddings=functional.normalize(sentence, dim=-1) if self.normalise else sentence,
             hidden=hidden,
             qkv=qkv,
-            balance_loss=torch.stack(balance_losses).mean() if balance_losses else torch.zeros(()),
+            balance_loss=(
+                torch.stack(balance_losses).mean() if balance_losses else torch.zeros((), device=sentence.device)
+            ),
         )
 
     def _pool(

@@ -22,10 +22,10 @@ from trainers.modules.feed_forward import activation_function
 class ExpertLinear(nn.Module):
     """One linear layer per expert: weight [experts, outputs, inputs], bias [experts, outputs]."""
 
-    def __init__(self, n_experts: int, n_inputs: int, n_outputs: int) -> None:
+    def __init__(self, n_experts: int, n_inputs: int, n_outputs: int, *, device: torch.device) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_experts, n_outputs, n_inputs))
-        self.bias = nn.Parameter(torch.zeros(n_experts, n_outputs))
+        self.weight = nn.Parameter(torch.empty(n_experts, n_outputs, n_inputs, device=device))
+        self.bias = nn.Parameter(torch.zeros(n_experts, n_outputs, device=device))
 
     def forward(self, x: Float[Tensor, "tokens inputs"], expert: int) -> Float[Tensor, "tokens outputs"]:
         """Apply one expert's layer."""
@@ -44,15 +44,16 @@ class SwitchFeedForward(nn.Module):
         capacity_factor: float,
         activation: Activation,
         layer_norm_epsilon: float,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.n_experts = n_experts
         self.capacity_factor = capacity_factor
         self.activation = activation_function(activation)
-        self.router = nn.Linear(width, n_experts, bias=False)
-        self.experts_input = ExpertLinear(n_experts, width, units)
-        self.experts_output = ExpertLinear(n_experts, units, width)
-        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
+        self.router = nn.Linear(width, n_experts, bias=False, device=device)
+        self.experts_input = ExpertLinear(n_experts, width, units, device=device)
+        self.experts_output = ExpertLinear(n_experts, units, width, device=device)
+        self.norm = nn.LayerNorm(width, eps=layer_norm_epsilon, device=device)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], mask: Tensor | None

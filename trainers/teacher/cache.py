@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spaces.recipe import Precision
@@ -100,6 +101,7 @@ def build_cache(
     text: TokenisedText,
     *,
     cache_dir: Path,
+    device: torch.device,
     n_sentences: int | None = None,
     needs_relations: bool = False,
     needs_hidden: bool = False,
@@ -109,9 +111,10 @@ def build_cache(
     announce: Callable[[CachePlan], None] | None = None,
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> TeacherCache:
-    """The teacher's outputs for the first `n_sentences` of a text (None: all), what is missing computed on all CPUs.
+    """The teacher's outputs for the first `n_sentences` of a text (None: all).
 
-    `deadline` is a time of `time.monotonic()` by which it returns with what it has, at the end of a chunk.
+    What is missing is computed on the device, batches side by side on a thread for every CPU. `deadline` is a time of
+    `time.monotonic()` by which it returns with what it has, at the end of a chunk.
     `announce` is told once, before anything is written, what will be (None: it is logged). `progress(done, total)`
     counts sentences. Raises ValueError if the text is not in the teacher's tokens or the disk lacks room.
     """
@@ -134,7 +137,16 @@ def build_cache(
     (announce or _log)(plan)
     if plan.n_bytes:
         _require_room(plan, free=free_bytes(files.path))
-        _fill(files, teacher, text.take(n), kinds, precision=precision, deadline=deadline, progress=progress)
+        _fill(
+            files,
+            teacher,
+            text.take(n),
+            kinds,
+            precision=precision,
+            device=device,
+            deadline=deadline,
+            progress=progress,
+        )
     return files.open(kinds, min(n, *(files.done[kind] for kind in kinds)), key=key)
 
 
@@ -264,6 +276,7 @@ def _fill(
     kinds: Sequence[str],
     *,
     precision: Precision,
+    device: torch.device,
     deadline: float | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -272,7 +285,7 @@ def _fill(
     largest = CHUNK_BYTES * n // max(1, sum(files.n_bytes(kind, 0, n) for kind in kinds))
     largest = max(MIN_CHUNK_SENTENCES, min(CHUNK_SENTENCES, largest))
     began, first = time.monotonic(), min(files.done[kind] for kind in kinds)
-    with TeacherForward(teacher, precision=precision) as forward:
+    with TeacherForward(teacher, precision=precision, device=device) as forward:
         while (start := min(files.done[kind] for kind in kinds)) < n:
             size = largest
             if deadline is not None:

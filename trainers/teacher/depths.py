@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from trainers.modules.attention import padding_bias
+from trainers.modules.device import device_of, to_array, to_tensor
 from trainers.modules.side_by_side import map_side_by_side
 from trainers.modules.student import Student
 from trainers.text.batches import cut_by_tokens, make_batch
@@ -48,12 +49,13 @@ def _run_batch(
     vectors: NDArray[np.float32],
 ) -> None:
     batch = make_batch(sentences, tokens, offsets)
-    mask = None if batch.mask is None else torch.from_numpy(batch.mask)
+    device = device_of(student)
+    mask = None if batch.mask is None else to_tensor(batch.mask, device)
     assert student.embeddings is not None
-    x = student.embeddings(torch.from_numpy(batch.token_ids), student.embeddings.tokens)
+    x = student.embeddings(to_tensor(batch.token_ids, device), student.embeddings.tokens)
     bias = None if mask is None else padding_bias(mask, x.dtype)
     for k, layer in enumerate(student.layers):
         x, _ = layer.attention(x, bias)  # type: ignore[operator]
         x = layer.feed_forward(x)  # type: ignore[operator]
         sentence = student._project(student._pool(x, mask))
-        vectors[k, sentences] = (functional.normalize(sentence, dim=-1) if student.normalise else sentence).numpy()
+        vectors[k, sentences] = to_array(functional.normalize(sentence, dim=-1) if student.normalise else sentence)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from spaces.recipe import Precision
+from trainers.modules.device import to_array, to_tensor
 from trainers.modules.side_by_side import n_cpus
 from trainers.teacher.load import Teacher
 from trainers.text.batches import Batch, cut_by_tokens, make_batch, token_rows
@@ -32,9 +33,10 @@ class TeacherForward:
     products, norms and softmax accumulate in float32 all the same.
     """
 
-    def __init__(self, teacher: Teacher, *, precision: Precision) -> None:
+    def __init__(self, teacher: Teacher, *, precision: Precision, device: torch.device) -> None:
         dtype = torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
-        self._student = teacher.student().to(dtype).eval()
+        self._student = teacher.student(device=device).to(dtype).eval()
+        self._device = device
         encoder = teacher.spec.encoder
         assert encoder is not None, "a teacher has layers"
         self._output_dim = teacher.spec.output_dim
@@ -98,14 +100,14 @@ class TeacherForward:
 
     def _run_batch(self, batch: Batch, positions: NDArray[np.int64], outputs: dict[str, Array]) -> None:
         with torch.inference_mode():
-            mask = None if batch.mask is None else torch.from_numpy(batch.mask)
-            output = self._student(torch.from_numpy(batch.token_ids), mask)
-            outputs["embeddings"][batch.sentences] = output.embeddings.to(torch.float16).numpy()
+            mask = None if batch.mask is None else to_tensor(batch.mask, self._device)
+            output = self._student(to_tensor(batch.token_ids, self._device), mask)
+            outputs["embeddings"][batch.sentences] = to_array(output.embeddings.to(torch.float16))
             kept = slice(None) if batch.mask is None else batch.mask
             if "queries" in outputs:
                 assert output.qkv is not None
                 for name, part in zip(("queries", "keys", "values"), output.qkv.chunk(3, dim=-1), strict=True):
-                    outputs[name][positions[kept]] = part.to(torch.float16).numpy()[kept]
+                    outputs[name][positions[kept]] = to_array(part.to(torch.float16))[kept]
             if "hidden" in outputs:
                 assert output.hidden is not None
-                outputs["hidden"][positions[kept]] = output.hidden.to(torch.float16).numpy()[kept]
+                outputs["hidden"][positions[kept]] = to_array(output.hidden.to(torch.float16))[kept]

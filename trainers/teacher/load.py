@@ -26,6 +26,7 @@ from spaces.fields import require_name
 from spaces.student import StudentSpec
 from spaces.study.spec import SourceKind, TeacherSpec
 from trainers.modules.build import student_from_weights
+from trainers.modules.device import CPU, to_array
 from trainers.teacher.layout import DOWNLOAD_AGAIN, read_json, read_layout
 from trainers.teacher.weights import encoder_spec, encoder_weights, family_of
 from trainers.text.hub import download_model
@@ -57,9 +58,9 @@ class Teacher:
     max_tokens: int
     """Tokens at which it cuts sentences, special tokens included."""
 
-    def student(self) -> Student:
-        """The teacher as a network, in float32 and evaluation mode."""
-        return student_from_weights(self.spec, self.weights)
+    def student(self, *, device: torch.device = CPU) -> Student:
+        """The teacher as a network on the device, in float32 and evaluation mode."""
+        return student_from_weights(self.spec, self.weights, device=device)
 
 
 def load_teacher(spec: TeacherSpec) -> Teacher:
@@ -212,7 +213,7 @@ class _Checkpoint:
         self._prefix = prefix
         self._file: Any  # safetensors has no types
         try:
-            self._file = safe_open(path, framework="pt")
+            self._file = safe_open(path, framework="pt", device=str(CPU))
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged: {error}; {DOWNLOAD_AGAIN}") from None
         self._names = frozenset(self._file.keys())
@@ -222,7 +223,7 @@ class _Checkpoint:
         old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
         for candidate in (name, self._prefix + name, old, self._prefix + old):
             if candidate in self._names:
-                array: NDArray[np.float32] = self._file.get_tensor(candidate).to(torch.float32).numpy()
+                array: NDArray[np.float32] = to_array(self._file.get_tensor(candidate).to(torch.float32))
                 return array
         raise ValueError(f"{self._path}: the tensor {name} is missing; {DOWNLOAD_AGAIN}")
 

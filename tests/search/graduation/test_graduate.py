@@ -59,7 +59,7 @@ def prepared(study: StudySpec, tmp_path_factory: pytest.TempPathFactory) -> Prep
 @pytest.fixture(scope="module")
 def records(study: StudySpec, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> list[TrialRecord]:
     """Three complete trials of 1,000 tokens."""
-    work, found = DistillationWork(prepared.inheritance, prepared.data), []
+    work, found = DistillationWork(prepared.inheritance, prepared.data, device=prepared.device), []
     for number, point in enumerate(POINTS):
         spec, recipe = study.space.decode(point, prepared.teacher.spec)
         work.start(spec, recipe, seed=7)
@@ -103,6 +103,7 @@ def run(
         spec=GraduationSpec(**{"max_students": 3, **spec}),
         folder=folder,
         tokenizer_json=prepared.teacher.tokenizer_json,
+        device=prepared.device,
         document={"study": "tiny", "tokenizer": {"max_tokens": 16}},
         deadline=None if deadline_s is None else time.monotonic() + deadline_s,
         memory_gib=memory_gib,

@@ -18,6 +18,7 @@ from tests.search.tiny_study import tiny_study
 from trainers.inherit.inherit import truncate
 from trainers.measure.fidelity import measure_fidelity
 from trainers.modules.build import student_from_weights
+from trainers.modules.device import CPU
 from trainers.modules.embed import embed_tokens
 
 
@@ -52,7 +53,7 @@ def test_fidelities_are_those_of_the_students_that_the_names_say(
     assert table is not None
     students = {
         TEACHER: prepared.teacher.student(),
-        "teacher-first-1-layer": truncate(prepared.teacher, 1)[1],
+        "teacher-first-1-layer": truncate(prepared.teacher, 1, device=CPU)[1],
         STATIC_TABLE: student_from_weights(found[STATIC_TABLE].spec, {"static.tokens": table}),
     }
     assert set(found) == {*students, teacher_on(Runtime.ENGINE)}

@@ -25,11 +25,11 @@ from search.report.review import review_search
 from search.storage.lock import exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
-from search.study.run import run_search
+from search.study.run import _wishes, run_search
 from search.tracking.client import activated
 from search.tracking.registry import load_trials, resolve_model
 from search.trials.journal import read_trials
-from spaces.study import StudySpec, with_overrides
+from spaces.study import StudySpec, parse_study, with_overrides
 from tests.search.tiny_study import longer, tiny_study
 
 SENTENCES = ["ba del fim go lun mar", "nik pesh ra sel tim vo", "zun bar cik"]
@@ -107,6 +107,16 @@ def test_a_study_that_changed_its_meaning_is_refused_before_any_compute(study: S
         run_search(changed, store=store, progress=Silent())
     assert time.monotonic() - start < 2.0
     assert not store.exists()
+
+
+def test_a_study_and_a_store_from_before_the_device_go_on(study: StudySpec, tmp_path: Path) -> None:
+    state, before = StudyState.of(Store(tmp_path / "store"), study.name), study.to_json()
+    del before["search"]["device"]
+    state.write("study", before)
+    state.write("complete", {"search": before["search"], "graduation": before["graduation"]})
+    assert parse_study(json.dumps(before)) == study
+    state.claim(study)
+    assert state.read("complete") == _wishes(study)
 
 
 def test_one_command_at_a_time_runs_a_study(study: StudySpec, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from spaces.domain import Choice, Real
 from spaces.recipe import Precision, RecipeSpec
 from spaces.space import Space
 from spaces.student import StaticSpec
+from spaces.study.spec import Device
 from tests.search.toy_search import ToyWork, Witness, plan
 from tests.trainers.tiny import SPEC, data, encoder_with, inheritance
 from trainers.distil.loop import NotFiniteError
@@ -27,7 +28,7 @@ STUDENT = replace(encoder_with(n_layers=1), static=StaticSpec())
 
 @pytest.fixture(scope="module")
 def real():
-    return DistillationWork(inheritance(), data())
+    return DistillationWork(inheritance(), data(), device=Device.CPU)
 
 
 @pytest.fixture(params=[pytest.param("real", marks=pytest.mark.slow), "toy"])

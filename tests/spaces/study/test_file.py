@@ -52,6 +52,7 @@ def test_the_text_that_the_mistakes_are_put_into_is_valid() -> None:
         ("name: small", "name: [small]", 1, "name must be text"),
         ("n_trials: 3", "n_trials: -3", 7, "at least 1, or null, got -3"),
         ("n_trials: 3", "n_trials: many", 7, "must be an integer"),
+        ("n_trials: 3", "n_trials: 3\n  device: cuda", 8, "device must be cpu, got 'cuda'; others are not supported"),
         ("n_trials: 3", "n_trials: 3.0", 7, "write 3"),
         ("n_trials: 3", "n_trails: 3", 7, "did you mean n_trials"),
         ("n_trials: 3", "n_trials: 3\n  time_budget: -10m", 8, "a positive duration"),

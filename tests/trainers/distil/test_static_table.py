@@ -1,30 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The static table starts from each token's own vector and learns to imitate sentences."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from tests.trainers.tiny import data, teacher
+from tests.trainers.tiny import data, teacher, teacher_with_tokenizer
 from trainers.distil.static_table import frequency_weights, static_spec, token_vectors, train_static_table
 from trainers.modules.build import student_from_weights
+from trainers.modules.device import CPU
 from trainers.modules.embed import embed_tokens
-from trainers.teacher.load import Teacher
-
-
-def teacher_with_tokenizer() -> Teacher:
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(58)} | {"[CLS]": 58, "[SEP]": 59}, "w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 58), ("[SEP]", 59)]
-    )
-    return replace(teacher(), tokenizer_json=tokenizer.to_str())
 
 
 def test_a_tokens_vector_is_the_teachers_between_its_special_tokens() -> None:
-    vectors = token_vectors(teacher_with_tokenizer())
+    vectors = token_vectors(teacher_with_tokenizer(), device=CPU)
     expected = embed_tokens(teacher().student(), np.array([58, 7, 59], np.int32), np.array([0, 3]))[0]
     assert float(vectors[7] @ expected) > 0.999
 
@@ -35,8 +23,9 @@ def test_frequent_tokens_weigh_less_and_absent_ones_one() -> None:
 
 
 def test_equal_seeds_give_equal_tables_where_no_clock_decides() -> None:
+    source = teacher_with_tokenizer()
     first, second, other = (
-        train_static_table(teacher_with_tokenizer(), data(), n_tokens=20_000, seed=seed) for seed in (0, 0, 1)
+        train_static_table(source, data(), n_tokens=20_000, seed=seed, device=CPU) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
@@ -46,8 +35,8 @@ def test_equal_seeds_give_equal_tables_where_no_clock_decides() -> None:
 def test_training_the_table_raises_fidelity(seconds: float | None) -> None:
     tiny = data()
     source = teacher_with_tokenizer()
-    untrained = token_vectors(source) * frequency_weights(tiny.token_ids, 60)[:, None]
-    trained = train_static_table(source, tiny, n_tokens=100_000, seconds=seconds, seed=0)
+    untrained = token_vectors(source, device=CPU) * frequency_weights(tiny.token_ids, 60)[:, None]
+    trained = train_static_table(source, tiny, n_tokens=100_000, seconds=seconds, seed=0, device=CPU)
 
     def cosine(table: np.ndarray) -> float:
         student = student_from_weights(static_spec(source.spec), {"static.tokens": table})

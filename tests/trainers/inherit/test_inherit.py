@@ -13,6 +13,7 @@ from trainers.inherit.inherit import STATIC_SIZE, inherit, truncate
 from trainers.inherit.least_squares import fit_gain, refit
 from trainers.inherit.reduce import divide_tokens, factorise, principal_directions, shrink_heads
 from trainers.modules.build import build
+from trainers.modules.device import CPU
 from trainers.modules.embed import embed_tokens
 
 HELD_OUT = text(60, seed=9)
@@ -24,11 +25,12 @@ def cosine(student: torch.nn.Module) -> float:
 
 
 def test_a_student_of_the_teachers_shape_is_the_teacher() -> None:
-    np.testing.assert_allclose(embed_tokens(inherit(inheritance(), SPEC, seed=0), *HELD_OUT), TEACHER, atol=1e-5)
+    student = inherit(inheritance(), SPEC, seed=0, device=CPU)
+    np.testing.assert_allclose(embed_tokens(student, *HELD_OUT), TEACHER, atol=1e-5)
 
 
 def test_truncation_keeps_the_first_layers() -> None:
-    spec, student = truncate(teacher(), 2)
+    spec, student = truncate(teacher(), 2, device=CPU)
     assert spec.n_layers == 2 and len(student.layers) == 2
     ours = dict(student.named_parameters())
     for name, value in teacher().weights.items():
@@ -51,7 +53,7 @@ def test_truncation_keeps_the_first_layers() -> None:
     ids=["layers", "heads", "head width", "units", "more units", "switch", "embedding", "width", "one layer"],
 )
 def test_an_inherited_student_starts_closer_than_a_random_one(spec: StudentSpec) -> None:
-    assert cosine(inherit(inheritance(), spec, seed=0)) > cosine(build(spec, seed=0)) + 0.1
+    assert cosine(inherit(inheritance(), spec, seed=0, device=CPU)) > cosine(build(spec, seed=0)) + 0.1
 
 
 def test_refitting_beats_cutting_alone() -> None:
@@ -59,15 +61,15 @@ def test_refitting_beats_cutting_alone() -> None:
     chosen = inherited.layers[2]
     cut = teacher().student()
     cut.layers = torch.nn.ModuleList(cut.layers[i] for i in chosen)
-    assert cosine(inherit(inherited, encoder_with(n_layers=2), seed=0)) > cosine(cut)
+    assert cosine(inherit(inherited, encoder_with(n_layers=2), seed=0, device=CPU)) > cosine(cut)
 
 
 @pytest.mark.parametrize("projection", [None, Projection.LINEAR])
 def test_a_long_static_table_and_its_encoder_are_shortened_together(projection: Projection | None) -> None:
     table = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
     spec = replace(encoder_with(n_layers=1, projection=projection), static=StaticSpec())
-    short = inherit(inheritance(table * 1e-4), spec, seed=0)
-    long = inherit(inheritance(table * 1e4), spec, seed=0)
+    short = inherit(inheritance(table * 1e-4), spec, seed=0, device=CPU)
+    long = inherit(inheritance(table * 1e4), spec, seed=0, device=CPU)
     np.testing.assert_allclose(embed_tokens(short, *HELD_OUT), embed_tokens(long, *HELD_OUT), atol=1e-4)
     for student in (short, long):
         assert student.static is not None
@@ -76,9 +78,10 @@ def test_a_long_static_table_and_its_encoder_are_shortened_together(projection: 
 
 def test_a_useless_static_path_does_not_hurt_and_the_given_one_is_kept() -> None:
     table = np.random.default_rng(0).standard_normal((60, 32)).astype(np.float32)
-    both = inherit(inheritance(table), replace(encoder_with(n_layers=2), static=StaticSpec()), seed=0)
-    assert cosine(both) > cosine(inherit(inheritance(), encoder_with(n_layers=2), seed=0)) - 0.02
-    alone = inherit(inheritance(table), StudentSpec(vocabulary_size=60, output_dim=32, static=StaticSpec()), seed=0)
+    both = inherit(inheritance(table), replace(encoder_with(n_layers=2), static=StaticSpec()), seed=0, device=CPU)
+    assert cosine(both) > cosine(inherit(inheritance(), encoder_with(n_layers=2), seed=0, device=CPU)) - 0.02
+    static = StudentSpec(vocabulary_size=60, output_dim=32, static=StaticSpec())
+    alone = inherit(inheritance(table), static, seed=0, device=CPU)
     assert alone.static is not None
     np.testing.assert_array_equal(alone.static.tokens.detach().numpy(), table)
 
@@ -87,7 +90,7 @@ def test_a_useless_static_path_does_not_hurt_and_the_given_one_is_kept() -> None
 def test_a_student_larger_than_its_teacher_is_refused(changes: dict[str, int]) -> None:
     spec = replace(SPEC, encoder=replace(ENCODER, projection=Projection.LINEAR, **changes))
     with pytest.raises(ValueError, match="cannot exceed"):
-        inherit(inheritance(), spec, seed=0)
+        inherit(inheritance(), spec, seed=0, device=CPU)
 
 
 def test_ridge_regression_without_ridge_is_least_squares() -> None:

@@ -23,6 +23,7 @@ from spaces.recipe import Precision
 from spaces.student import Pooling
 from spaces.study.spec import CorpusSpec, SourceSpec, TeacherSpec
 from tests.trainers.model_folders import random_model, sentences, tokenizer_json, write_transformers
+from trainers.modules.device import CPU
 from trainers.modules.embed import embed
 from trainers.teacher import cache as module
 from trainers.teacher.cache import PROGRESS_FILE, CachePlan, TeacherCache, build_cache, cache_key, combine
@@ -51,7 +52,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(teacher: Teacher, text: TokenisedText, folder: Path, **settings: Any) -> TeacherCache:
-    return build_cache(teacher, text, cache_dir=folder, **settings)
+    return build_cache(teacher, text, cache_dir=folder, device=CPU, **settings)
 
 
 def rows(cache: TeacherCache) -> dict[str, np.ndarray]:
@@ -163,6 +164,7 @@ def test_a_build_that_is_killed_goes_on_from_its_last_chunk(
 import json, os, sys, time
 from pathlib import Path
 from spaces.study.spec import TeacherSpec
+from trainers.modules.device import CPU
 from trainers.teacher import cache
 from trainers.teacher.load import load_teacher
 from trainers.text.tokenised_text import tokenise
@@ -173,7 +175,8 @@ def progress(done, total):
     if done > 192:
         print("ready", flush=True)
         time.sleep(60)
-cache.build_cache(teacher, text, cache_dir=Path({str(tmp_path / "cache")!r}), needs_relations=True, progress=progress)
+folder = Path({str(tmp_path / "cache")!r})
+cache.build_cache(teacher, text, cache_dir=folder, device=CPU, needs_relations=True, progress=progress)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as process:
