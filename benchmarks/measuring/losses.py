@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.atomic import read_json
 from search.graduation.graduate import failures_of, graduates_of
 from search.graduation.select import choose_graduates
 from search.records.front import Entry, FrontDocument
 from search.records.trial import TrialRecord, TrialState
-from search.storage.atomic import read_json
 from search.storage.lock import COMMAND, TRIALS, exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState

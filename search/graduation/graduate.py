@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import read_json
 from search.graduation.job import JobEnd, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.records.trial import RungRecord, TrialRecord
-from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
 from search.workers.cluster import n_cpus_available
 from search.workers.heartbeat import HUNG, rung_limit_s

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import read_json, write_json
 from search.records.trial import RungRecord
-from search.storage.atomic import read_json, write_json
 from search.workers.heartbeat import HUNG
 from search.workers.retries import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
 from spaces.recipe import RecipeSpec

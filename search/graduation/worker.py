@@ -20,10 +20,10 @@ import ray.train
 import torch
 import torch.distributed as distributed
 
+from runtime.atomic import read_json
 from search.graduation.schedule import Advance, Decay, Decision, Finish, Limits, decide
 from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
 from search.records.trial import RungRecord
-from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
 from search.workers.failure import failure_of
 from search.workers.memory_limit import is_out_of_memory, limited_memory

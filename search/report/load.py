@@ -16,11 +16,11 @@ from typing import Any
 
 import optuna
 
+from runtime.atomic import read_json
 from search.optimiser.posterior import View
 from search.optimiser.surrogate import Outlook
 from search.records.trial import TrialRecord, TrialState
 from search.report.history import TimedTrial
-from search.storage.atomic import read_json
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.trials.journal import RECORD, read_study, record_of

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from search.storage.atomic import read_json, write_json
+from runtime.atomic import read_json, write_json
 from search.storage.tracking_uri import database_of, database_uri, is_server, require_tracking_uri
 from spaces.fields import require_name
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.storage.atomic import read_json, write_json
+from runtime.atomic import read_json, write_json
 from search.storage.store import Store
 from spaces.study.spec import StudySpec
 

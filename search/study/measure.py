@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
+from runtime.atomic import read_json, write_json
 from runtime.engine import Engine
 from runtime.folder import read_folder, student_digest
 from runtime.loading import load_exact
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
 from search.records.front import Entry
-from search.storage.atomic import read_json, write_json
 from search.storage.study_state import StudyState
 from search.study.prepare import Prepared
 from search.study.references import TEACHER, Reference, fidelity_on_engine
