@@ -138,7 +138,7 @@ class GraduationState:
     def write(self, folder: Path) -> None:
         """Replace the state of a student's folder."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        write_json(folder / _FILE, {**document, "curve": [rung.to_json() for rung in self.curve]})
+        write_json(folder / _FILE, {**document, "curve": [rung.to_json() for rung in self.curve]}, durable=True)
 
 
 def show_life(folder: Path) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import write_text
 from search.records.formatting import describe_profile, format_ms
 from search.records.front import Entry, FrontDocument
 from search.records.trial import TrialPoint
@@ -65,14 +64,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
         raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     document = _document(store, name)
     page = report_html(document, load_trials(store, document.study), review_of(store, document))
-    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, out)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_text(out, page, durable=False)
     return out
 
 

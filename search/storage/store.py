@@ -107,7 +107,7 @@ class Store:
     def remember(self) -> None:
         """Write down the address of MLflow that was told, unless it is the store's own or known already."""
         if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
-            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
+            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex}, durable=True)
 
     def make_folders(self) -> None:
         """Create the folders of artifacts, caches and studies."""

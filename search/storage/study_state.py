@@ -37,7 +37,7 @@ class StudyState:
 
     def write(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace the fact: after a crash the file holds the old or the new one."""
-        write_json(self.folder / f"{name}.json", document)
+        write_json(self.folder / f"{name}.json", document, durable=True)
 
     def claim(self, study: StudySpec) -> None:
         """Write the study down, or check that what is there is the same study.

@@ -145,7 +145,7 @@ def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
         "machine": machine_name(),
         "fidelity": entry.fidelity.to_json(),
     }
-    write_json(path, {**document, "measurements": measurements})
+    write_json(path, {**document, "measurements": measurements}, durable=True)
 
 
 def _key(

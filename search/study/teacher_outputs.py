@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.atomic import atomic_file
 from search.console.progress import Reporter
 from search.storage.store import Store
 from search.storage.study_state import StudyState
@@ -168,14 +168,8 @@ def join_data(
 
 def save_array(path: Path, array: NDArray[np.float32]) -> None:
     """Write a .npy file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path, durable=True) as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def digest_of(parts: list[str]) -> str:

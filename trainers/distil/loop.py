@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from runtime.atomic import write_json
 from spaces.recipe import Precision, RecipeSpec
 from trainers.distil.objective import BatchTargets, distillation_loss
 from trainers.distil.prune import BlockPruner
@@ -179,9 +180,7 @@ class Distillation:
             "position": self.position,
             "decay": self.decay,
         }
-        temporary = folder / "distillation.json.tmp"
-        temporary.write_text(json.dumps(counters))
-        temporary.replace(folder / "distillation.json")
+        write_json(folder / "distillation.json", counters, durable=False)
         for old in folder.glob("distillation-*.safetensors"):
             if old.name != file:
                 old.unlink()

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.atomic import write_json
 from spaces.recipe import Precision
 from trainers.teacher.forward import TeacherForward
 from trainers.teacher.load import Teacher
@@ -222,12 +223,7 @@ class _Files:
     def finish(self, kinds: Iterable[str], end: int) -> None:
         """Note that the kinds are written up to a sentence."""
         self.done |= dict.fromkeys(kinds, end)
-        temporary = self.path / f".{PROGRESS_FILE}.{os.getpid()}"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, "sentences": self.done}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path / PROGRESS_FILE)
+        write_json(self.path / PROGRESS_FILE, {"format": FORMAT, "sentences": self.done}, durable=True)
 
     def open(self, kinds: Iterable[str], n_sentences: int, *, key: str) -> TeacherCache:
         """The first sentences of the kinds, mapped."""
