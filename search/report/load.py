@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,7 @@ def _calibrated(
 ) -> tuple[Calibration, LatencyPredictor] | None:
     """The calibration and the predictor that the trials' latencies come from."""
     told = [record for record in records if record.spec is not None and record.predicted_latency_ms is not None]
-    for document in _calibrations(store, name):
-        try:
-            calibration = Calibration.from_json(document)
-        except ValueError:
-            continue
+    for calibration in _calibrations(store, name):
         if calibration.profile.to_json() != profile:
             continue
         predictor = LatencyPredictor.fit(calibration)
@@ -160,13 +157,15 @@ def _calibrated(
     return None
 
 
-def _calibrations(store: Store, name: str) -> Iterator[dict[str, Any]]:
+def _calibrations(store: Store, name: str) -> Iterator[Calibration]:
     """The study's own, then those in the cache, the latest first."""
     own = StudyState.of(store, name).read(CALIBRATION)
     if own is not None:
         yield own
     cached = sorted((store.cache / "latency").glob("latency-*.json"), key=lambda path: -path.stat().st_mtime)
-    yield from (document for path in cached if (document := read_json(path)) is not None)
+    for document in filter(None, map(read_json, cached)):
+        with suppress(ValueError):  # of another version
+            yield Calibration.from_json(document)
 
 
 def _agrees(predictor: LatencyPredictor, record: TrialRecord) -> bool:

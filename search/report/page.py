@@ -26,9 +26,8 @@ from search.report.review import SearchReview, review_search
 from search.report.search_section import search_section
 from search.report.svg import count
 from search.storage.store import Store
-from search.storage.study_state import StudyState
+from search.storage.study_state import STUDY, StudyState
 from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, load_front, load_trials
-from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec, Switch
 from spaces.student_words import describe
 
@@ -73,14 +72,14 @@ def _document(store: Store, name: str | None) -> FrontDocument:
     try:
         return load_front(store, name)
     except ValueError:
-        study = None if name is None else StudyState.of(store, name).read("study")
+        study = None if name is None else StudyState.of(store, name).read(STUDY)
         if name is None or study is None or not load_trials(store, name):
             raise
-        sources = [teacher["source"] for teacher in study["teachers"]]
+        sources = [teacher.source for teacher in study.teachers]
         return FrontDocument(
             study=name,
             teacher=" + ".join(source.partition(":")[2] or source for source in sources),
-            profile=LatencyProfile.from_json(study["profile"]),
+            profile=study.profile,
             references=(),
             students=(),
         )

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from search.console.progress import Reporter
 from search.storage.disk_space import require_room
 from search.storage.store import Store
-from search.storage.study_state import CALIBRATION, StudyState
+from search.storage.study_state import CALIBRATION, Fact, StudyState
 from search.study.budget import AGAIN, TimePlan
 from search.study.calibration_sample import sample_architectures
+from search.study.limits import SEARCHED
 from search.study.preflight import require_one_dimension
 from search.study.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
 from spaces.study.spec import StudySpec
@@ -30,6 +31,13 @@ from trainers.measure.calibration import Calibration, cached_calibration
 from trainers.measure.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, PredictorError
 from trainers.teacher.load import Teacher, load_teacher
 from trainers.text.corpus import Corpus, prepare_corpus
+
+TABLE_SECONDS: Fact[float] = Fact(
+    name="static-table",
+    to_json=lambda seconds: {"seconds": seconds},
+    from_json=lambda document: float(document["seconds"]),
+)
+"""Seconds for which the static table beside this fact was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +116,10 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     reporter.step("reading the teacher")
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
-    if state.read("search") is None:
+    if state.read(SEARCHED) is None:
         require_room(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
-    state.write(CALIBRATION, calibration.to_json())
+    state.write(CALIBRATION, calibration)
     predictor = LatencyPredictor.fit(calibration)
     error = _predictor_error(predictor)
     errs = "is untested: the space holds too few architectures"
@@ -188,13 +196,12 @@ def _static_table(
     """The trained static table, from the study's folder unless this command may train it for much longer."""
     path, n = state.folder / "static-table.npy", len(data.token_ids)
     seconds = plan.table_s(n)
-    before = state.read("static-table") or {}
-    if path.exists() and seconds < AGAIN * before.get("seconds", 0.0):
+    if path.exists() and seconds < AGAIN * (state.read(TABLE_SECONDS) or 0.0):
         known: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return known
     reporter.step(f"training the static table for about {seconds:.0f} s")
     limit_s = None if plan.budget_s is None else seconds
     table = train_static_table(teacher, data, n_tokens=plan.table_tokens(n), seconds=limit_s, seed=seed)
     save_array(path, table)
-    state.write("static-table", {"seconds": seconds})
+    state.write(TABLE_SECONDS, seconds)
     return table

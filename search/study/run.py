@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from search.console.live_table import LiveTable
 from search.console.progress import ConsoleReporter, Reporter
@@ -30,6 +29,7 @@ from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.clock import NotedClock, NotedSteps
 from search.study.interrupts import Interrupts
+from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import measure_all
 from search.study.prepare import Prepared, prepare
 from search.study.references import measure_references
@@ -106,7 +106,7 @@ class _Run:
 
     def registered(self) -> FrontDocument | None:
         """The front, if the study is complete as it stands; None if there is something left to do."""
-        if self.state.read("complete") != _wishes(self.study):
+        if self.state.read(COMPLETE) != RequestedLimits.of(self.study):
             return None
         try:
             document = load_front(self.store, self.study.name)
@@ -167,7 +167,7 @@ class _Run:
             document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
         chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
-            self.state.write("complete", _wishes(self.study))
+            self.state.write(COMPLETE, RequestedLimits.of(self.study))
         self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
         return document
 
@@ -203,8 +203,8 @@ class _Run:
 
     def _search(self, prepared: Prepared, writer: TrialWriter) -> tuple[TrialRecord, ...]:
         """All trials of the study; searches unless an earlier command ended the search with the same limits."""
-        study, wishes = self.study, {"search": _wishes(self.study)["search"]}
-        if self.state.read("search") == wishes:
+        study = self.study
+        if self.state.read(SEARCHED) == study.search:
             return read_trials(self.state.folder, study.name)
         return_freed_memory()  # before the workers need it
         self._connect(prepared)
@@ -226,7 +226,7 @@ class _Run:
             )
         records = tuple(with_checkpoints(records))
         writer.catch_up(records)
-        self.state.write("search", wishes)
+        self.state.write(SEARCHED, study.search)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
@@ -298,12 +298,6 @@ def _interrupted(record: TrialRecord) -> TrialRecord:
     if record.state is not TrialState.RUNNING:
         return record
     return replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
-
-
-def _wishes(study: StudySpec) -> dict[str, Any]:
-    """What a command may raise to go further with a study that is complete."""
-    document = study.to_json()
-    return {"search": document["search"], "graduation": document["graduation"]}
 
 
 def _n_cpus(study: StudySpec) -> int | None:

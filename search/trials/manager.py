@@ -27,6 +27,7 @@ from search.optimiser.pruner import FrontPruner
 from search.optimiser.sampler import FrontSampler
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
+from search.trials.identity import changed_parts
 from search.trials.journal import (
     CONTINUES,
     FAILED,
@@ -354,10 +355,10 @@ class TrialLedger:
     def _require_identity(self) -> None:
         wanted = json.loads(json.dumps(dict(self.plan.identity)))
         stored = self._study.user_attrs.get("identity")
-        if stored is None:
-            self._study.set_user_attr("identity", wanted)
-        elif stored != wanted:
-            changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+        changed = changed_parts(stored or {}, wanted)
+        if stored is None or (not changed and {*wanted} - {*stored}):
+            self._study.set_user_attr("identity", {**(stored or {}), **wanted})
+        elif changed:
             raise ValueError(
                 f"a study is continued with what it began with: {', '.join(changed)} changed since study "
                 f"{self.plan.name!r} was first searched; give this one another --name, or delete {self.plan.folder}"

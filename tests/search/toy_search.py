@@ -146,7 +146,7 @@ def record_search(
     `stop_after` so many rungs in all it is interrupted.
     """
     fitted = LatencyPredictor.fit(calibration())
-    StudyState.of(store, name).write(CALIBRATION, calibration().to_json())
+    StudyState.of(store, name).write(CALIBRATION, calibration())
     identity = {"space": space_to_json(SPACE), "rungs": list(RUNGS), "profile": LatencyProfile().to_json()}
     values = {"name": name, "n_trials": n_trials, "predict": fitted.predict, "identity": identity, **changes}
     ledger = TrialLedger(plan(store.study_folder(name), **values), observers=observers)

@@ -11,6 +11,7 @@ from search.records.trial import TrialState
 from search.storage.lock import COMMAND, exclusive, holder_of
 from search.storage.store import Store
 from search.storage.study_state import StudyState, latest_study
+from search.study.clock import STEP
 from search.trials.journal import TrialReader
 from search.trials.manager import TrialLedger
 from spaces.study import with_overrides
@@ -65,7 +66,7 @@ def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd)
         ledger = TrialLedger(plan(state.folder, n_trials=6))
         watcher.start()
         train(ledger)
-        state.write("step", {"step": "graduating the front's students"})
+        state.write(STEP, "graduating the front's students")
         time.sleep(2.5)
         assert watcher.is_alive()
     watcher.join(timeout=10.0)

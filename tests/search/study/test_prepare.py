@@ -21,7 +21,6 @@ from spaces.domain import Choice, Real
 from spaces.space import Space
 from spaces.study import StudySpec, TeacherSpec
 from tests.search.tiny_study import tiny_study, write_teacher
-from trainers.measure.calibration import Calibration
 from trainers.modules.embed import embed_tokens
 
 PLAN = TimePlan(budget_s=30.0, graduation_share=0.5, max_students=3)
@@ -132,6 +131,4 @@ def test_two_teachers_are_averaged_by_weight(study: StudySpec, store: Store, tmp
 
 @pytest.mark.slow
 def test_the_calibration_outlives_the_cache(prepared: Prepared, study: StudySpec, store: Store) -> None:
-    document = StudyState.of(store, study.name).read(CALIBRATION)
-    assert document is not None
-    assert Calibration.from_json(document) == prepared.calibration
+    assert StudyState.of(store, study.name).read(CALIBRATION) == prepared.calibration

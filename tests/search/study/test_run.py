@@ -25,6 +25,7 @@ from search.report.review import review_search
 from search.storage.lock import exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
+from search.study.clock import CLOCK
 from search.study.run import run_search
 from search.tracking.client import activated
 from search.tracking.registry import load_trials, resolve_model
@@ -158,7 +159,7 @@ def test_the_search_in_review_is_the_one_that_was_made(front: FrontDocument, stu
     review = review_search(search)
     assert review.history is not None
     assert review.history.n_tokens == sum(record.n_tokens for record in review.records)
-    assert 0.0 < review.history.seconds < StudyState.of(store, study.name).read("clock")["spent_s"]
+    assert 0.0 < review.history.seconds < StudyState.of(store, study.name).read(CLOCK)
     assert len(review.history.steps) == sum(record.state is TrialState.COMPLETE for record in review.records)
 
 

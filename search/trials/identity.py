@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether two identities of a study mean the same, though different versions wrote them.
+
+Profile and space are compared as what they say, with the defaults of what they leave out; the rest as it is written. A
+part that only one of the two has is another version's, and there is nothing to compare it with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from spaces.profile import LatencyProfile
+from spaces.study.stored import stored_section, stored_space
+
+
+def changed_parts(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the parts of an identity that are not the same any more, sorted."""
+    both = {*stored} & {*wanted}
+    return sorted(name for name in both if _meaning(name, stored[name]) != _meaning(name, wanted[name]))
+
+
+def _meaning(name: str, value: Any) -> Any:
+    value = json.loads(json.dumps(value))
+    try:
+        match name:
+            case "profile":
+                return stored_section(LatencyProfile, value)
+            case "space":
+                return stored_space(value)
+    except (AttributeError, ValueError):
+        pass  # not of this version: equal only if written alike
+    return value
