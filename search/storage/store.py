@@ -31,6 +31,10 @@ DEFAULT_ROOT = "understudy-store"
 ROOT_VARIABLE = "UNDERSTUDY_STORE"
 
 
+class NoStoreError(ValueError):
+    """No search has created a store in this folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The store in folder `root`; making the value touches no disk."""
@@ -143,11 +147,11 @@ class Store:
             ) from None
 
     def require_exists(self) -> None:
-        """Raises ValueError unless a search has created this store; whether a server answers shows when it is asked."""
+        """Raises NoStoreError unless a search has created this store; a server is not asked here."""
         if self.on_server:
             return
         if not self.exists():
-            raise ValueError(
+            raise NoStoreError(
                 f"there is no store in {self.root}: it holds no {self.database.name}; "
                 f"run `understudy search` first, or name the store with --store or ${ROOT_VARIABLE}"
             )

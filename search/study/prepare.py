@@ -27,6 +27,7 @@ from spaces.study.spec import StudySpec
 from trainers.distil.loop import DistillationData
 from trainers.distil.static_table import train_static_table
 from trainers.inherit.inherit import Inheritance, prepare_inheritance
+from trainers.inherit.layer_ranking import cached_ranking
 from trainers.measure.calibration import Calibration, cached_calibration
 from trainers.measure.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, PredictorError
 from trainers.teacher.load import Teacher, load_teacher
@@ -134,8 +135,10 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     caches = cache_outputs(study, teachers, corpora, store=store, state=state, plan=plan, reporter=reporter)
     data = join_data(study, corpora[0], caches, held_out)
     table = _static_table(teachers[0], data, state=state, plan=plan, seed=study.search.seed, reporter=reporter)
-    reporter.step("ranking the teacher's layers")
-    n = len(data.offsets) - 1
+    text = corpora[0].train.take(len(data.offsets) - 1)
+    layers = cached_ranking(
+        store.cache / "layers", teachers[0], text, announce=lambda: reporter.step("ranking the teacher's layers")
+    )
     return Prepared(
         teachers=teachers,
         corpora=corpora,
@@ -144,7 +147,7 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
         predictor_error=error,
         held_out_at_depths=held_out[0],
         data=data,
-        inheritance=prepare_inheritance(teachers[0], corpora[0].train.take(n), static_table=table),
+        inheritance=prepare_inheritance(teachers[0], text, static_table=table, layers=layers),
     )
 
 

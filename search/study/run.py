@@ -24,7 +24,7 @@ from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
 from search.storage.disk_space import room_explained
 from search.storage.lock import COMMAND, exclusive
-from search.storage.store import Store
+from search.storage.store import NoStoreError, Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.clock import NotedClock, NotedSteps
@@ -33,14 +33,15 @@ from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import measure_all
 from search.study.prepare import Prepared, prepare
 from search.study.references import measure_references
-from search.study.search import search_trials
+from search.study.search import plan_of, search_trials
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
 from search.tracking.publish import register_front
-from search.tracking.registry import load_front
+from search.tracking.registry import NoFrontError, load_front
 from search.tracking.trial_runs import Facts, TrialLog
+from search.trials.identity import require_same_study
 from search.trials.journal import DRIVER_ENDED, read_trials
 from search.workers.cluster import connect, disconnect
 from spaces.study.spec import StudySpec
@@ -76,13 +77,13 @@ def run_search(
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)
             try:
-                return run.registered() or run.through()
+                return run.registered() or run.all_steps()
             finally:
-                disconnect()
+                run.disconnect()
                 run.stop_clock()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     """One command on one study."""
 
@@ -93,6 +94,7 @@ class _Run:
     state: StudyState
     clock: NotedClock
     interrupts: Interrupts
+    is_connected_by_us: bool = False
 
     @property
     def plan(self) -> TimePlan:
@@ -110,14 +112,14 @@ class _Run:
             return None
         try:
             document = load_front(self.store, self.study.name)
-        except ValueError:  # the registry was removed; what is measured is still there
+        except (NoStoreError, NoFrontError):  # the registry was removed; what is measured is still there
             return None
         self.reporter.say(
             f"study {self.study.name} is complete; a larger time budget, more trials or a longer graduation extend it"
         )
         return document
 
-    def through(self) -> FrontDocument:
+    def all_steps(self) -> FrontDocument:
         """All steps, from what is there."""
         remembered = self.store.remembers
         create_store(self.store)
@@ -128,6 +130,7 @@ class _Run:
                 self.store.forget()
             raise
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
+        require_same_study(plan_of(self.study, prepared, store=self.store))  # though no search may be left to check it
         references = measure_references(prepared, state=self.state, reporter=self.reporter)
         self.stop_clock()
         log = TrialLog(
@@ -143,7 +146,7 @@ class _Run:
             graduated = [_graduated(one) for one in graduates]
             for record in graduated:
                 writer.trial_ended(record)
-            disconnect()  # the final measurement wants the machine for itself
+            self.disconnect()  # the final measurement wants the machine for itself
             writer.settle(_SETTLE_S)
             self.stop_clock()
             measured = measure_all(
@@ -271,7 +274,15 @@ class _Run:
         return graduates
 
     def _connect(self, prepared: Prepared) -> None:
-        connect(self.address, n_cpus=_n_cpus(self.study), n_object_bytes=prepared.n_object_bytes)
+        n_cpus, n_object_bytes = _n_cpus(self.study), prepared.n_object_bytes
+        if connect(self.address, n_cpus=n_cpus, n_object_bytes=n_object_bytes):
+            self.is_connected_by_us = True
+
+    def disconnect(self) -> None:
+        """End the connection to Ray, if this command made it: one that was there before is another's."""
+        if self.is_connected_by_us:
+            disconnect()
+            self.is_connected_by_us = False
 
     def _facts(self, prepared: Prepared) -> Facts:
         """What all runs of the study share."""

@@ -27,7 +27,7 @@ from search.optimiser.pruner import FrontPruner
 from search.optimiser.sampler import FrontSampler
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
-from search.trials.identity import changed_parts
+from search.trials.identity import IDENTITY, require_identity
 from search.trials.journal import (
     CONTINUES,
     FAILED,
@@ -354,15 +354,10 @@ class TrialLedger:
 
     def _require_identity(self) -> None:
         wanted = json.loads(json.dumps(dict(self.plan.identity)))
-        stored = self._study.user_attrs.get("identity")
-        changed = changed_parts(stored or {}, wanted)
-        if stored is None or (not changed and {*wanted} - {*stored}):
-            self._study.set_user_attr("identity", {**(stored or {}), **wanted})
-        elif changed:
-            raise ValueError(
-                f"a study is continued with what it began with: {', '.join(changed)} changed since study "
-                f"{self.plan.name!r} was first searched; give this one another --name, or delete {self.plan.folder}"
-            )
+        stored = self._study.user_attrs.get(IDENTITY)
+        require_identity(stored or {}, self.plan)
+        if stored is None or {*wanted} - {*stored}:
+            self._study.set_user_attr(IDENTITY, {**(stored or {}), **wanted})
 
     def _end_leftovers(self) -> None:
         """Trials that a killed search left running: told if all was measured, else failed, to be continued."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from search.console.progress import Silent
 from search.storage.study_state import STUDY, Fact, StudyState
 from search.study.clock import CLOCK, WRITE_CLOCK_S, NotedClock, NotedSteps
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.teacher_outputs import CACHED_TEXT, CachedText
 from spaces.study import StudySpec, load_study, with_overrides
+from tests.search.reporters import Silent
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from runtime.loading import load
-from search.console.progress import Silent
 from search.optimiser.pareto import dominates
 from search.records.front import FrontDocument
 from search.records.trial import TrialState
@@ -30,8 +31,10 @@ from search.study.run import run_search
 from search.tracking.client import activated
 from search.tracking.registry import load_trials, resolve_model
 from search.trials.journal import read_trials
+from search.workers.cluster import cluster
 from spaces.study import StudySpec, with_overrides
-from tests.search.tiny_study import longer, tiny_study
+from tests.search.reporters import Silent
+from tests.search.tiny_study import longer, tiny_study, write_teacher
 
 SENTENCES = ["ba del fim go lun mar", "nik pesh ra sel tim vo", "zun bar cik"]
 TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -216,3 +219,31 @@ def test_more_trials_and_a_longer_graduation_go_on_from_there(
     assert max(training_of(store, study.name, student.name)["n_tokens"] for student in document.students) >= 12_000
     best = max(student.fidelity.cosine for student in document.students)
     assert best >= max(student.fidelity.cosine for student in front.students)
+
+
+@pytest.mark.slow
+def test_a_teacher_that_has_changed_is_found_out_before_anything_more_graduates(
+    front: FrontDocument, study: StudySpec, store: Store, tmp_path: Path
+) -> None:
+    moved = Store(tmp_path / "moved")
+    shutil.copytree(store.root, moved.root)
+    folder, kept = Path(study.teachers[0].source), tmp_path / "teacher"
+    shutil.copytree(folder, kept)
+    graduations = {path: path.stat().st_mtime_ns for path in moved.root.rglob("graduation.json")}
+    try:
+        write_teacher(folder, seed=1)
+        with pytest.raises(ValueError, match=r"continued with what it began with: teachers changed .*--name"):
+            run_search(longer(study, n_tokens=20_000), store=moved, progress=Silent())
+    finally:
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+    assert {path: path.stat().st_mtime_ns for path in moved.root.rglob("graduation.json")} == graduations
+
+
+@pytest.mark.slow
+def test_a_ray_that_was_there_before_is_there_after(study: StudySpec, tmp_path: Path) -> None:
+    gone = replace(study, teachers=(replace(study.teachers[0], source=str(tmp_path / "gone")),))
+    with cluster(n_cpus=1):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            run_search(gone, store=Store(tmp_path / "store"), progress=Silent())
+        assert ray.is_initialized()
