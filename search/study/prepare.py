@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from search.console.progress import Reporter
-from search.storage.disk_space import require_room
+from search.storage.disk_space import require_disk_space
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, Fact, StudyState
 from search.study.budget import AGAIN, TimePlan
@@ -118,7 +118,7 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
     if state.read(SEARCHED) is None:
-        require_room(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
+        require_disk_space(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
     state.write(CALIBRATION, calibration)
     predictor = LatencyPredictor.fit(calibration)

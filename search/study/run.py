@@ -22,7 +22,7 @@ from search.graduation.select import choose_graduates
 from search.records.front import FrontDocument
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
-from search.storage.disk_space import room_explained
+from search.storage.disk_space import disk_full_explained
 from search.storage.lock import COMMAND, exclusive
 from search.storage.store import NoStoreError, Store
 from search.storage.study_state import StudyState
@@ -49,7 +49,7 @@ from trainers.modules.freed_memory import return_freed_memory
 
 _RETRY_S = 1.0
 _SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
-_PATIENCE_S = 60.0  # that the end of a study waits for MLflow to be back
+_SERVER_BACK_S = 60.0  # that the end of a study waits for MLflow to be back
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
@@ -67,7 +67,7 @@ def run_search(
     state = StudyState(folder)
     store.require_writable()
     require_tracking(store)
-    with room_explained(store.root), exclusive(folder, lock=COMMAND):
+    with disk_full_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = NotedClock(state)
         reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state, clock)
@@ -190,7 +190,7 @@ class _Run:
     ) -> FrontDocument:
         """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
         self.reporter.step("registering the front")
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _SERVER_BACK_S
         while True:
             try:
                 writer.finish(records)

@@ -37,7 +37,7 @@ CHUNK_SENTENCES = 4096  # some seconds of a small teacher: what a kill may lose
 CHUNK_BYTES = 64 * 2**20
 FIRST_CHUNK_SENTENCES = 512  # with a deadline, until the rate is known
 MIN_CHUNK_SENTENCES = 64
-FREE_SHARE = 1.05  # room that is asked of the disk, relative to what will be written
+FREE_SHARE = 1.05  # free disk space that is asked for, relative to what will be written
 
 Array = NDArray[np.float16]
 _logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def build_cache(
 
     `deadline` is a time of `time.monotonic()` by which it returns with what it has, at the end of a chunk.
     `announce` is told once, before anything is written, what will be (None: it is logged). `progress(done, total)`
-    counts sentences. Raises ValueError if the text is not in the teacher's tokens or the disk lacks room.
+    counts sentences. Raises ValueError if the text is not in the teacher's tokens or the disk lacks space.
     """
     _require_same_tokens(teacher, text)
     n = len(text) if n_sentences is None else min(n_sentences, len(text))
@@ -134,7 +134,7 @@ def build_cache(
     )
     (announce or _log)(plan)
     if plan.n_bytes:
-        _require_room(plan, free=free_bytes(files.path))
+        _require_disk_space(plan, free=free_bytes(files.path))
         _fill(files, teacher, text.take(n), kinds, precision=precision, deadline=deadline, progress=progress)
     return files.open(kinds, min(n, *(files.done[kind] for kind in kinds)), key=key)
 
@@ -310,7 +310,7 @@ def _require_same_tokens(teacher: Teacher, text: TokenisedText) -> None:
         )
 
 
-def _require_room(plan: CachePlan, *, free: int) -> None:
+def _require_disk_space(plan: CachePlan, *, free: int) -> None:
     needed = int(plan.n_bytes * FREE_SHARE)
     if needed > free:
         raise ValueError(

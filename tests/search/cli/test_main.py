@@ -511,7 +511,8 @@ def test_a_full_disk_is_one_message_whatever_the_command(bench: Bench, capsys: p
             "begin select raise(abort, 'database or disk is full'); end"
         )
     alias = ("select", "toy", "--balanced", "--alias", "new")
-    says(fails(capsys, *alias, "--store", store.root), "needs room", f"MB are free in {store.root}", "make room")
+    error = fails(capsys, *alias, "--store", store.root)
+    says(error, f"no space left in {store.root} (", " MB free): free some and run the command again")
 
 
 def cpu_seconds_of_children() -> float:
