@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, assert_never
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from runtime.atomic import atomic_path
 from spaces.student import MAX_ROWS, Dense, EncoderSpec, StudentSpec, Switch
 
 FORMAT = 1
@@ -277,30 +275,13 @@ def write_folder(
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
     check_weights(spec, arrays, origin=str(path))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    temporary.mkdir()
-    try:
+    with atomic_path(path, durable=True) as temporary:
+        temporary.mkdir()
         (temporary / DOCUMENT_FILE).write_text(text + "\n", encoding="utf-8")
         (temporary / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
         save_file(arrays, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         (temporary / WEIGHTS_FILE).chmod((temporary / DOCUMENT_FILE).stat().st_mode)  # safetensors writes it private
-        _replace(path, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return path
-
-
-def _replace(path: Path, new: Path) -> None:
-    if not path.exists():
-        os.rename(new, path)
-        return
-    old = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        os.rename(path, old)  # a rename cannot replace a folder that holds files
-        os.rename(new, path)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def student_digest(folder: Path) -> str:

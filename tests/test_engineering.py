@@ -136,6 +136,49 @@ def test_every_match_says_what_happens_to_a_value_that_no_case_names() -> None:
 )
 def test_the_search_for_open_matches_finds_them(last: str, n_open: int) -> None:
     assert len(open_matches(ast.parse(f"match x:\n    case A(): pass\n    {last}"))) == n_open
+REPLACES = {
+    "runtime/atomic.py",  # the one place
+    "search/tracking/client.py",  # a hard link refuses, as no rename does, where another command was faster
+}
+
+
+def replacements(tree: ast.AST) -> list[str]:
+    """What in a syntax tree puts one file in the place of another, or makes a temporary file to do so."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil", "tempfile"):
+            names = {alias.name for alias in node.names}
+            found += sorted(names & {"replace", "rename", "renames", "link", "move", "mkstemp", "NamedTemporaryFile"})
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, owner = node.func.attr, node.func.value
+        module = owner.id if isinstance(owner, ast.Name) else ""
+        n_arguments = len(node.args) + len(node.keywords)
+        is_path_method = name in ("rename", "hardlink_to") or (name == "replace" and n_arguments == 1)  # text takes two
+        if is_path_method or f"{module}.{name}" in ("os.replace", "os.renames", "os.link", "shutil.move"):
+            found.append(f"{module}.{name}")
+        elif name in ("mkstemp", "NamedTemporaryFile"):
+            found.append(name)
+    return found
+
+
+def test_files_are_replaced_in_one_place() -> None:
+    found = {str(path.relative_to(ROOT)): replacements(ast.parse(path.read_text("utf-8"))) for path in SOURCES}
+    assert {path for path, calls in found.items() if calls} == REPLACES
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["os.replace(a, b)", "a.rename(b)", "Path(a).replace(b)", "a.replace(target=b)", "from os import rename",
+     "os.link(a, b)", "shutil.move(a, b)", "tempfile.mkstemp()", "tempfile.NamedTemporaryFile(delete=False)"],
+)  # fmt: skip
+def test_the_search_for_replacements_finds_them(line: str) -> None:
+    assert replacements(ast.parse(line))
+
+
+@pytest.mark.parametrize("line", ["text.replace('a', 'b')", "replace(spec, name='a')", "tempfile.TemporaryDirectory()"])
+def test_the_search_for_replacements_finds_nothing_else(line: str) -> None:
+    assert not replacements(ast.parse(line))
 
 
 def test_the_rooms_keep_their_direction_and_their_imports() -> None:

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.atomic import read_json
 from search.graduation.graduate import failures_of, graduates_of
 from search.graduation.select import choose_graduates
 from search.records.front import Entry, FrontDocument
 from search.records.trial import TrialRecord, TrialState
-from search.storage.atomic import read_json
 from search.storage.lock import COMMAND, TRIALS, exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
+from search.study.clock import CLOCK
+from search.study.measure import MEASUREMENT
 from search.tracking.client import client_of
 from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
 from search.tracking.registry import load_front, load_trials, registered_entries
@@ -118,7 +120,7 @@ class Losses:
                 self.add("miscounted", f"{name} is continued by none: {record.outcome}")
         n_begun, n_asked = sum(record.state in _BEGUN for record in records.values()), study.search.n_trials
         assert n_asked is not None and study.search.time_budget_s is not None
-        spent_s = (StudyState.of(store, study.name).read("clock") or {}).get("spent_s", 0.0)
+        spent_s = StudyState.of(store, study.name).read(CLOCK) or 0.0
         if n_begun > n_asked or (n_begun < n_asked and spent_s < study.search.time_budget_s / 2):
             self.add("miscounted", f"{n_begun} trials were begun in {spent_s:.0f} s, {n_asked} are asked for")
 
@@ -204,6 +206,6 @@ def read_records(store: Store, study: StudySpec) -> dict[str, TrialRecord]:
 
 
 def _measured(folder: Path) -> list[Entry]:
-    document = StudyState(folder).read("measurement")
-    assert document is not None, "a complete study was measured"
-    return [Entry.from_record(entry) for entry in document["students"]]
+    measured = StudyState(folder).read(MEASUREMENT)
+    assert measured is not None, "a complete study was measured"
+    return list(measured.students)

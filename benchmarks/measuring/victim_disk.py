@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The room on the store's disk: a small file system in memory, which something else fills. Needs root on Linux."""
+"""The space on the store's disk: a small file system in memory, which something else fills. Needs root on Linux."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from benchmarks.measuring.victims import ANY_STEP, Command, Scene
 from search.storage.store import Store
 
 DISK_BYTES = 160 << 20
-FULL_S = 90.0  # a command that needs no room for so long has not noticed
+FULL_S = 90.0  # a command that needs no space for so long has not noticed
 LEFT_BEHIND_S = 30.0
-_MESSAGE = re.compile(r"^understudy: .*\b(room|free)\b", re.MULTILINE)
+_MESSAGE = re.compile(r"^understudy: .*\b(space|free)\b", re.MULTILINE)
 
 
 class Disk:
@@ -38,7 +38,7 @@ class Disk:
         return self._with_disk(folder / "disk")
 
     def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
-        """Fills the disk, keeps it full until the command ends, and makes room again."""
+        """Fills the disk, keeps it full until the command ends, and frees it again."""
         family = descendants(command.process.pid)
         deadline = time.monotonic() + FULL_S
         try:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.service.limits import add_serving_options, serving_options
 from search.cli.options import address, cosine, count, duration, named, port, positive, seed, store_folder, tracking
-from search.storage.disk_space import room_explained
+from search.storage.disk_space import disk_full_explained
 from search.tracking.client import require_tracking
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: argparse.Namespace | None = None
     try:
         options = build_parser().parse_args(_join_negative(sys.argv[1:] if arguments is None else arguments))
-        with room_explained(*_written(options)):
+        with disk_full_explained(*_written(options)):
             options.run(options)
         sys.stdout.flush()
         return 0

@@ -15,7 +15,8 @@ from search.console.live_table import LiveTable
 from search.records.trial import Observer, TrialRecord, TrialState
 from search.storage.lock import holder_of
 from search.storage.store import Store
-from search.storage.study_state import StudyState, latest_study
+from search.storage.study_state import STUDY, StudyState, latest_study
+from search.study.clock import STEP
 from search.trials.journal import TrialReader
 
 LOOK_EVERY_S = 1.0
@@ -28,19 +29,19 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
     """
     name = latest_study(store) if name is None else name
     state = StudyState.of(store, name)
-    study = state.read("study")
+    study = state.read(STUDY)
     if study is None:
         raise ValueError(f"a study can be watched once its search has begun, and {name} has not in {store.root}")
     holder, step = holder_of(state.folder), ""
     say(f"{name}: {f'{holder} works on it' if holder else 'nobody works on it'}")
     reader = TrialReader(state.folder, name)
     records: tuple[TrialRecord, ...] = ()
-    with LiveTable(n_rungs=len(study["search"]["rungs"]), n_trials=study["search"]["n_trials"]) as table:
+    with LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials) as table:
         while True:
             holder = holder_of(state.folder)
             before, records = records, reader.records()
             tell(before, records, [table])
-            now = (state.read("step") or {}).get("step", "")
+            now = state.read(STEP) or ""
             if holder is not None and now != step:
                 step = now
                 table.say(step)

@@ -29,17 +29,6 @@ class Reporter(Protocol):
         """A finished sentence: ends the step before and stays on the screen."""
 
 
-class Silent:
-    """A reporter that says nothing."""
-
-    def step(self, what: str) -> Bar:
-        """Nothing."""
-        return lambda done, total: None
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-
 class ConsoleReporter:
     """Bars on a terminal, plain lines with the time elsewhere."""
 

@@ -7,11 +7,11 @@ is looked up in MLflow.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from runtime.atomic import atomic_file
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
 from search.storage.store import Store
@@ -31,13 +31,8 @@ def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None 
     if not out.parent.is_dir() or out.is_dir():
         raise ValueError(f"{out} must be a file in a folder that exists; choose another with --out")
     encoder = load(find_folder(store, model))
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as opened:  # before the work: a folder that cannot be written is known at once
-            np.save(opened, encoder.encode(sentences, n_threads=n_threads), allow_pickle=False)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(out, durable=False) as opened:  # before the work: a folder that cannot be written is known at once
+        np.save(opened, encoder.encode(sentences, n_threads=n_threads), allow_pickle=False)
     return out
 
 

@@ -7,7 +7,6 @@ the reason; nothing is written then. OUT appears whole or not at all, and nothin
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from enum import StrEnum
@@ -16,6 +15,7 @@ from typing import assert_never
 
 from tokenizers import Tokenizer
 
+from runtime.atomic import move_into_place
 from runtime.folder import StudentFolder, read_folder
 from search.export.sentence_transformers import write_sentence_transformers
 from search.storage.store import Store
@@ -51,9 +51,8 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
         raise ValueError(f"{out} exists; nothing is overwritten: choose another name, or remove it first")
     student = read_folder(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        written = temporary / "export"
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        written = Path(temporary) / "export"
         written.mkdir()
         match wanted:
             case ExportFormat.FOLDER:
@@ -69,11 +68,7 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
                 assert_never(wanted)
         for path in (written, *written.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)  # some writers make private files
-        if out.is_dir() and written.is_file():
-            out.rmdir()
-        os.rename(written, out)  # replaces an empty folder
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        move_into_place(written, out, durable=False, may_replace=False)
     return out
 
 

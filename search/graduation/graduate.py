@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import read_json
 from search.graduation.job import JobEnd, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.records.trial import RungRecord, TrialRecord
-from search.storage.atomic import read_json
-from search.storage.disk_space import is_no_room
+from search.storage.disk_space import is_disk_full
 from search.workers.cluster import n_cpus_available
 from search.workers.heartbeat import HUNG, rung_limit_s
 from spaces.study.spec import Device, GraduationSpec
@@ -110,7 +110,7 @@ def graduate(
             deadline=deadline,
             progress=progress,
         )
-        if error is not None and (is_no_room(error) or not graduates_of(records, folder)):
+        if error is not None and (is_disk_full(error) or not graduates_of(records, folder)):
             raise RuntimeError(f"graduation ended before its students were through: {error}") from error
         if error is not None:
             _say_unfinished(tasks, error)
@@ -166,7 +166,7 @@ def _train(
         seconds = _seconds_to(deadline)
         job = _job(left, spec=spec, folder=folder, tokenizer_json=tokenizer_json, device=device, seconds=seconds)
         end = run_job(job, data, scratch=folder / "ray", look=look)
-        if end.error is None or is_no_room(end.error):
+        if end.error is None or is_disk_full(end.error):
             return end.error
         _write_losses(left, end)
         n_restarts += not (end.deaths or end.hung)

@@ -14,16 +14,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import read_json, write_json
 from search.records.trial import RungRecord
-from search.storage.atomic import read_json, write_json
 from search.workers.heartbeat import HUNG
 from search.workers.retries import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
 from spaces.recipe import RecipeSpec
+from spaces.stored import KEY, known_fields, require_format
 from spaces.student import StudentSpec
 from spaces.study.spec import Device
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 _FILE = "graduation.json"
+FORMAT = 1
+"""Of the file; one without a format number is from before there were any, and reads as this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,18 +133,24 @@ class GraduationState:
 
     @classmethod
     def read(cls, folder: Path) -> GraduationState | None:
-        """The state of a student's folder; None if its graduation never began."""
+        """The state of a student's folder; None if its graduation never began.
+
+        Raises ValueError for one that another version wrote and that cannot be read (`spaces.stored`).
+        """
         document = read_json(folder / _FILE)
         if document is None:
             return None
-        pairs = {name: tuple(document[name]) for name in ("decay", "limits") if document.get(name) is not None}
-        curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
-        return cls(**{**document, **pairs, "curve": curve})
+        require_format(document, FORMAT, what=str(folder / _FILE))
+        known = known_fields(cls, document, what=str(folder / _FILE))
+        pairs = {name: tuple(known[name]) for name in ("decay", "limits") if known.get(name) is not None}
+        curve = tuple(RungRecord.from_json(rung) for rung in known.get("curve", ()))
+        return cls(**{**known, **pairs, "curve": curve})
 
     def write(self, folder: Path) -> None:
         """Replace the state of a student's folder."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        write_json(folder / _FILE, {**document, "curve": [rung.to_json() for rung in self.curve]})
+        document |= {KEY: FORMAT, "curve": [rung.to_json() for rung in self.curve]}
+        write_json(folder / _FILE, document, durable=True)
 
 
 def show_life(folder: Path) -> None:

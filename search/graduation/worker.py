@@ -20,11 +20,11 @@ import ray.train
 import torch
 import torch.distributed as distributed
 
+from runtime.atomic import read_json
 from search.graduation.schedule import Advance, Decay, Decision, Finish, Limits, decide
 from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
 from search.records.trial import RungRecord
-from search.storage.atomic import read_json
-from search.storage.disk_space import is_no_room
+from search.storage.disk_space import is_disk_full
 from search.workers.failure import failure_of
 from search.workers.memory_limit import is_out_of_memory, limited_memory
 from trainers.distil.checkpoint import save_student
@@ -106,7 +106,7 @@ class Graduation:
                 if self._train(stop_file):
                     self._finish()
         except Exception as error:
-            if is_no_room(error):
+            if is_disk_full(error):
                 raise
             outcome = failure_of(error, memory_gib=memory_gib)
             if self._replica.n_replicas == 1 or isinstance(error, NotFiniteError):

@@ -117,7 +117,7 @@ class Entry:
     def from_record(cls, record: Mapping[str, Any]) -> Entry:
         """The entry that `to_record` wrote. Raises ValueError on anything else."""
         try:
-            return cls(**{**record, "fidelity": Fidelity(**record["fidelity"])})
+            return cls(**{**record, "fidelity": Fidelity.from_json(record["fidelity"])})
         except (TypeError, KeyError) as error:
             raise ValueError(
                 f"not an entry of a front: {error}; an entry is the object that to_record writes"

@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from spaces.recipe import RecipeSpec
+from spaces.stored import KEY, known_fields, require_format
 from spaces.student import StudentSpec
 from trainers.measure.fidelity import Fidelity
+
+FORMAT = 1
+"""Of a trial's record; one without a format number is from before there were any, and reads as this."""
 
 
 class TrialState(StrEnum):
@@ -56,8 +60,10 @@ class RungRecord:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RungRecord:
-        """The record that `to_json` wrote."""
-        return cls(**{**document, "fidelity": Fidelity(**document["fidelity"])})
+        """The record that `to_json` wrote, perhaps another version's (`spaces.stored`). Raises ValueError if it cannot
+        be read."""
+        known = known_fields(cls, document, what="the record of a rung")
+        return cls(**{**known, "fidelity": Fidelity.from_json(document["fidelity"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +121,7 @@ class TrialRecord:
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal record."""
         return {
+            KEY: FORMAT,
             "number": self.number,
             "point": self.point,
             "spec": None if self.spec is None else self.spec.to_json(),
@@ -130,14 +137,17 @@ class TrialRecord:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TrialRecord:
-        """The record that `to_json` wrote."""
-        fields = dict(document)
-        fields["spec"] = None if fields["spec"] is None else StudentSpec.from_json(fields["spec"])
-        fields["recipe"] = None if fields["recipe"] is None else RecipeSpec.from_json(fields["recipe"])
-        fields["state"] = TrialState(fields["state"])
-        fields["rungs"] = tuple(RungRecord.from_json(rung) for rung in fields["rungs"])
-        fields["checkpoint"] = None if fields["checkpoint"] is None else Path(fields["checkpoint"])
-        return cls(**fields)
+        """The record that `to_json` wrote, perhaps another version's (`spaces.stored`). Raises ValueError if it cannot
+        be read."""
+        what = "the record of a trial"
+        require_format(document, FORMAT, what=what)
+        known = known_fields(cls, document, what=what)
+        known["spec"] = None if known["spec"] is None else StudentSpec.from_json(known["spec"])
+        known["recipe"] = None if known["recipe"] is None else RecipeSpec.from_json(known["recipe"])
+        known["state"] = TrialState(known.get("state", TrialState.RUNNING))
+        known["rungs"] = tuple(RungRecord.from_json(rung) for rung in known.get("rungs", ()))
+        known["checkpoint"] = None if known.get("checkpoint") is None else Path(known["checkpoint"])
+        return cls(**known)
 
 
 class Observer(Protocol):

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from runtime.atomic import read_json
 from search.optimiser.posterior import Posterior
 from search.optimiser.surrogate import Surrogate
 from search.records.trial import TrialRecord, TrialState
 from search.report.history import TimedTrial
-from search.storage.atomic import read_json
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.trials.journal import RECORD, read_study, record_of
@@ -146,11 +147,7 @@ def _calibrated(
 ) -> tuple[Calibration, LatencyPredictor] | None:
     """The calibration and the predictor that the trials' latencies come from."""
     told = [record for record in records if record.spec is not None and record.predicted_latency_ms is not None]
-    for document in _calibrations(store, name):
-        try:
-            calibration = Calibration.from_json(document)
-        except ValueError:
-            continue
+    for calibration in _calibrations(store, name):
         if calibration.profile.to_json() != profile:
             continue
         predictor = LatencyPredictor.fit(calibration)
@@ -159,13 +156,15 @@ def _calibrated(
     return None
 
 
-def _calibrations(store: Store, name: str) -> Iterator[dict[str, Any]]:
+def _calibrations(store: Store, name: str) -> Iterator[Calibration]:
     """The study's own, then those in the cache, the latest first."""
     own = StudyState.of(store, name).read(CALIBRATION)
     if own is not None:
         yield own
     cached = sorted((store.cache / "latency").glob("latency-*.json"), key=lambda path: -path.stat().st_mtime)
-    yield from (document for path in cached if (document := read_json(path)) is not None)
+    for document in filter(None, map(read_json, cached)):
+        with suppress(ValueError):  # of another version
+            yield Calibration.from_json(document)
 
 
 def _agrees(predictor: LatencyPredictor, record: TrialRecord) -> bool:

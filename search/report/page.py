@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import write_text
 from search.records.formatting import describe_profile, format_ms
 from search.records.front import Entry, FrontDocument
 from search.records.trial import TrialPoint
@@ -27,9 +26,8 @@ from search.report.review import SearchReview, review_search
 from search.report.search_section import search_section
 from search.report.svg import count
 from search.storage.store import Store
-from search.storage.study_state import StudyState
+from search.storage.study_state import STUDY, StudyState
 from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, load_front, load_trials
-from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec, Switch
 from spaces.student_words import describe
 
@@ -65,14 +63,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
         raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     document = _document(store, name)
     page = report_html(document, load_trials(store, document.study), review_of(store, document))
-    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, out)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_text(out, page, durable=False)
     return out
 
 
@@ -81,14 +72,14 @@ def _document(store: Store, name: str | None) -> FrontDocument:
     try:
         return load_front(store, name)
     except ValueError:
-        study = None if name is None else StudyState.of(store, name).read("study")
+        study = None if name is None else StudyState.of(store, name).read(STUDY)
         if name is None or study is None or not load_trials(store, name):
             raise
-        sources = [teacher["source"] for teacher in study["teachers"]]
+        sources = [teacher.source for teacher in study.teachers]
         return FrontDocument(
             study=name,
             teacher=" + ".join(source.partition(":")[2] or source for source in sources),
-            profile=LatencyProfile.from_json(study["profile"]),
+            profile=study.profile,
             references=(),
             students=(),
         )

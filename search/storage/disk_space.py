@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Room on the disk: what a search must find free before it begins, and how every command ends when none is left.
+"""Disk space: what a search must find free before it begins, and how every command ends when none is left.
 
 Every writer says it in its own words: the system by an error number, sqlite, MLflow and safetensors in a text, NumPy
 by what it could not write, Ray in the text of an error from another process. So the whole chain of an error is read.
@@ -17,7 +17,7 @@ from pathlib import Path
 from spaces.cost import cost
 from spaces.student import StudentSpec
 
-NO_ROOM = "no room"
+NO_DISK_SPACE = "no disk space"
 """Kind of the outcome of a step that could not write."""
 
 COPIES = 4
@@ -29,11 +29,11 @@ _WORDS = re.compile(
 )
 
 
-class NoRoomError(ValueError):
+class DiskFullError(ValueError):
     """A disk is full; everything measured before is kept."""
 
 
-def is_no_room(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that a disk is full."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -51,32 +51,32 @@ def is_no_room(error: BaseException) -> bool:
 
 
 @contextmanager
-def room_explained(*folders: Path) -> Iterator[None]:
-    """Within the block every error that comes from a full disk becomes one NoRoomError, which says what to do.
+def disk_full_explained(*folders: Path) -> Iterator[None]:
+    """Within the block every error that comes from a full disk becomes one DiskFullError, which says what to do.
 
     `folders` are where the block writes, as far as that is known.
     """
     try:
         yield
-    except NoRoomError:
+    except DiskFullError:
         raise
     except Exception as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
-        free = [f"{_free(folder)} are free in {folder}" for folder in dict.fromkeys(folders)]
-        raise NoRoomError(
-            f"{', '.join(['what is written needs room', *free])}; everything measured is kept: make room, and give the "
-            "same command again"
+        left = [f"{folder} ({_free(folder)} free)" for folder in dict.fromkeys(folders)]
+        raise DiskFullError(
+            f"no space left in {' or '.join(left) or 'the folder that is written'}: free some and run the command "
+            "again; everything measured is kept"
         ) from error
 
 
-def require_room(folder: Path, spec: StudentSpec, *, n_workers: int) -> None:
-    """Raises NoRoomError unless every worker could save a student as large as `spec`, the least that a search needs."""
+def require_disk_space(folder: Path, spec: StudentSpec, *, n_workers: int) -> None:
+    """Raises DiskFullError unless every worker could save a student as large as `spec`: the least that is needed."""
     n_bytes = n_workers * COPIES * cost(spec).n_bytes
     if _free_bytes(folder) < n_bytes:
-        raise NoRoomError(
+        raise DiskFullError(
             f"a search saves {n_workers} students at a time, {n_bytes / 1e6:,.0f} MB if they are large: "
-            f"{_free(folder)} are free in {folder}; make room, or choose another folder (--store)"
+            f"{_free(folder)} are free in {folder}; free some, or choose another folder (--store)"
         )
 
 

@@ -23,12 +23,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from search.storage.atomic import read_json, write_json
+from runtime.atomic import read_json, write_json
 from search.storage.tracking_uri import database_of, database_uri, is_server, require_tracking_uri
 from spaces.fields import require_name
 
 DEFAULT_ROOT = "understudy-store"
 ROOT_VARIABLE = "UNDERSTUDY_STORE"
+
+
+class NoStoreError(ValueError):
+    """No search has created a store in this folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class Store:
     def remember(self) -> None:
         """Write down the address of MLflow that was told, unless it is the store's own or known already."""
         if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
-            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex})
+            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex}, durable=True)
 
     def make_folders(self) -> None:
         """Create the folders of artifacts, caches and studies."""
@@ -143,11 +147,11 @@ class Store:
             ) from None
 
     def require_exists(self) -> None:
-        """Raises ValueError unless a search has created this store; whether a server answers shows when it is asked."""
+        """Raises NoStoreError unless a search has created this store; a server is not asked here."""
         if self.on_server:
             return
         if not self.exists():
-            raise ValueError(
+            raise NoStoreError(
                 f"there is no store in {self.root}: it holds no {self.database.name}; "
                 f"run `understudy search` first, or name the store with --store or ${ROOT_VARIABLE}"
             )

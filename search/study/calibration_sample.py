@@ -44,9 +44,9 @@ def sample_architectures(
         is_new = _decode_into(specs, study.space, draw_point(study.space, generator), teacher)
         n_failures = 0 if is_new else n_failures + 1
     others = sorted((spec for spec in specs if spec not in first), key=lambda spec: _order(spec, study.profile))
-    room = n - len(first)
-    if len(others) > room:
-        others = [others[i] for i in np.linspace(0, len(others) - 1, room).round().astype(int)] if room else []
+    n_left = n - len(first)
+    if len(others) > n_left:
+        others = [others[i] for i in np.linspace(0, len(others) - 1, n_left).round().astype(int)] if n_left else []
     return (*first, *others)
 
 

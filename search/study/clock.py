@@ -7,7 +7,16 @@ import time
 from collections.abc import Callable
 
 from search.console.progress import Bar, Reporter
-from search.storage.study_state import StudyState
+from search.storage.study_state import Fact, StudyState
+
+CLOCK: Fact[float] = Fact(
+    name="clock", to_json=lambda spent_s: {"spent_s": spent_s}, from_json=lambda document: float(document["spent_s"])
+)
+"""Seconds spent on the study by all commands."""
+STEP: Fact[str] = Fact(
+    name="step", to_json=lambda step: {"step": step}, from_json=lambda document: str(document["step"]), durable=False
+)
+"""The step that the study is at, in words."""
 
 
 class Clock:
@@ -23,7 +32,6 @@ class Clock:
 
 
 WRITE_CLOCK_S = 5.0
-_CLOCK = "clock"
 
 
 class NotedClock(Clock):
@@ -34,7 +42,7 @@ class NotedClock(Clock):
 
     def __init__(self, state: StudyState, *, now: Callable[[], float] = time.monotonic) -> None:
         """Goes on from what was written."""
-        super().__init__(spent_s=float((state.read(_CLOCK) or {}).get("spent_s", 0.0)), now=now)
+        super().__init__(spent_s=state.read(CLOCK) or 0.0, now=now)
         self._state = state
         self._written_s = self.spent_s()
 
@@ -48,7 +56,7 @@ class NotedClock(Clock):
     def write(self) -> None:
         """Write it."""
         self._written_s = self.spent_s()
-        self._state.write(_CLOCK, {"spent_s": self._written_s})
+        self._state.write(CLOCK, self._written_s)
 
 
 class NotedSteps:
@@ -77,4 +85,4 @@ class NotedSteps:
         self._reporter.say(line)
 
     def _note(self, step: str) -> None:
-        self._state.write("step", {"step": step})
+        self._state.write(STEP, step)

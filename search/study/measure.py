@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import read_json, write_json
 from runtime.folder import read_folder, student_digest
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
 from search.records.front import Entry
-from search.storage.atomic import read_json, write_json
-from search.storage.study_state import StudyState
+from search.storage.study_state import Fact, StudyState
 from search.study.prepare import Prepared
 from search.study.references import TEACHER, Reference, fidelity_on
 from spaces.profile import LatencyProfile, Runtime
@@ -29,17 +29,37 @@ from trainers.measure.calibration import machine_name
 from trainers.measure.latency import Latency, Measurable, measure_latencies
 from trainers.measure.random_student import random_student
 
-_FACT = "measurement"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """All that stands on a study's page."""
 
+    key: str
+    """What it depends on: the machine, the profile, the teachers, the held-out text, and who was measured."""
     references: tuple[Entry, ...]
     """The teacher first."""
     students: tuple[Entry, ...]
     """The graduates, by trial number."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of the fact."""
+        return {
+            "key": self.key,
+            "references": [entry.to_record() for entry in self.references],
+            "students": [entry.to_record() for entry in self.students],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Measured:
+        """The value of the fact's object."""
+        references, students = (
+            tuple(Entry.from_record(entry) for entry in document[name]) for name in ("references", "students")
+        )
+        return cls(key=document["key"], references=references, students=students)
+
+
+MEASUREMENT: Fact[Measured] = Fact(name="measurement", to_json=Measured.to_json, from_json=Measured.from_json)
+"""The last final measurement."""
 
 
 def measure_all(
@@ -54,12 +74,9 @@ def measure_all(
 ) -> Measured:
     """Measures graduates and references; `seconds` are those of the latencies alone."""
     key = _key(prepared, references, graduates, profile)
-    known = state.read(_FACT) or {}
-    if known.get("key") == key:
-        return Measured(
-            references=tuple(Entry.from_record(entry) for entry in known["references"]),
-            students=tuple(Entry.from_record(entry) for entry in known["students"]),
-        )
+    known = state.read(MEASUREMENT)
+    if known is not None and known.key == key:
+        return known
     reporter.step(f"measuring the latency of {len(graduates)} students and {len(references)} references")
     runnables = {graduate.record.name: _runnable(graduate.folder, profile) for graduate in graduates}
     latencies = _latencies(references, runnables, profile, seconds=seconds)
@@ -82,6 +99,7 @@ def measure_all(
         )
         _write_down(graduate.folder, students[-1], profile)
     measured = Measured(
+        key=key,
         references=tuple(
             Entry.measured(
                 reference.name,
@@ -95,10 +113,7 @@ def measure_all(
         ),
         students=tuple(students),
     )
-    record: dict[str, Any] = {"key": key}
-    record["references"] = [entry.to_record() for entry in measured.references]
-    record["students"] = [entry.to_record() for entry in measured.students]
-    state.write(_FACT, record)
+    state.write(MEASUREMENT, measured)
     return measured
 
 
@@ -129,7 +144,7 @@ def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
         "machine": machine_name(),
         "fidelity": entry.fidelity.to_json(),
     }
-    write_json(path, {**document, "measurements": measurements})
+    write_json(path, {**document, "measurements": measurements}, durable=True)
 
 
 def _key(

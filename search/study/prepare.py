@@ -15,21 +15,30 @@ import torch
 from numpy.typing import NDArray
 
 from search.console.progress import Reporter
-from search.storage.disk_space import require_room
+from search.storage.disk_space import require_disk_space
 from search.storage.store import Store
-from search.storage.study_state import CALIBRATION, StudyState
+from search.storage.study_state import CALIBRATION, Fact, StudyState
 from search.study.budget import AGAIN, TimePlan
 from search.study.calibration_sample import sample_architectures
+from search.study.limits import SEARCHED
 from search.study.preflight import require_one_dimension
 from search.study.teacher_outputs import cache_outputs, digest_of, embed_held_out, join_data, save_array
 from spaces.study.spec import Device, StudySpec
 from trainers.distil.loop import DistillationData
 from trainers.distil.static_table import train_static_table
 from trainers.inherit.inherit import Inheritance, prepare_inheritance
+from trainers.inherit.layer_ranking import cached_ranking
 from trainers.measure.calibration import Calibration, cached_calibration
 from trainers.measure.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, PredictorError
 from trainers.teacher.load import Teacher, load_teacher
 from trainers.text.corpus import Corpus, prepare_corpus
+
+TABLE_SECONDS: Fact[float] = Fact(
+    name="static-table",
+    to_json=lambda seconds: {"seconds": seconds},
+    from_json=lambda document: float(document["seconds"]),
+)
+"""Seconds for which the static table beside this fact was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +120,10 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     reporter.step("reading the teacher")
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
-    if state.read("search") is None:
-        require_room(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
+    if state.read(SEARCHED) is None:
+        require_disk_space(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)
-    state.write(CALIBRATION, calibration.to_json())
+    state.write(CALIBRATION, calibration)
     predictor = LatencyPredictor.fit(calibration)
     error = _predictor_error(predictor)
     errs = "is untested: the space holds too few architectures"
@@ -130,8 +139,14 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     data = join_data(study, corpora[0], caches, held_out)
     seed = study.search.seed
     table = _static_table(teachers[0], data, state=state, plan=plan, seed=seed, device=device, reporter=reporter)
-    reporter.step("ranking the teacher's layers")
-    n = len(data.offsets) - 1
+    text = corpora[0].train.take(len(data.offsets) - 1)
+    layers = cached_ranking(
+        store.cache / "layers",
+        teachers[0],
+        text,
+        device=device,
+        announce=lambda: reporter.step("ranking the teacher's layers"),
+    )
     return Prepared(
         teachers=teachers,
         corpora=corpora,
@@ -140,7 +155,7 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
         predictor_error=error,
         held_out_at_depths=held_out[0],
         data=data,
-        inheritance=prepare_inheritance(teachers[0], corpora[0].train.take(n), static_table=table, device=device),
+        inheritance=prepare_inheritance(teachers[0], text, static_table=table, layers=layers, device=device),
         device=study.search.device,
     )
 
@@ -194,8 +209,7 @@ def _static_table(
     """The trained static table, from the study's folder unless this command may train it for much longer."""
     path, n = state.folder / "static-table.npy", len(data.token_ids)
     seconds = plan.table_s(n)
-    before = state.read("static-table") or {}
-    if path.exists() and seconds < AGAIN * before.get("seconds", 0.0):
+    if path.exists() and seconds < AGAIN * (state.read(TABLE_SECONDS) or 0.0):
         known: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return known
     reporter.step(f"training the static table for about {seconds:.0f} s")
@@ -203,5 +217,5 @@ def _static_table(
     n_tokens = plan.table_tokens(n)
     table = train_static_table(teacher, data, n_tokens=n_tokens, seconds=limit_s, seed=seed, device=device)
     save_array(path, table)
-    state.write("static-table", {"seconds": seconds})
+    state.write(TABLE_SECONDS, seconds)
     return table

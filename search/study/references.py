@@ -8,13 +8,15 @@ run on a runtime that rounds (the engine's eight bits), the teacher runs on torc
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from search.console.progress import Reporter
-from search.storage.study_state import StudyState
+from search.storage.study_state import Fact, StudyState
 from search.study.prepare import Prepared
 from spaces.profile import Runtime
 from spaces.student import StudentSpec
@@ -28,7 +30,6 @@ from trainers.modules.embed import embed_tokens
 
 TEACHER = "teacher"
 STATIC_TABLE = "static-table"
-_FACT = "references"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +44,45 @@ class Reference:
     """On the held-out text, in float32; of `teacher-on-engine`, in the engine's eight bits."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceFidelities:
+    """The fidelities of a study's references, which a later command need not measure again."""
+
+    key: str
+    """What they depend on: teachers, held-out text, static table."""
+    fidelities: Mapping[str, Fidelity]
+    """By the reference's name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of the fact."""
+        return {"key": self.key, "fidelities": {name: one.to_json() for name, one in self.fidelities.items()}}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ReferenceFidelities:
+        """The value of the fact's object."""
+        fidelities = {name: Fidelity.from_json(one) for name, one in document["fidelities"].items()}
+        return cls(key=document["key"], fidelities=fidelities)
+
+
+REFERENCES: Fact[ReferenceFidelities] = Fact(
+    name="references", to_json=ReferenceFidelities.to_json, from_json=ReferenceFidelities.from_json
+)
+"""What the last command measured."""
+
+
 def measure_references(prepared: Prepared, *, state: StudyState, reporter: Reporter) -> tuple[Reference, ...]:
     """All references of a study, the teacher first; fidelities that an earlier command measured are read."""
     specs = reference_specs(prepared.teacher.spec, prepared.calibration.profile.runtime)
     key = _key(prepared)
-    known = state.read(_FACT) or {}
-    fidelities = dict(known.get("fidelities", {})) if known.get("key") == key else {}
+    known = state.read(REFERENCES)
+    fidelities = dict(known.fidelities) if known is not None and known.key == key else {}
     bar = reporter.step(f"measuring the fidelity of {len(specs)} references")
     for number, name in enumerate(specs):
         if name not in fidelities:
-            fidelities[name] = _fidelity(name, specs[name], prepared).to_json()
+            fidelities[name] = _fidelity(name, specs[name], prepared)
         bar(number + 1, len(specs))
-    state.write(_FACT, {"key": key, "fidelities": fidelities})
-    return tuple(
-        Reference(name=name, spec=spec, fidelity=Fidelity.from_json(fidelities[name])) for name, spec in specs.items()
-    )
+    state.write(REFERENCES, ReferenceFidelities(key=key, fidelities=fidelities))
+    return tuple(Reference(name=name, spec=spec, fidelity=fidelities[name]) for name, spec in specs.items())
 
 
 def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, StudentSpec]:

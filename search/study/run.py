@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from search.console.live_table import LiveTable
 from search.console.progress import ConsoleReporter, Reporter
@@ -23,24 +22,26 @@ from search.graduation.select import choose_graduates
 from search.records.front import FrontDocument
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
-from search.storage.disk_space import room_explained
+from search.storage.disk_space import disk_full_explained
 from search.storage.lock import COMMAND, exclusive
-from search.storage.store import Store
+from search.storage.store import NoStoreError, Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.clock import NotedClock, NotedSteps
 from search.study.interrupts import Interrupts
+from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import measure_all
 from search.study.prepare import Prepared, prepare
 from search.study.references import measure_references
-from search.study.search import search_trials
+from search.study.search import plan_of, search_trials
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
 from search.tracking.publish import register_front
-from search.tracking.registry import load_front
+from search.tracking.registry import NoFrontError, load_front
 from search.tracking.trial_runs import Facts, TrialLog, device_name
+from search.trials.identity import require_same_study
 from search.trials.journal import DRIVER_ENDED, read_trials
 from search.workers.cluster import connect, disconnect
 from spaces.study.spec import StudySpec
@@ -48,7 +49,7 @@ from trainers.modules.freed_memory import return_freed_memory
 
 _RETRY_S = 1.0
 _SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
-_PATIENCE_S = 60.0  # that the end of a study waits for MLflow to be back
+_SERVER_BACK_S = 60.0  # that the end of a study waits for MLflow to be back
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
@@ -66,7 +67,7 @@ def run_search(
     state = StudyState(folder)
     store.require_writable()
     require_tracking(store)
-    with room_explained(store.root), exclusive(folder, lock=COMMAND):
+    with disk_full_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = NotedClock(state)
         reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state, clock)
@@ -76,13 +77,13 @@ def run_search(
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)
             try:
-                return run.registered() or run.through()
+                return run.registered() or run.all_steps()
             finally:
-                disconnect()
+                run.disconnect()
                 run.stop_clock()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     """One command on one study."""
 
@@ -93,6 +94,7 @@ class _Run:
     state: StudyState
     clock: NotedClock
     interrupts: Interrupts
+    is_connected_by_us: bool = False
 
     @property
     def plan(self) -> TimePlan:
@@ -106,18 +108,18 @@ class _Run:
 
     def registered(self) -> FrontDocument | None:
         """The front, if the study is complete as it stands; None if there is something left to do."""
-        if self.state.read("complete") != _wishes(self.study):
+        if self.state.read(COMPLETE) != RequestedLimits.of(self.study):
             return None
         try:
             document = load_front(self.store, self.study.name)
-        except ValueError:  # the registry was removed; what is measured is still there
+        except (NoStoreError, NoFrontError):  # the registry was removed; what is measured is still there
             return None
         self.reporter.say(
             f"study {self.study.name} is complete; a larger time budget, more trials or a longer graduation extend it"
         )
         return document
 
-    def through(self) -> FrontDocument:
+    def all_steps(self) -> FrontDocument:
         """All steps, from what is there."""
         remembered = self.store.remembers
         create_store(self.store)
@@ -128,6 +130,7 @@ class _Run:
                 self.store.forget()
             raise
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
+        require_same_study(plan_of(self.study, prepared, store=self.store))  # though no search may be left to check it
         references = measure_references(prepared, state=self.state, reporter=self.reporter)
         self.stop_clock()
         log = TrialLog(
@@ -143,7 +146,7 @@ class _Run:
             graduated = [_graduated(one) for one in graduates]
             for record in graduated:
                 writer.trial_ended(record)
-            disconnect()  # the final measurement wants the machine for itself
+            self.disconnect()  # the final measurement wants the machine for itself
             writer.settle(_SETTLE_S)
             self.stop_clock()
             measured = measure_all(
@@ -167,7 +170,7 @@ class _Run:
             document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
         chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
-            self.state.write("complete", _wishes(self.study))
+            self.state.write(COMPLETE, RequestedLimits.of(self.study))
         self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
         return document
 
@@ -187,7 +190,7 @@ class _Run:
     ) -> FrontDocument:
         """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
         self.reporter.step("registering the front")
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _SERVER_BACK_S
         while True:
             try:
                 writer.finish(records)
@@ -203,8 +206,8 @@ class _Run:
 
     def _search(self, prepared: Prepared, writer: TrialWriter) -> tuple[TrialRecord, ...]:
         """All trials of the study; searches unless an earlier command ended the search with the same limits."""
-        study, wishes = self.study, {"search": _wishes(self.study)["search"]}
-        if self.state.read("search") == wishes:
+        study = self.study
+        if self.state.read(SEARCHED) == study.search:
             return read_trials(self.state.folder, study.name)
         return_freed_memory()  # before the workers need it
         self._connect(prepared)
@@ -226,7 +229,7 @@ class _Run:
             )
         records = tuple(with_checkpoints(records))
         writer.catch_up(records)
-        self.state.write("search", wishes)
+        self.state.write(SEARCHED, study.search)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
@@ -272,7 +275,15 @@ class _Run:
         return graduates
 
     def _connect(self, prepared: Prepared) -> None:
-        connect(self.address, n_cpus=_n_cpus(self.study), n_object_bytes=prepared.n_object_bytes)
+        n_cpus, n_object_bytes = _n_cpus(self.study), prepared.n_object_bytes
+        if connect(self.address, n_cpus=n_cpus, n_object_bytes=n_object_bytes):
+            self.is_connected_by_us = True
+
+    def disconnect(self) -> None:
+        """End the connection to Ray, if this command made it: one that was there before is another's."""
+        if self.is_connected_by_us:
+            disconnect()
+            self.is_connected_by_us = False
 
     def _facts(self, prepared: Prepared) -> Facts:
         """What all runs of the study share."""
@@ -300,13 +311,6 @@ def _interrupted(record: TrialRecord) -> TrialRecord:
     if record.state is not TrialState.RUNNING:
         return record
     return replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
-
-
-def _wishes(study: StudySpec) -> dict[str, Any]:
-    """What a command may raise to go further with a study that is complete; the device is no such limit."""
-    document = study.to_json()
-    search = {key: value for key, value in document["search"].items() if key != "device"}
-    return {"search": search, "graduation": document["graduation"]}
 
 
 def _n_cpus(study: StudySpec) -> int | None:

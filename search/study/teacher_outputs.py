@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.atomic import atomic_file
 from search.console.progress import Reporter
 from search.storage.store import Store
-from search.storage.study_state import StudyState
+from search.storage.study_state import Fact, StudyState
 from search.study.budget import AGAIN, TimePlan, n_sentences
 from search.workers.mapped_array import by_path
 from spaces.domain import Choice
@@ -33,6 +34,26 @@ from trainers.text.corpus import Corpus
 
 PROBE_SENTENCES = 4096
 """Sentences embedded to measure a teacher's speed, twice; they count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedText:
+    """How much of the training text the teachers have embedded for a study, and in what time."""
+
+    n_sentences: int
+    """Of the training text."""
+    cache_s: float | None
+    """Seconds that the study's budget gave them; None: no limit."""
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> CachedText:
+        """The value of a fact's object."""
+        cache_s = document.get("cache_s")
+        return cls(n_sentences=int(document["n_sentences"]), cache_s=None if cache_s is None else float(cache_s))
+
+
+CACHED_TEXT: Fact[CachedText] = Fact(name="preparation", to_json=asdict, from_json=CachedText.from_json)
+"""What the last preparation left."""
 
 
 def embed_held_out(
@@ -67,11 +88,11 @@ def cache_outputs(
     reporter: Reporter,
 ) -> tuple[TeacherCache, ...]:
     """The teachers' outputs for as much of the training text as the time allows, and no less than before."""
-    available, before = len(corpora[0].train), state.read("preparation") or {}
-    n = min(available, before.get("n_sentences", 0))
+    available, before = len(corpora[0].train), state.read(CACHED_TEXT) or CachedText(n_sentences=0, cache_s=None)
+    n = min(available, before.n_sentences)
     if plan.cache_s is None:
         n = available
-    elif not n or plan.cache_s >= AGAIN * before.get("cache_s", 0.0):
+    elif not n or (before.cache_s is not None and plan.cache_s >= AGAIN * before.cache_s):
         reporter.step("measuring how fast the teacher embeds")
         fitting = _n_fitting(study, teachers, corpora, store=store, seconds=plan.cache_s)
         n = n_sentences(fitting, available=available, at_least=n)
@@ -85,7 +106,7 @@ def cache_outputs(
 
         options = _cache_options(study, store, is_first=teacher is teachers[0])
         caches.append(build_cache(teacher, corpus.train, n_sentences=n, progress=bar, announce=announce, **options))
-    state.write("preparation", {"n_sentences": n, "cache_s": plan.cache_s})
+    state.write(CACHED_TEXT, CachedText(n_sentences=n, cache_s=plan.cache_s))
     return tuple(caches)
 
 
@@ -176,14 +197,8 @@ def join_data(
 
 def save_array(path: Path, array: NDArray[np.float32]) -> None:
     """Write a .npy file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path, durable=True) as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def digest_of(parts: list[str]) -> str:

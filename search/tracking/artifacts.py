@@ -7,12 +7,13 @@ A student that was downloaded is kept in the store's cache, for a logged model n
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
+from runtime.atomic import move_into_place
 from runtime.folder import DOCUMENT_FILE
 from search.storage.store import Store
 from search.tracking.client import activated
@@ -59,9 +60,6 @@ def _downloaded(store: Store, uri: str) -> Path:
             from mlflow.artifacts import download_artifacts
 
             folder = download_artifacts(artifact_uri=f"{uri.rstrip('/')}/artifacts", dst_path=temporary)
-            try:
-                os.replace(folder, kept)
-            except OSError:  # another command was faster
-                if not kept.is_dir():
-                    raise
+            with suppress(FileExistsError):  # another command was faster
+                move_into_place(Path(folder), kept, durable=True, may_replace=False)
     return kept

@@ -45,6 +45,10 @@ _MODEL = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:@(?P<alias>[^/@]+)|
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 
 
+class NoFrontError(ValueError):
+    """The registry was asked, and knows no front of this study."""
+
+
 def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
     """Studies with a front, the latest first. Raises ValueError if there is no store.
 
@@ -69,7 +73,7 @@ def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
 def load_front(store: Store, name: str | None = None) -> FrontDocument:
     """The front of study `name` (None: the latest), with today's versions and aliases.
 
-    Raises ValueError if there is no store or no such study, naming those that exist.
+    Raises NoStoreError if there is no store, and NoFrontError, naming those that exist, if there is no such study.
     """
     name = _study(store, name)
     with connected(store) as client:
@@ -228,11 +232,11 @@ def _study(store: Store, name: str | None) -> str:
     names = study_names(store, own=name is None)
     if not names:
         where = store.tracking_uri if store.on_server else store.root
-        raise ValueError(f"the store {where} holds no front yet; run `understudy search`, or let it finish")
+        raise NoFrontError(f"the store {where} holds no front yet; run `understudy search`, or let it finish")
     if name is None:
         return names[0]
     if name not in names:
-        raise ValueError(f"{_unknown('study', name, names)}; if its search was interrupted, start it again")
+        raise NoFrontError(f"{_unknown('study', name, names)}; if its search was interrupted, start it again")
     return name
 
 

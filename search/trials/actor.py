@@ -19,9 +19,10 @@ from ray.tune import Trainable
 from search.records.trial import RungRecord
 from search.trials.work import TrialWork
 from search.workers.failure import failure_of
-from search.workers.memory_limit import GIB, is_out_of_memory, limit_memory
+from search.workers.memory_limit import GIB, limit_memory
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
+from trainers.distil.loop import LostCheckpointError
 
 TASK = "task"
 """Key of a Tune configuration: its one entry, a `TrialTask`."""
@@ -111,12 +112,17 @@ class TrialActor(Trainable):
         return {MEASURED: Measured(rung, checkpoint)}
 
     def _restore(self, task: TrialTask, checkpoint: Path) -> None:
-        """Goes on from a checkpoint, or, where a power failure has left none that can be read, from the beginning."""
+        """Goes on from a checkpoint, or, where a power failure has left none that is whole, from the beginning.
+
+        The trial's file of errors says so. Any other error, such as a checkpoint of another run, ends the trial.
+        """
         try:
             self._work.restore(checkpoint)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
+        except LostCheckpointError as error:
+            path = task.folder.parents[1] / "errors" / f"{task.folder.name}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"trained again from the beginning, for its checkpoint is lost: {error}\n")
             self._work.start(task.spec, task.recipe, seed=task.seed)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:

@@ -69,18 +69,31 @@ class WholeLines(JournalFileBackend):
 
 
 class TrialReader:
-    """Reads a study's trials again and again, while nothing or another process writes: only what is new is read."""
+    """Reads a study's trials again and again, while nothing or another process writes: only what is new is read.
+
+    Optuna reads the new lines of the journal alone; here a record is parsed once, and again when its trial was told
+    something. So a record that did not change is the same object as before.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         """Of study `name`, which need not have begun."""
         self._folder, self._name = folder, name
         self._study: optuna.Study | None = None
+        self._parsed: dict[int, tuple[Any, OptunaState, TrialRecord | None]] = {}
 
     def records(self) -> tuple[TrialRecord, ...]:
         """All trials by number; empty before any search."""
         if self._study is None:
             self._study = read_study(self._folder, self._name)
-        return () if self._study is None else records_of(self._study, self._folder)
+        trials = [] if self._study is None else self._study.get_trials(deepcopy=False)
+        return tuple(record for record in map(self._record, trials) if record is not None)
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
+        document = trial.user_attrs.get(RECORD)
+        known = self._parsed.get(trial.number)
+        if known is None or known[0] is not document or known[1] is not trial.state:
+            self._parsed[trial.number] = known = (document, trial.state, record_of(trial, self._folder))
+        return known[2]
 
 
 def read_trials(folder: Path, name: str) -> tuple[TrialRecord, ...]:

@@ -38,7 +38,7 @@ from search.trials.plan import TrialPlan
 from search.trials.points import suggest_point
 from search.trials.problem import StudentProblem
 from search.trials.pruning import make_pruning
-from search.trials.resume import end_leftovers, enqueue, require_identity
+from search.trials.resume import claim_identity, end_leftovers, enqueue
 from search.trials.sampling import make_sampler
 from search.trials.time_model import TrainingTimeModel
 from search.workers.heartbeat import rung_limit_s
@@ -94,7 +94,7 @@ class TrialManager:
             sampler=make_sampler(plan.sampler, surrogate, seed=plan.seed, n_startup_trials=plan.n_startup_trials),
             load_if_exists=True,
         )
-        require_identity(self._study, plan)
+        claim_identity(self._study, plan)
         end_leftovers(self._study, plan)
         self._records = {record.number: record for record in records_of(self._study, plan.folder)}
         self._pace = TrainingTimeModel.of(self._records.values())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a search finds when it opens a study that an earlier one, perhaps a killed one, has left.
 
-In this order: the study must be the same one (`require_identity`); trials that were running are told how they ended
+In this order: the study must be the same one (`claim_identity`); trials that were running are told how they ended
 (`end_leftovers`); what was interrupted, and then the initial points that nobody tried, wait in the queue (`enqueue`).
 """
 
@@ -15,23 +15,19 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from search.records.trial import TrialRecord, TrialState
+from search.trials.identity import IDENTITY, require_identity
 from search.trials.journal import CONTINUES, INITIAL, record_of, stands_for_its_point, tell
 from search.trials.plan import TrialPlan
 from search.trials.points import initial_point
 
 
-def require_identity(study: optuna.Study, plan: TrialPlan) -> None:
-    """Writes the plan's identity into a new study. Raises ValueError if the study was begun with another one."""
+def claim_identity(study: optuna.Study, plan: TrialPlan) -> None:
+    """Writes the plan's identity into a study that lacks it. Raises ValueError if the study was begun with another."""
     wanted = json.loads(json.dumps(dict(plan.identity)))
-    stored = study.user_attrs.get("identity")
-    if stored is None:
-        study.set_user_attr("identity", wanted)
-    elif stored != wanted:
-        changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
-        raise ValueError(
-            f"a study is continued with what it began with: {', '.join(changed)} changed since study "
-            f"{plan.name!r} was first searched; give this one another --name, or delete {plan.folder}"
-        )
+    stored = study.user_attrs.get(IDENTITY)
+    require_identity(stored or {}, plan)
+    if stored is None or {*wanted} - {*stored}:
+        study.set_user_attr(IDENTITY, {**(stored or {}), **wanted})
 
 
 def end_leftovers(study: optuna.Study, plan: TrialPlan) -> None:

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from search.records.trial import TrialRecord
-from search.storage.disk_space import NO_ROOM
+from search.storage.disk_space import NO_DISK_SPACE
 from search.trials.actor import MEASURED, TASK, Failed, Measured, TrialTask
 from search.trials.manager import TrialManager
 from search.workers.heartbeat import HUNG, HangWatch
@@ -115,7 +115,7 @@ class ManagerScheduler(TrialScheduler):
     def _take(self, task: TrialTask, measured: Measured | Failed) -> bool:
         match measured:
             case Failed(outcome, details):
-                if outcome.startswith(NO_ROOM):  # not the trial's fault: the search ends here
+                if outcome.startswith(NO_DISK_SPACE):  # not the trial's fault: the search ends here
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(task.folder))
                 self._manager.failed(task.number, outcome, details=details)
                 return False

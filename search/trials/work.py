@@ -42,7 +42,10 @@ class TrialWork(Protocol):
         """Writes all that `restore` needs into a new folder."""
 
     def restore(self, folder: Path) -> None:
-        """After `start`: goes on from what `save` wrote, bit for bit."""
+        """After `start`: goes on from what `save` wrote, bit for bit.
+
+        Raises LostCheckpointError if its files are missing or cut off.
+        """
 
 
 class DistillationWork:

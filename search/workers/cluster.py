@@ -36,15 +36,24 @@ _QUIET = {
 }
 
 
-def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_bytes: int = 0) -> None:
-    """Connects this process to Ray, if it is not connected yet.
+def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_bytes: int = 0) -> bool:
+    """Connects this process to Ray, if it is not connected yet; whether it did, and so has a connection to end.
 
     `address` None means `RAY_ADDRESS` if that is set, else a Ray of our own on this machine, with `n_cpus`
     CPUs (None: all) and an object store that holds `n_object_bytes`. Raises ValueError if nothing answers
     at the address.
     """
     if ray.is_initialized():
-        return
+        return False
+    try:
+        _connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
+    except BaseException:
+        disconnect()  # what was half begun, perhaps by a Ctrl-C
+        raise
+    return True
+
+
+def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
@@ -73,19 +82,23 @@ def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_b
 
 
 def disconnect() -> None:
-    """Leaves the cluster; a Ray that `connect` started is stopped with everything that runs on it."""
+    """Leaves the cluster; a Ray that `connect` started is stopped with everything that runs on it.
+
+    For whoever was told by `connect` that it connected: a notebook's own session is not ours to end.
+    """
     with suppress(Exception):  # the way out, perhaps after a Ctrl-C in the middle of a start: nothing to save here
         ray.shutdown()
 
 
 @contextmanager
 def cluster(address: str | None = None, *, n_cpus: int | None = None, n_object_bytes: int = 0) -> Iterator[None]:
-    """Connected to Ray inside, disconnected after, whatever happens inside."""
+    """Connected to Ray inside, and after it as before, whatever happens inside."""
+    is_ours = connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
     try:
-        connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
         yield
     finally:
-        disconnect()
+        if is_ours:
+            disconnect()
 
 
 def _probe(address: str) -> None:

@@ -312,11 +312,12 @@ class StudySpec:
         """A JSON object that is also a study file: parsing its text gives an equal study."""
         return {
             "name": self.name,
-            "teachers": [_plain(teacher) for teacher in self.teachers],
-            "corpus": _plain(self.corpus) | {"sources": [_plain(source) for source in self.corpus.sources]},
+            "teachers": [section_to_json(teacher) for teacher in self.teachers],
+            "corpus": section_to_json(self.corpus)
+            | {"sources": [section_to_json(source) for source in self.corpus.sources]},
             "profile": self.profile.to_json(),
-            "search": _plain(self.search),
-            "graduation": _plain(self.graduation),
+            "search": section_to_json(self.search),
+            "graduation": section_to_json(self.graduation),
             "space": space_to_json(self.space),
             "initial_points": [dict(point) for point in self.initial_points],
         }
@@ -363,7 +364,8 @@ def is_remote_name(reference: str) -> bool:
     return _REMOTE_NAME.fullmatch(reference) is not None and ".." not in reference
 
 
-def _plain(spec: Any) -> dict[str, Any]:
+def section_to_json(spec: Any) -> dict[str, Any]:
+    """A section of plain values, such as the search, as the study file writes it."""
     document: dict[str, Any] = {}
     for part in fields(spec):
         value = getattr(spec, part.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring.losses import Losses
-from search.storage.atomic import write_json
+from runtime.atomic import write_json
 
 
 def test_a_graduate_may_be_replaced_by_one_that_saw_more_and_by_no_other(tmp_path: Path) -> None:

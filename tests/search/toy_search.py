@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.atomic import read_json
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
@@ -31,6 +32,7 @@ from spaces.recipe import RecipeSpec
 from spaces.space import Space
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from spaces.study.spec import space_to_json
+from trainers.distil.loop import LostCheckpointError
 from trainers.measure.calibration import Calibration, CalibrationPoint
 from trainers.measure.fidelity import Fidelity
 from trainers.measure.predictor import LatencyPredictor
@@ -146,7 +148,7 @@ def record_search(
     `stop_after` so many rungs in all it is interrupted.
     """
     fitted = LatencyPredictor.fit(calibration())
-    StudyState.of(store, name).write(CALIBRATION, calibration().to_json())
+    StudyState.of(store, name).write(CALIBRATION, calibration())
     identity = {"space": space_to_json(SPACE), "rungs": list(RUNGS), "profile": LatencyProfile().to_json()}
     values = {"name": name, "n_trials": n_trials, "predict": fitted.predict, "identity": identity, **changes}
     manager = TrialManager(plan(store.study_folder(name), **values), observers=observers)
@@ -196,7 +198,10 @@ class ToyWork:
         (folder / "toy.json").write_text(json.dumps({"n_tokens": self.n_tokens, "pid": os.getpid()}))
 
     def restore(self, folder: Path) -> None:
-        self.n_tokens, self.was_restored = json.loads((folder / "toy.json").read_text())["n_tokens"], True
+        saved = read_json(folder / "toy.json")
+        if saved is None:
+            raise LostCheckpointError(f"{folder} holds no readable toy.json")
+        self.n_tokens, self.was_restored = saved["n_tokens"], True
 
     def _have_accident(self) -> None:
         match self.accident:

@@ -10,7 +10,6 @@ saved, and continued bit for bit; the learning rate falls only once `begin_decay
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -19,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from runtime.atomic import read_json, write_json
 from spaces.recipe import Precision, RecipeSpec
 from trainers.distil.objective import BatchTargets, distillation_loss
 from trainers.distil.prune import BlockPruner
@@ -42,6 +42,10 @@ ADAM_BETAS = (0.9, 0.98)
 
 class NotFiniteError(ArithmeticError):
     """The loss became infinite or not a number: the trial has diverged."""
+
+
+class LostCheckpointError(Exception):
+    """The files of a checkpoint are missing or cut off, as a power failure may leave them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,23 +188,30 @@ class Distillation:
             "position": self.position,
             "decay": self.decay,
         }
-        temporary = folder / "distillation.json.tmp"
-        temporary.write_text(json.dumps(counters))
-        temporary.replace(folder / "distillation.json")
+        write_json(folder / "distillation.json", counters, durable=False)
         for old in folder.glob("distillation-*.safetensors"):
             if old.name != file:
                 old.unlink()
 
     def restore(self, folder: Path) -> None:
-        """Continue a saved run of the same student, recipe and data. Raises ValueError if it is another's."""
-        counters = json.loads((folder / "distillation.json").read_text())
+        """Continue a saved run of the same student, recipe and data.
+
+        Raises ValueError if it is another's, LostCheckpointError if the save is not whole.
+        """
+        counters = read_json(folder / "distillation.json")
+        if counters is None:
+            raise LostCheckpointError(f"{folder} holds no readable distillation.json")
         if RecipeSpec.from_json(counters["recipe"]) != self.recipe or counters["seed"] != self.seed:
             raise ValueError(f"{folder} holds a run of another recipe or seed; restore it with its own")
         self.n_tokens, self.n_steps = counters["n_tokens"], counters["n_steps"]
         self.n_averaged, self.epoch, self.position = counters["n_averaged"], counters["epoch"], counters["position"]
         self.decay = None if counters["decay"] is None else (counters["decay"][0], counters["decay"][1])
-        with safe_open(folder / counters["file"], framework="pt", device=str(CPU)) as file:
-            self._load(file)  # one tensor at a time: memory is dear
+        try:
+            weights = safe_open(folder / counters["file"], framework="pt", device=str(CPU))
+        except (FileNotFoundError, SafetensorError) as error:
+            raise LostCheckpointError(f"{folder / counters['file']} is not whole: {error}") from error
+        with weights as file:  # one tensor at a time: memory is dear
+            self._load(file)
         self._refresh_working_copy()
         self.batches = self._stream()
 

@@ -11,7 +11,7 @@ divide a dense layer's tokens by spherical k-means, and each keeps the units tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
@@ -83,9 +83,17 @@ class Inheritance:
 
 
 def prepare_inheritance(
-    teacher: Teacher, text: TokenisedText, *, static_table: np.ndarray | None = None, device: torch.device
+    teacher: Teacher,
+    text: TokenisedText,
+    *,
+    static_table: np.ndarray | None = None,
+    layers: tuple[tuple[int, ...], ...] | None = None,
+    device: torch.device,
 ) -> Inheritance:
-    """Choose a calibration text (the first sentences) and rank the teacher's layers on it, on the device."""
+    """Choose a calibration text (the first sentences) and rank the teacher's layers on it, on the device.
+
+    `layers` is a ranking that was made before (`trainers.inherit.layer_ranking`).
+    """
     calibration = text.take(CALIBRATION_SENTENCES)
     return Inheritance(
         teacher=teacher,
@@ -95,7 +103,7 @@ def prepare_inheritance(
             teacher.student(device=device), calibration.tokens, calibration.offsets, precision=Precision.BFLOAT16
         ),
         token_counts=np.bincount(text.tokens, minlength=teacher.spec.vocabulary_size),
-        layers=choose_layers(teacher.student(device=device), calibration.tokens, calibration.offsets),
+        layers=layers or choose_layers(teacher.student(device=device), calibration.tokens, calibration.offsets),
         static_table=static_table,
     )
 
@@ -119,15 +127,6 @@ def choose_layers(teacher: Student, token_ids: np.ndarray, offsets: np.ndarray) 
         chosen.append(kept)
     teacher.layers = nn.ModuleList(layers)
     return tuple(reversed(chosen))
-
-
-def truncate(teacher: Teacher, n_layers: int, *, device: torch.device) -> tuple[StudentSpec, Student]:
-    """The teacher cut to its first layers, untrained: a reference that costs nothing."""
-    assert teacher.spec.encoder is not None
-    spec = replace(teacher.spec, encoder=replace(teacher.spec.encoder, n_layers=n_layers))
-    student = teacher.student(device=device)
-    student.layers = student.layers[:n_layers]
-    return spec, student
 
 
 @torch.no_grad()  # not inference_mode: what is made here is trained

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from runtime.atomic import write_json
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
 from trainers.measure.backends.runtimes import backend_of
@@ -165,8 +166,5 @@ def cached_calibration(
         except ValueError:  # also a damaged JSON: a cache is made again
             path.unlink()
     calibration = calibrate(teacher_spec, specs, profile, seconds=seconds, seed=seed, progress=progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(calibration.to_json(), indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, calibration.to_json(), durable=False)
     return calibration

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spaces.stored import known_fields
+
 MAX_PAIRS = 50_000  # the sampling error of the correlation is then below 0.005
 PAIR_SEED = 0  # the same pairs for every student of a study
 CHUNK_ROWS = 512  # rows of the similarity matrices held at once
@@ -47,10 +49,11 @@ class Fidelity:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Fidelity:
-        """The fidelity that `to_json` wrote. Raises ValueError on anything else."""
+        """The fidelity that `to_json` wrote, perhaps another version's. Raises ValueError on anything else."""
+        known = known_fields(cls, document, what="a fidelity")
         try:
-            return cls(**{name: float(value) for name, value in document.items()})
-        except (TypeError, AttributeError) as error:
+            return cls(**{name: float(value) for name, value in known.items()})
+        except TypeError as error:
             raise ValueError(f"not a fidelity: {error}; a fidelity is the object that to_json writes") from None
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.atomic import write_json
 from spaces.recipe import Precision
 from trainers.teacher.forward import TeacherForward
 from trainers.teacher.load import Teacher
@@ -37,7 +38,7 @@ CHUNK_SENTENCES = 4096  # some seconds of a small teacher: what a kill may lose
 CHUNK_BYTES = 64 * 2**20
 FIRST_CHUNK_SENTENCES = 512  # with a deadline, until the rate is known
 MIN_CHUNK_SENTENCES = 64
-FREE_SHARE = 1.05  # room that is asked of the disk, relative to what will be written
+FREE_SHARE = 1.05  # free disk space that is asked for, relative to what will be written
 
 Array = NDArray[np.float16]
 _logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def build_cache(
     What is missing is computed on the device, batches side by side on a thread for every CPU. `deadline` is a time of
     `time.monotonic()` by which it returns with what it has, at the end of a chunk.
     `announce` is told once, before anything is written, what will be (None: it is logged). `progress(done, total)`
-    counts sentences. Raises ValueError if the text is not in the teacher's tokens or the disk lacks room.
+    counts sentences. Raises ValueError if the text is not in the teacher's tokens or the disk lacks space.
     """
     _require_same_tokens(teacher, text)
     n = len(text) if n_sentences is None else min(n_sentences, len(text))
@@ -136,7 +137,7 @@ def build_cache(
     )
     (announce or _log)(plan)
     if plan.n_bytes:
-        _require_room(plan, free=free_bytes(files.path))
+        _require_disk_space(plan, free=free_bytes(files.path))
         _fill(
             files,
             teacher,
@@ -234,12 +235,7 @@ class _Files:
     def finish(self, kinds: Iterable[str], end: int) -> None:
         """Note that the kinds are written up to a sentence."""
         self.done |= dict.fromkeys(kinds, end)
-        temporary = self.path / f".{PROGRESS_FILE}.{os.getpid()}"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, "sentences": self.done}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path / PROGRESS_FILE)
+        write_json(self.path / PROGRESS_FILE, {"format": FORMAT, "sentences": self.done}, durable=True)
 
     def open(self, kinds: Iterable[str], n_sentences: int, *, key: str) -> TeacherCache:
         """The first sentences of the kinds, mapped."""
@@ -327,7 +323,7 @@ def _require_same_tokens(teacher: Teacher, text: TokenisedText) -> None:
         )
 
 
-def _require_room(plan: CachePlan, *, free: int) -> None:
+def _require_disk_space(plan: CachePlan, *, free: int) -> None:
     needed = int(plan.n_bytes * FREE_SHARE)
     if needed > free:
         raise ValueError(

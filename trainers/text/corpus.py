@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from runtime.atomic import atomic_file
 from runtime.tokenizer import SentenceTokenizer
 from spaces.study.spec import CorpusSpec, SourceKind
 from trainers.text.sources import read_texts, source_identity
@@ -177,17 +177,12 @@ def _write(
 
 def _write_file(path: Path, batches: list[pa.RecordBatch], *, metadata: dict[str, str]) -> None:
     """The Arrow file, there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        atomic_file(path, durable=True) as file,
+        pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def _spool(texts: Iterator[str], spool: IO[bytes]) -> tuple[NDArray[Any], NDArray[np.int64]]:

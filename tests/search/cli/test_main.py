@@ -23,10 +23,10 @@ from runtime import load
 from search.cli.main import main
 from search.records.front import Entry
 from search.storage.store import Store
-from search.storage.study_state import StudyState
+from search.storage.study_state import STUDY, StudyState
 from search.tracking.async_writer import TrialWriter
 from search.tracking.trial_runs import TrialLog
-from spaces.profile import LatencyProfile
+from spaces.study import parse_study
 from tests.search.cli_world import Bench, make_bench, write_teacher
 from tests.search.toy_search import record_search
 
@@ -468,8 +468,8 @@ def test_report_shows_the_search_if_its_journal_is_there(bench: Bench, capsys: p
 def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(bench.store.root, "moved")
     store = Store(Path("moved"))
-    study = {"teachers": [{"source": "package:some-teacher"}], "profile": LatencyProfile().to_json()}
-    StudyState.of(store, "begun").write("study", study)
+    study = parse_study(bench.study(teachers=["package:some-teacher"]).read_text(), folder=bench.folder)
+    StudyState.of(store, "begun").write(STUDY, study)
     with TrialWriter(TrialLog(store, "begun", facts={}), address="here", say=print) as writer:
         record_search(store, name="begun", n_trials=3, stop_after=4, observers=[writer])
         writer.finish([])
@@ -511,7 +511,8 @@ def test_a_full_disk_is_one_message_whatever_the_command(bench: Bench, capsys: p
             "begin select raise(abort, 'database or disk is full'); end"
         )
     alias = ("select", "toy", "--balanced", "--alias", "new")
-    says(fails(capsys, *alias, "--store", store.root), "needs room", f"MB are free in {store.root}", "make room")
+    error = fails(capsys, *alias, "--store", store.root)
+    says(error, f"no space left in {store.root} (", " MB free): free some and run the command again")
 
 
 def cpu_seconds_of_children() -> float:

@@ -11,7 +11,8 @@ from search.records.trial import TrialState
 from search.storage.lock import COMMAND, exclusive, holder_of
 from search.storage.store import Store
 from search.storage.study_state import StudyState, latest_study
-from search.trials.journal import TrialReader
+from search.study.clock import STEP
+from search.trials.journal import TrialReader, read_trials
 from search.trials.manager import TrialManager
 from spaces.study import with_overrides
 from tests.search.tiny_study import tiny_study
@@ -54,6 +55,20 @@ def test_a_watcher_is_told_what_the_searchers_own_observers_are_told(tmp_path):
     assert [r for e, r in watcher.events if e == "ended" and r.state is TrialState.INTERRUPTED]
 
 
+def test_a_look_parses_only_what_has_changed(tmp_path):
+    ledger = TrialManager(plan(tmp_path, n_trials=6))
+    reader = TrialReader(tmp_path, STUDY)
+    for n_rungs in (3, 3):
+        train(ledger, n_rungs=n_rungs)
+    before = {record.number: record for record in reader.records()}
+    train(ledger, n_rungs=1)
+    now = {record.number: record for record in reader.records()}
+    assert len(now) > len(before) >= 2
+    assert all(now[number] is record for number, record in before.items())
+    ledger.close("interrupted: Ctrl-C")
+    assert reader.records() == read_trials(tmp_path, STUDY)
+
+
 def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd):
     store = Store(tmp_path / "store")
     state = StudyState.of(store, STUDY)
@@ -65,7 +80,7 @@ def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd)
         ledger = TrialManager(plan(state.folder, n_trials=6))
         watcher.start()
         train(ledger)
-        state.write("step", {"step": "graduating the front's students"})
+        state.write(STEP, "graduating the front's students")
         time.sleep(2.5)
         assert watcher.is_alive()
     watcher.join(timeout=10.0)

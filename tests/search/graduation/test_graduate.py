@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 
 from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.processes import descendants, is_alive, name_of
-from search.console.progress import Silent
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
 from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
 from search.graduation.worker import Graduation
@@ -32,6 +31,7 @@ from search.workers.cluster import cluster
 from search.workers.retries import MOST_TRIES, WORKER_DIED
 from spaces.student import Dense
 from spaces.study import GraduationSpec, StudySpec
+from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study
 from trainers.distil.replicas import Replica
 

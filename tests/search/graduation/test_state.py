@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: P
     while sign_of_life(tmp_path) == first:  # clocks of file systems tick some hundred times a second
         show_life(tmp_path)
     assert GraduationState.read(tmp_path) == state
+
+
+def test_a_state_of_another_version_is_read_with_defaults_and_without_what_is_not_known(tmp_path: Path) -> None:
+    state = GraduationState(start_tokens=100, decay=(1, 2), curve=(rung(200, 0.5),), n_deaths=1)
+    state.write(tmp_path)
+    path = tmp_path / "graduation.json"
+    document = json.loads(path.read_text())
+    assert document.pop("format") == 1 and document.pop("n_deaths") == 1
+    path.write_text(json.dumps({**document, "mood": "good"}))
+    assert GraduationState.read(tmp_path) == replace(state, n_deaths=0)
+    path.write_text(json.dumps({**document, "format": 2}))
+    with pytest.raises(ValueError, match=r"graduation\.json is read up to format 1, got format 2; use the version"):
+        GraduationState.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,25 @@ def test_a_record_survives_json(changes):
     assert TrialRecord.from_json(json.loads(json.dumps(before.to_json()))) == before
 
 
+def test_a_record_of_another_version_is_read_with_defaults_and_without_what_is_not_known():
+    before = record(continues=None)
+    document = json.loads(json.dumps(before.to_json()))
+    for name in ("format", "continues"):
+        del document[name]
+    document["mood"] = document["rungs"][0]["mood"] = document["rungs"][0]["fidelity"]["mood"] = "good"
+    assert TrialRecord.from_json(document) == before
+
+
+def test_a_record_that_cannot_be_read_says_why():
+    document = record().to_json()
+    with pytest.raises(ValueError, match="trial is read up to format 1, got format 2; use the version"):
+        TrialRecord.from_json({**document, "format": 2})
+    with pytest.raises(ValueError, match="the record of a trial needs number, got only"):
+        TrialRecord.from_json({name: value for name, value in document.items() if name != "number"})
+    with pytest.raises(ValueError, match="the record of a rung needs loss, got only"):
+        TrialRecord.from_json({**document, "rungs": [{k: v for k, v in document["rungs"][0].items() if k != "loss"}]})
+
+
 def test_a_record_sums_up_its_rungs():
     assert record().n_tokens == 200
     assert record().seconds == 2.0

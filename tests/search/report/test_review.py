@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -141,10 +142,9 @@ def test_another_predictor_than_the_one_that_predicted_is_not_used(store, tmp_pa
     moved = Store(tmp_path / "moved")
     shutil.copytree(store.root, moved.root)
     state = StudyState.of(moved, "toy")
-    document = state.read(CALIBRATION)
-    for point in document["points"]:
-        point["latency_ms"] *= 1.5
-    state.write(CALIBRATION, document)
+    measured = state.read(CALIBRATION)
+    slower = tuple(replace(point, latency_ms=1.5 * point.latency_ms) for point in measured.points)
+    state.write(CALIBRATION, replace(measured, points=slower))
     assert read_search(moved, "toy").predictor is None
 
 

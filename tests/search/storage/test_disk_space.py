@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 import pytest
 
-from search.storage.disk_space import NoRoomError, is_no_room, require_room, room_explained
+from search.storage.disk_space import DiskFullError, disk_full_explained, is_disk_full, require_disk_space
 from search.trials.journal import open_storage
 from search.workers.failure import failure_of
 from spaces.cost import cost
@@ -38,8 +38,8 @@ def write_table() -> None:
 
 @pytest.mark.parametrize("write", [write_text, write_array, write_table])
 def test_every_writer_that_finds_the_disk_full_is_understood(write, tmp_path) -> None:
-    message = f"MB are free in {tmp_path}; everything measured is kept"
-    with pytest.raises(NoRoomError, match=message), room_explained(tmp_path):
+    message = rf"no space left in {tmp_path} \([0-9.,]+ MB free\): free some and run the command again; everything"
+    with pytest.raises(DiskFullError, match=message), disk_full_explained(tmp_path):
         write()
 
 
@@ -50,22 +50,22 @@ def test_a_full_disk_is_understood_behind_other_errors() -> None:
         except OSError as error:
             raise RuntimeError("graduation ended") from error
     except RuntimeError as error:
-        assert is_no_room(error)
-        assert failure_of(error).startswith("no room: ")
+        assert is_disk_full(error)
+        assert failure_of(error).startswith("no disk space: ")
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("no room for this"), KeyError(28)])
 def test_other_errors_stay_as_they_are(error, tmp_path) -> None:
-    with pytest.raises(type(error)) as raised, room_explained(tmp_path):
+    with pytest.raises(type(error)) as raised, disk_full_explained(tmp_path):
         raise error
     assert raised.value is error
 
 
-def test_a_search_wants_room_for_one_student_a_worker(tmp_path) -> None:
-    require_room(tmp_path, TEACHER, n_workers=2)
+def test_a_search_wants_space_for_one_student_a_worker(tmp_path) -> None:
+    require_disk_space(tmp_path, TEACHER, n_workers=2)
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    with pytest.raises(NoRoomError, match="make room, or choose another folder"):
-        require_room(tmp_path, TEACHER, n_workers=2 + free // cost(TEACHER).n_bytes)
+    with pytest.raises(DiskFullError, match="free some, or choose another folder"):
+        require_disk_space(tmp_path, TEACHER, n_workers=2 + free // cost(TEACHER).n_bytes)
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1, 40, 90])

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.console.progress import Silent
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.study.budget import TimePlan
@@ -20,8 +19,8 @@ from search.workers.mapped_array import MappedArray
 from spaces.domain import Choice, Real
 from spaces.space import Space
 from spaces.study import StudySpec, TeacherSpec
+from tests.search.reporters import Heard, Silent
 from tests.search.tiny_study import tiny_study, write_teacher
-from trainers.measure.calibration import Calibration
 from trainers.modules.embed import embed_tokens
 
 PLAN = TimePlan(budget_s=30.0, graduation_share=0.5, max_students=3)
@@ -90,8 +89,11 @@ def test_a_second_preparation_reads_what_the_first_one_left(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.cache.rglob("*") if path.is_file()}
     start = time.monotonic()
-    again = prepare_quietly(study, store)
+    heard = Heard()
+    again = prepare(study, store=store, plan=PLAN, reporter=heard)
     assert time.monotonic() - start < 3.0
+    assert not [line for line in heard.lines if "ranking" in line or "training the static table" in line]
+    assert again.inheritance.layers == prepared.inheritance.layers
     assert {path: path.stat().st_mtime_ns for path in store.cache.rglob("*") if path.is_file()} == before
     assert again.calibration == prepared.calibration
     np.testing.assert_array_equal(again.data.targets.embeddings, prepared.data.targets.embeddings)
@@ -132,6 +134,4 @@ def test_two_teachers_are_averaged_by_weight(study: StudySpec, store: Store, tmp
 
 @pytest.mark.slow
 def test_the_calibration_outlives_the_cache(prepared: Prepared, study: StudySpec, store: Store) -> None:
-    document = StudyState.of(store, study.name).read(CALIBRATION)
-    assert document is not None
-    assert Calibration.from_json(document) == prepared.calibration
+    assert StudyState.of(store, study.name).read(CALIBRATION) == prepared.calibration

@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 
 from runtime.engine import Engine
-from search.console.progress import Silent
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
@@ -14,12 +13,14 @@ from search.study.prepare import Prepared, prepare
 from search.study.references import STATIC_TABLE, TEACHER, measure_references, reference_specs, teacher_on
 from spaces.profile import Runtime
 from spaces.student import Dense, EncoderSpec, StudentSpec
+from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study
-from trainers.inherit.inherit import truncate
 from trainers.measure.fidelity import measure_fidelity
 from trainers.modules.build import student_from_weights
 from trainers.modules.device import CPU
 from trainers.modules.embed import embed_tokens
+from trainers.modules.student import Student
+from trainers.teacher.load import Teacher
 
 
 @pytest.mark.parametrize("runtime", list(Runtime))
@@ -43,6 +44,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(tiny_study(folder), store=Store(folder / "store"), plan=plan, reporter=Silent())
 
 
+def first_layers(teacher: Teacher, n_layers: int) -> Student:
+    """The teacher cut to its first layers, untrained."""
+    student = teacher.student(device=CPU)
+    student.layers = student.layers[:n_layers]
+    return student
+
+
 @pytest.mark.slow
 def test_fidelities_are_those_of_the_students_that_the_names_say(
     prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
@@ -53,7 +61,7 @@ def test_fidelities_are_those_of_the_students_that_the_names_say(
     assert table is not None
     students = {
         TEACHER: prepared.teacher.student(),
-        "teacher-first-1-layer": truncate(prepared.teacher, 1, device=CPU)[1],
+        "teacher-first-1-layer": first_layers(prepared.teacher, 1),
         STATIC_TABLE: student_from_weights(found[STATIC_TABLE].spec, {"static.tokens": table}),
     }
     assert set(found) == {*students, teacher_on(Runtime.ENGINE)}

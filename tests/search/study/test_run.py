@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
+from runtime.atomic import write_json
 from runtime.loading import load
-from search.console.progress import Silent
 from search.optimiser.pareto import dominates
 from search.records.front import FrontDocument
 from search.records.trial import TrialState
@@ -25,12 +27,16 @@ from search.report.review import review_search
 from search.storage.lock import exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
-from search.study.run import _wishes, run_search
+from search.study.clock import CLOCK
+from search.study.limits import COMPLETE, RequestedLimits
+from search.study.run import run_search
 from search.tracking.client import activated
 from search.tracking.registry import load_trials, resolve_model
 from search.trials.journal import read_trials
-from spaces.study import StudySpec, parse_study, with_overrides
-from tests.search.tiny_study import longer, tiny_study
+from search.workers.cluster import cluster
+from spaces.study import StudySpec, with_overrides
+from tests.search.reporters import Silent
+from tests.search.tiny_study import longer, tiny_study, write_teacher
 
 SENTENCES = ["ba del fim go lun mar", "nik pesh ra sel tim vo", "zun bar cik"]
 TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -109,14 +115,15 @@ def test_a_study_that_changed_its_meaning_is_refused_before_any_compute(study: S
     assert not store.exists()
 
 
-def test_a_study_and_a_store_from_before_the_device_go_on(study: StudySpec, tmp_path: Path) -> None:
+def test_a_study_and_a_store_from_before_new_keys_of_the_search_go_on(study: StudySpec, tmp_path: Path) -> None:
     state, before = StudyState.of(Store(tmp_path / "store"), study.name), study.to_json()
-    del before["search"]["device"]
-    state.write("study", before)
-    state.write("complete", {"search": before["search"], "graduation": before["graduation"]})
-    assert parse_study(json.dumps(before)) == study
+    for key in ("device", "sampler", "pruner"):
+        del before["search"][key]
+    before["search"]["patience"] = before["search"].pop("prune_ratio")
+    write_json(state.folder / "study.json", before)
+    write_json(state.folder / "complete.json", {"search": before["search"], "graduation": before["graduation"]})
     state.claim(study)
-    assert state.read("complete") == _wishes(study)
+    assert state.read(COMPLETE) == RequestedLimits.of(study)
 
 
 def test_one_command_at_a_time_runs_a_study(study: StudySpec, tmp_path: Path) -> None:
@@ -168,7 +175,7 @@ def test_the_search_in_review_is_the_one_that_was_made(front: FrontDocument, stu
     review = review_search(search)
     assert review.history is not None
     assert review.history.n_tokens == sum(record.n_tokens for record in review.records)
-    assert 0.0 < review.history.seconds < StudyState.of(store, study.name).read("clock")["spent_s"]
+    assert 0.0 < review.history.seconds < StudyState.of(store, study.name).read(CLOCK)
     assert len(review.history.steps) == sum(record.state is TrialState.COMPLETE for record in review.records)
 
 
@@ -225,3 +232,31 @@ def test_more_trials_and_a_longer_graduation_go_on_from_there(
     assert max(training_of(store, study.name, student.name)["n_tokens"] for student in document.students) >= 12_000
     best = max(student.fidelity.cosine for student in document.students)
     assert best >= max(student.fidelity.cosine for student in front.students)
+
+
+@pytest.mark.slow
+def test_a_teacher_that_has_changed_is_found_out_before_anything_more_graduates(
+    front: FrontDocument, study: StudySpec, store: Store, tmp_path: Path
+) -> None:
+    moved = Store(tmp_path / "moved")
+    shutil.copytree(store.root, moved.root)
+    folder, kept = Path(study.teachers[0].source), tmp_path / "teacher"
+    shutil.copytree(folder, kept)
+    graduations = {path: path.stat().st_mtime_ns for path in moved.root.rglob("graduation.json")}
+    try:
+        write_teacher(folder, seed=1)
+        with pytest.raises(ValueError, match=r"continued with what it began with: teachers changed .*--name"):
+            run_search(longer(study, n_tokens=20_000), store=moved, progress=Silent())
+    finally:
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+    assert {path: path.stat().st_mtime_ns for path in moved.root.rglob("graduation.json")} == graduations
+
+
+@pytest.mark.slow
+def test_a_ray_that_was_there_before_is_there_after(study: StudySpec, tmp_path: Path) -> None:
+    gone = replace(study, teachers=(replace(study.teachers[0], source=str(tmp_path / "gone")),))
+    with cluster(n_cpus=1):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            run_search(gone, store=Store(tmp_path / "store"), progress=Silent())
+        assert ray.is_initialized()

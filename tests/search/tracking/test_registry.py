@@ -29,6 +29,7 @@ from search.tracking.client import activated, client_of, create_store
 from search.tracking.experiment import KIND, TRIAL, runs_of_kind, study_experiment
 from search.tracking.publish import balanced, register_front
 from search.tracking.registry import (
+    NoFrontError,
     load_front,
     load_trials,
     registered_entries,
@@ -426,7 +427,7 @@ def test_a_wrong_alias_is_refused(
 
 
 def test_an_unknown_study_names_those_that_exist(store: Store, registered: tuple[str, dict[str, Path]]) -> None:
-    with pytest.raises(ValueError, match=r"there is no study sharde; there are .*did you mean shared"):
+    with pytest.raises(NoFrontError, match=r"there is no study sharde; there are .*did you mean shared"):
         load_front(store, "sharde")
     with pytest.raises(ValueError, match="study must be"):
         load_front(store, "../shared")

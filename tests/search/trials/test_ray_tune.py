@@ -12,7 +12,7 @@ import pytest
 
 from search.optimiser.pareto import non_dominated
 from search.records.trial import TrialState
-from search.storage.disk_space import is_no_room
+from search.storage.disk_space import is_disk_full
 from search.trials.journal import read_trials
 from search.trials.ray_tune import run_trials
 from search.workers.cluster import cluster
@@ -127,7 +127,7 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(ray_session, tmp_path):
     plan_ = plan(tmp_path, space=DEPTHS, initial_points=INITIAL[:1], n_trials=1)
     with pytest.raises(OSError, match="No space left on device") as raised:
         run_trials(plan_, ToyWork(accident="ENOSPC"), n_workers=1)
-    assert is_no_room(raised.value)
+    assert is_disk_full(raised.value)
     [left] = read_trials(tmp_path, "toy")
     assert left.state is TrialState.INTERRUPTED
     _, again = run_trials(plan_, ToyWork(), n_workers=1)

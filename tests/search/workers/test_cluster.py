@@ -32,7 +32,10 @@ def test_what_is_no_address_is_refused() -> None:
 def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> None:
     with cluster(n_cpus=2):
         assert n_cpus_available() == 2
-        connect(n_cpus=1)  # already connected: nothing happens
+        assert not connect(n_cpus=1)  # already connected: nothing happens
+        with cluster(n_cpus=1):
+            pass
+        assert ray.is_initialized()  # who did not connect does not disconnect
         assert n_cpus_available() == 2
 
         @ray.remote

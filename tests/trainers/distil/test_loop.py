@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A distillation learns, resumes bit for bit, reaches sparsity, and stops on what is not finite."""
 
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from spaces.recipe import LossWeights, Precision, RecipeSpec
 from spaces.student import StaticSpec, StudentSpec, Switch, n_zero_blocks
 from tests.trainers.tiny import SPEC, data, encoder_with
-from trainers.distil.loop import Distillation, DistillationData, NotFiniteError
+from trainers.distil.loop import Distillation, DistillationData, LostCheckpointError, NotFiniteError
 from trainers.distil.prune import block_sums, prunable_matrices
 from trainers.modules.build import build, weights_of
 
@@ -70,6 +72,21 @@ def test_another_recipes_checkpoint_is_refused(tiny_data: DistillationData, tmp_
     other = Distillation(build(STATIC, seed=0), replace(COSINE_ONLY, temperature=0.2), tiny_data, seed=0)
     with pytest.raises(ValueError, match="another recipe"):
         other.restore(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["distillation.json", "weights"])
+@pytest.mark.parametrize("share", [None, 0.0, 0.5, 0.99])
+def test_a_checkpoint_that_is_not_whole_is_lost(
+    tiny_data: DistillationData, tmp_path: Path, name: str, share: float | None
+) -> None:
+    Distillation(build(STATIC, seed=0), COSINE_ONLY, tiny_data, seed=0).save(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors") if name == "weights" else [tmp_path / name]
+    if share is None:
+        path.unlink()
+    else:
+        os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(LostCheckpointError, match=re.escape(str(tmp_path))):
+        Distillation(build(STATIC, seed=0), COSINE_ONLY, tiny_data, seed=0).restore(tmp_path)
 
 
 def test_a_sparse_student_ends_with_exact_zero_blocks(tiny_data: DistillationData) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from spaces.student import Dense, Projection, StaticSpec, StudentSpec, Switch
 from tests.trainers.tiny import ENCODER, SPEC, encoder_with, inheritance, teacher, text
-from trainers.inherit.inherit import STATIC_SIZE, inherit, truncate
+from trainers.inherit.inherit import STATIC_SIZE, inherit
 from trainers.inherit.least_squares import fit_gain, refit
 from trainers.inherit.reduce import divide_tokens, factorise, principal_directions, shrink_heads
 from trainers.modules.build import build
@@ -27,14 +27,6 @@ def cosine(student: torch.nn.Module) -> float:
 def test_a_student_of_the_teachers_shape_is_the_teacher() -> None:
     student = inherit(inheritance(), SPEC, seed=0, device=CPU)
     np.testing.assert_allclose(embed_tokens(student, *HELD_OUT), TEACHER, atol=1e-5)
-
-
-def test_truncation_keeps_the_first_layers() -> None:
-    spec, student = truncate(teacher(), 2, device=CPU)
-    assert spec.n_layers == 2 and len(student.layers) == 2
-    ours = dict(student.named_parameters())
-    for name, value in teacher().weights.items():
-        assert name.startswith("layers.2") or np.array_equal(ours[name].detach().numpy(), value)
 
 
 @pytest.mark.parametrize(

@@ -171,8 +171,11 @@ def test_fidelity_goes_through_json() -> None:
     teacher = vectors_of(7)
     fidelity = measure_fidelity(noisy(teacher), teacher)
     assert Fidelity.from_json(json.loads(json.dumps(fidelity.to_json()))) == fidelity
-    with pytest.raises(ValueError, match="not a fidelity"):
+    assert Fidelity.from_json({**fidelity.to_json(), "of another version": 1}) == fidelity
+    with pytest.raises(ValueError, match=r"a fidelity needs cosine_p5, .*measure it again"):
         Fidelity.from_json({"cosine": 1.0})
+    with pytest.raises(ValueError, match="not a fidelity"):
+        Fidelity.from_json({**fidelity.to_json(), "cosine": None})
 
 
 @pytest.mark.parametrize(
