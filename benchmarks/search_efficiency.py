@@ -33,9 +33,9 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.replay import Finish, fractions, replay
-from benchmarks.measuring.searchers import methods
-from benchmarks.measuring.surrogate import RUNGS, Surrogate, Task
+from benchmarks.harness.replay import Finish, fractions, replay
+from benchmarks.harness.searchers import methods
+from benchmarks.harness.surrogate import RUNGS, Surrogate, Task
 
 SURROGATE = Path(__file__).resolve().parents[2] / "shared" / "bench" / "lcbench"  # where it lies beside the project
 DEVELOPMENT = (

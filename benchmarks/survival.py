@@ -2,9 +2,9 @@
 """What a study loses when what it depends on dies: nothing that it measured, or this script says what.
 
 Small real studies (a random BERT of two layers, a few hundred sentences) run as `understudy search` does. At random
-moments a victim is struck (`measuring.victims`); where the command ends of it, it is given again, until the study is
-complete. Then all that was ever reported is looked for (`measuring.losses`): in the journal, in MLflow, and on the
-front. Linux only:
+moments a victim is struck (`fault_injection.faults`); where the command ends of it, it is given again, until the
+study is complete. Then all that was ever reported is looked for (`fault_injection.losses`): in the journal, in MLflow,
+and on the front. Linux only:
 
     python -m benchmarks.survival --victim driver --kills 20 [--seed 0] [--json]
 """
@@ -26,12 +26,12 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.losses import Losses, read_records
-from benchmarks.measuring.machine import describe_machine
-from benchmarks.measuring.victim_disk import Disk
-from benchmarks.measuring.victim_raylet import Raylet
-from benchmarks.measuring.victim_tracking import TrackingServer
-from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
+from benchmarks.fault_injection.faults import Command, Driver, Scene, Victim, Worker
+from benchmarks.fault_injection.full_disk import Disk
+from benchmarks.fault_injection.losses import Losses, read_records
+from benchmarks.fault_injection.raylet import Raylet
+from benchmarks.fault_injection.tracking_server import TrackingServer
+from benchmarks.harness.machine import describe_machine
 from search.records.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study

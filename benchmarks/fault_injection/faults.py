@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, is_alive, name_of
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.storage.store import Store
 
 ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduating", "registering")

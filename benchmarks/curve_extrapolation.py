@@ -6,7 +6,7 @@ them; the same for what the search believes at the last brief rung (`search.grad
 chooses who is distilled for longer; and which members of the long runs' front the brief front lacks. The students are
 those of `python -m benchmarks.student_curves families`.
 
-    python -m benchmarks.foretelling [--table benchmarks/curves/families*.jsonl] [--json]
+    python -m benchmarks.curve_extrapolation [--table benchmarks/curves/families*.jsonl] [--json]
 """
 
 from __future__ import annotations

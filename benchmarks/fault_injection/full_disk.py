@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, is_alive, name_of
-from benchmarks.measuring.victims import ANY_STEP, Command, Scene
+from benchmarks.fault_injection.faults import ANY_STEP, Command, Scene
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.storage.store import Store
 
 DISK_BYTES = 160 << 20

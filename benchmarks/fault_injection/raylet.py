@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, name_of
-from benchmarks.measuring.victims import WORKERS, Command, Scene
+from benchmarks.fault_injection.faults import WORKERS, Command, Scene
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, name_of
 from search.storage.store import Store
 
 LONGEST_WORK_S = 10.0  # of a worker before its node dies

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.victims import ANY_STEP, Command, Scene
+from benchmarks.fault_injection.faults import ANY_STEP, Command, Scene
+from benchmarks.fault_injection.losses import Losses
 from search.storage.store import Store
 from tests.search.tracking_server import TrackingServer as Server
 from tests.search.tracking_server import tracking_server
