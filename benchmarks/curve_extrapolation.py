@@ -2,8 +2,9 @@
 """How well a brief trial predicts a long one, on students of every family that were distilled ten times longer.
 
 For each rung the rank correlation of fidelities there with those of the long run, within each family and across all of
-them; the same for what the search extrapolates (`search.graduation.extrapolation`), by which it chooses who is distilled for longer; and which members of the long runs' front the brief front lacks. The students are
-those of `python -m benchmarks.student_curves families`.
+them; the same for what the search extrapolates (`search.graduation.extrapolation`), by which it chooses who is
+distilled for longer; and which members of the long runs' front the brief front lacks. The students are those of
+`python -m benchmarks.student_curves families`.
 
     python -m benchmarks.curve_extrapolation [--table benchmarks/curves/families*.jsonl] [--json]
 """
