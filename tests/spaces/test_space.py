@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spaces.combinations import candidates, combinations
-from spaces.dimensions import DIMENSIONS, LOSSES
+from spaces.dimensions import DIMENSIONS
 from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.feasibility import impossible_points
-from spaces.recipe import RecipeSpec
+from spaces.recipe import LOSSES, RecipeSpec
 from spaces.space import Space
 from spaces.student import (
     Activation,
