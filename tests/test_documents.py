@@ -177,3 +177,11 @@ def test_the_study_of_the_readme_parses(tmp_path: Path) -> None:
     for name in ("sentences.txt.gz", "reviews.parquet"):
         (tmp_path / name).write_text("some sentences")
     assert parse_study(example, folder=tmp_path).name == "my-study"
+
+
+def test_the_page_of_benchmarks_lists_each_of_them() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    assert listed == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    (makes,) = re.findall(r"for benchmark in ([\w ]+);", (ROOT / "Makefile").read_text("utf-8"))
+    assert set(makes.split()) <= listed

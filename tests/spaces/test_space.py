@@ -319,6 +319,10 @@ def test_a_switch_teacher_lends_its_experts() -> None:
     assert impossible_points(Space(domains={}, fixed={"feed_forward": "switch"}), teacher=teacher) == ()
 
 
+def test_the_properties_above_draw_every_structural_dimension() -> None:
+    assert {name for name, dimension in DIMENSIONS.items() if dimension.structural} <= set(DOMAINS)
+
+
 def test_every_dimension_is_a_field_of_a_spec_and_every_recipe_field_a_dimension() -> None:
     recipe = {part.name for part in fields(RecipeSpec)} - {"losses"} | set(LOSSES)
     assert {name for name, dimension in DIMENSIONS.items() if not dimension.structural} == recipe
