@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.integer_products import int8_peak
-from benchmarks.measuring.machine import describe_machine
-from benchmarks.measuring.peers import (
+from benchmarks.harness.integer_products import int8_peak
+from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.peers import (
     Peer,
     Runner,
     Subject,
@@ -44,8 +44,8 @@ from benchmarks.measuring.peers import (
     prepare,
     vectors_of,
 )
-from benchmarks.measuring.students import Profile, dense_active, profiles, students
-from benchmarks.measuring.turns import Call, cores, measure_in_turns
+from benchmarks.harness.students import Profile, dense_active, profiles, students
+from benchmarks.harness.turns import Call, cores, measure_in_turns
 from runtime.engine import Engine, instruction_sets
 from spaces.cost import cost
 from spaces.student import StudentSpec

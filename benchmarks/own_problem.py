@@ -24,9 +24,9 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.replay import Finish, replay
-from benchmarks.measuring.searchers import methods
-from benchmarks.measuring.student_table import StudentTable
+from benchmarks.harness.replay import Finish, replay
+from benchmarks.harness.searchers import methods
+from benchmarks.harness.student_table import StudentTable
 
 SHARES = (0.9, 0.95, 0.99)
 METHODS = ("random", "nsga2", "tpe", "mo-asha", "tpe+mo-asha", "understudy")

@@ -10,7 +10,7 @@ that any method of this run fully trained with any seed; so shares of runs with 
 With several workers, time is simulated and the budget is that of all workers together: with 32, no trial is finished
 before 52 x 32 epochs. `--budget` (in full trainings) makes room for them.
 
-    python -m benchmarks.search_efficiency [--surrogate FOLDER] [--methods tpe understudy] [--tasks 3945] [--seeds 5]
+    python -m benchmarks.search_efficiency --surrogate FOLDER [--methods tpe understudy] [--tasks 3945] [--seeds 5]
         [--workers 1] [--budget 60] [--keep FOLDER] [--json]
 
 With `--keep` every search that was replayed is written to a folder and not repeated by the next run with that folder:
@@ -33,11 +33,10 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.replay import Finish, fractions, replay
-from benchmarks.measuring.searchers import methods
-from benchmarks.measuring.surrogate import RUNGS, Surrogate, Task
+from benchmarks.harness.replay import Finish, fractions, replay
+from benchmarks.harness.searchers import methods
+from benchmarks.harness.surrogate import RUNGS, Surrogate, Task
 
-SURROGATE = Path(__file__).resolve().parents[2] / "shared" / "bench" / "lcbench"  # where it lies beside the project
 DEVELOPMENT = (
     "167152", "167185", "189873", "3945", "34539", "126026", "146212", "167104", "168330", "189906",
 )  # fmt: skip
@@ -125,7 +124,7 @@ def differences(runs: Runs, ours: str) -> dict[str, dict[str, list[float]]]:
 def main() -> None:
     """Replay, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--surrogate", type=Path, default=SURROGATE, help="folder with model.onnx and its descriptions")
+    parser.add_argument("--surrogate", type=Path, required=True, help="folder with model.onnx and its descriptions")
     parser.add_argument(
         "--methods", nargs="+", choices=list(methods()), default=None, help="default: all that there are"
     )

@@ -27,9 +27,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.integer_products import Array, engine_product, onednn_product
-from benchmarks.measuring.machine import describe_machine
-from benchmarks.measuring.turns import Call, cores, measure_in_turns
+from benchmarks.harness.integer_products import Array, engine_product, onednn_product
+from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.turns import Call, cores, measure_in_turns
 from runtime import _native
 from runtime.engine import instruction_sets
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, n_kept_weights, n_zero_blocks

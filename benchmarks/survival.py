@@ -2,11 +2,11 @@
 """What a study loses when what it depends on dies: nothing that it measured, or this script says what.
 
 Small real studies (a random BERT of two layers, a few hundred sentences) run as `understudy search` does. At random
-moments a victim is struck (`measuring.victims`); where the command ends of it, it is given again, until the study is
-complete. Then all that was ever reported is looked for (`measuring.losses`): in the journal, in MLflow, and on the
-front. Linux only:
+moments a fault is injected (`fault_injection.faults`); if the command ends because of it, it is given again, until the
+study is complete. Then all that was ever reported is looked for (`fault_injection.losses`): in the journal, in MLflow,
+and on the front. Linux only:
 
-    python -m benchmarks.survival --victim driver --kills 20 [--seed 0] [--json]
+    python -m benchmarks.survival --fault driver --kills 20 [--seed 0] [--json]
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
-from benchmarks.measuring.losses import Losses, read_records
-from benchmarks.measuring.machine import describe_machine
-from benchmarks.measuring.victim_disk import Disk
-from benchmarks.measuring.victim_raylet import Raylet
-from benchmarks.measuring.victim_tracking import TrackingServer
-from benchmarks.measuring.victims import Command, Driver, Scene, Victim, Worker
+from benchmarks.fault_injection.faults import Command, Driver, Environment, Fault, Worker
+from benchmarks.fault_injection.full_disk import Disk
+from benchmarks.fault_injection.losses import Losses, read_records
+from benchmarks.fault_injection.raylet import Raylet
+from benchmarks.fault_injection.tracking_server import TrackingServer
+from benchmarks.harness.machine import describe_machine
 from search.records.trial import TrialRecord, TrialState
 from spaces.study import StudySpec, with_overrides
 from tests.search.tiny_study import tiny_study
 
-VICTIMS: dict[str, Callable[[], Victim]] = {
+FAULTS: dict[str, Callable[[], Fault]] = {
     "driver": Driver,
     "worker": lambda: Worker("searching", n_trials=64),
     "graduation": lambda: Worker("graduating", n_trials=8),
@@ -44,16 +44,16 @@ VICTIMS: dict[str, Callable[[], Victim]] = {
     "disk": Disk,
     "tracking-server": TrackingServer,
 }
-LONGEST_WAIT_S = 3.0  # before a strike, once the step is there that it is meant for
+LONGEST_WAIT_S = 3.0  # before an injection, once the command has reached the step that was drawn for it
 STUDY_S = 600.0
 MOST_COMMANDS = 60  # for one study: more, and it does not go on
 
 
 @dataclass
-class Soak:
-    """All strikes of a run."""
+class SoakTest:
+    """A soak test: injects faults until there were enough, and counts what was lost."""
 
-    victim: Victim
+    fault: Fault
     kills: int
     generator: random.Random
     n_kills: int = 0
@@ -64,7 +64,7 @@ class Soak:
     losses: Losses = field(default_factory=Losses)
 
     def run(self) -> None:
-        """Studies until there were enough strikes."""
+        """Runs studies until enough faults were injected."""
         while self.n_kills < self.kills:
             with TemporaryDirectory(prefix="understudy-survival-") as folder:
                 self._study(Path(folder))
@@ -73,41 +73,43 @@ class Soak:
             print(f"{self.n_kills} kills in {self.n_studies} studies: {counts}", file=sys.stderr, flush=True)
 
     def _study(self, folder: Path) -> None:
-        study = with_overrides(tiny_study(folder), trials=self.victim.n_trials, time_budget=STUDY_S)
+        study = with_overrides(tiny_study(folder), trials=self.fault.n_trials, time_budget=STUDY_S)
         path = folder / "study.yaml"
         path.write_text(json.dumps(study.to_json()))
-        with self.victim.scene(folder) as scene:
+        with self.fault.environment(folder) as environment:
             for _ in range(MOST_COMMANDS):
-                if not self._command(path, study, scene, log=folder / "search.log"):
+                if not self._command(path, study, environment, log=folder / "search.log"):
                     break
 
-    def _command(self, path: Path, study: StudySpec, scene: Scene, *, log: Path) -> bool:
+    def _command(self, path: Path, study: StudySpec, environment: Environment, *, log: Path) -> bool:
         """Gives the command once; whether it must be given again."""
-        before = _ended(read_records(scene.store, study))
-        line = [sys.executable, "-m", "search", "search", str(path), "--store", str(scene.store.root), *scene.options]
+        before = _ended(read_records(environment.store, study))
+        options = ("--store", str(environment.store.root), *environment.options)
+        line = [sys.executable, "-m", "search", "search", str(path), *options]
         with log.open("w") as file:
             command = Command(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True), log)
             try:
-                was_struck = self._strike_until_it_ends(command, scene.store.study_folder(study.name) / "graduation")
+                graduation = environment.store.study_folder(study.name) / "graduation"
+                was_injected = self._inject_until_it_ends(command, graduation)
             finally:  # a Ctrl-C must not leave it behind
                 command.process.kill()
         self.n_commands += 1
-        records = read_records(scene.store, study)
+        records = read_records(environment.store, study)
         self.losses.compare(command.text(), before, records)
         status = command.process.returncode
         if status == 0:
             self.n_continued += sum(record.continues is not None for record in records.values())
-            self.losses.check_complete(scene.store, study, records)
+            self.losses.check_complete(environment.store, study, records)
             return False
-        if was_struck and self.victim.explains(command, self.losses):
+        if was_injected and self.fault.explains(command, self.losses):
             return True
         self.losses.add("commands_failed", f"exit status {status}:\n{command.text()[-3000:]}")
         return False
 
-    def _strike_until_it_ends(self, command: Command, graduation: Path) -> bool:
-        """Whether it was struck; looks at the folder of the graduates all the while."""
-        was_struck = False
-        step, moment = self.generator.choice(self.victim.steps), None
+    def _inject_until_it_ends(self, command: Command, graduation: Path) -> bool:
+        """Whether a fault was injected; looks at the folder of the graduates all the while."""
+        was_injected = False
+        step, moment = self.generator.choice(self.fault.steps), None
         while command.process.poll() is None:
             time.sleep(0.1)
             self.losses.watch_graduates(graduation)
@@ -117,12 +119,12 @@ class Soak:
                 moment = time.monotonic() + self.generator.uniform(0.0, LONGEST_WAIT_S)
             if moment is not None and time.monotonic() > moment:
                 now = _step(command.text())
-                if self.victim.strike(command, generator=self.generator, losses=self.losses):
-                    was_struck = True
+                if self.fault.inject(command, generator=self.generator, losses=self.losses):
+                    was_injected = True
                     self.n_kills += 1
                     self.steps[now] += 1
-                step, moment = self.generator.choice(self.victim.steps), None
-        return was_struck
+                step, moment = self.generator.choice(self.fault.steps), None
+        return was_injected
 
 
 def _ended(records: dict[str, TrialRecord]) -> dict[str, TrialRecord]:
@@ -138,15 +140,15 @@ def _step(log: str) -> str:
 def main() -> None:
     """Kill and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--victim", choices=list(VICTIMS), default="driver")
+    parser.add_argument("--fault", choices=list(FAULTS), default="driver")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON document as the last line")
     arguments = parser.parse_args()
-    soak = Soak(VICTIMS[arguments.victim](), arguments.kills, random.Random(arguments.seed))
+    soak = SoakTest(FAULTS[arguments.fault](), arguments.kills, random.Random(arguments.seed))
     soak.run()
     document = {
-        "victim": arguments.victim,
+        "fault": arguments.fault,
         "kills": soak.n_kills,
         "studies": soak.n_studies,
         "commands": soak.n_commands,

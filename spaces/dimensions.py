@@ -7,11 +7,11 @@ The names are flat: those of `StudentSpec` first, then those of `RecipeSpec` and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spaces.fields import Range
-from spaces.recipe import Precision
+from spaces.recipe import LOSSES, Loss, Precision
 from spaces.student import MAX_SPARSITY, Pooling
 
 
@@ -80,6 +80,13 @@ def _static(values: Mapping[str, Any]) -> bool:
 _SIZE = Range(low=1, high=65_536)
 _RATE = Range(above=0, high=1)
 _WEIGHT = Range(low=0, high=1_000)
+
+
+def _loss_weight(loss: Loss) -> Dimension:
+    """The weight of a term; one that compares what layers give does not matter at depth 0."""
+    weight = Dimension(kind=float, meaning=loss.meaning, allowed=_WEIGHT, structural=False)
+    return replace(weight, parents=("n_layers",), matters=_encoder) if loss.compares else weight
+
 
 DIMENSIONS: dict[str, Dimension] = {
     "n_layers": Dimension(kind=int, meaning="depth; 0 is the static student", allowed=Range(low=0, high=96)),
@@ -163,34 +170,7 @@ DIMENSIONS: dict[str, Dimension] = {
         parents=("n_layers", "static_path"),
         matters=_static,
     ),
-    "cosine": Dimension(kind=float, meaning="weight of the cosine loss", allowed=_WEIGHT, structural=False),
-    "query_key": Dimension(
-        kind=float,
-        meaning="weight of the queries x keys relations",
-        allowed=_WEIGHT,
-        structural=False,
-        parents=("n_layers",),
-        matters=_encoder,
-    ),
-    "value_value": Dimension(
-        kind=float,
-        meaning="weight of the values x values relations",
-        allowed=_WEIGHT,
-        structural=False,
-        parents=("n_layers",),
-        matters=_encoder,
-    ),
-    "hidden": Dimension(
-        kind=float,
-        meaning="weight of the last hidden states; needs the teacher's width",
-        allowed=_WEIGHT,
-        structural=False,
-        parents=("n_layers",),
-        matters=_encoder,
-    ),
-    "similarity": Dimension(
-        kind=float, meaning="weight of the in-batch similarities", allowed=_WEIGHT, structural=False
-    ),
+    **{name: _loss_weight(loss) for name, loss in LOSSES.items()},
     "temperature": Dimension(
         kind=float,
         meaning="temperature of the in-batch similarities",
@@ -248,5 +228,3 @@ DIMENSIONS: dict[str, Dimension] = {
         kind=str, meaning="arithmetic of the matrix products", words=tuple(Precision), structural=False
     ),
 }
-
-LOSSES = ("cosine", "query_key", "value_value", "hidden", "similarity")

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaces.combinations import combinations
-from spaces.dimensions import LOSSES
 from spaces.domain import Choice, Value
-from spaces.recipe import RecipeSpec
+from spaces.recipe import LOSSES, RecipeSpec
 from spaces.space import Space, default_head_width, default_heads
 from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, EncoderSpec, StudentSpec, Switch
 

@@ -9,6 +9,7 @@ the study decides. The learning rate rises, stays, and falls only when a run is 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,6 +20,41 @@ class Precision(StrEnum):
 
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
+
+
+class TeacherOutput(StrEnum):
+    """What a teacher's last layer gives for every token, and is cached only if a loss of the study compares it."""
+
+    QUERIES = "queries"
+    KEYS = "keys"
+    VALUES = "values"
+    HIDDEN = "hidden"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """One term of the distillation loss, as the search space and the teacher cache know it."""
+
+    meaning: str
+    """What its weight says, in a few words."""
+    compares: frozenset[TeacherOutput] = frozenset()
+    """Outputs of the teacher that it compares beside sentence vectors; with any, the student must have layers."""
+
+
+LOSSES: Mapping[str, Loss] = {
+    "cosine": Loss(meaning="weight of the cosine loss"),
+    "query_key": Loss(
+        meaning="weight of the queries x keys relations",
+        compares=frozenset({TeacherOutput.QUERIES, TeacherOutput.KEYS}),
+    ),
+    "value_value": Loss(meaning="weight of the values x values relations", compares=frozenset({TeacherOutput.VALUES})),
+    "hidden": Loss(
+        meaning="weight of the last hidden states; needs the teacher's width",
+        compares=frozenset({TeacherOutput.HIDDEN}),
+    ),
+    "similarity": Loss(meaning="weight of the in-batch similarities"),
+}
+"""The terms by name: each is a field of `LossWeights`, a dimension of spaces, and one `if` of `distillation_loss`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +81,15 @@ class LossWeights:
             raise ValueError("at least one loss weight must be positive; set cosine to 1")
 
     @property
-    def needs_relations(self) -> bool:
-        """Whether the teacher's last-layer queries, keys and values must be cached."""
-        return self.query_key > 0.0 or self.value_value > 0.0
+    def compares(self) -> frozenset[TeacherOutput]:
+        """The teacher's outputs that terms with a weight compare, beside its sentence vectors."""
+        used = [loss.compares for name, loss in LOSSES.items() if getattr(self, name) > 0.0]
+        return frozenset().union(*used)
 
     @property
-    def needs_hidden(self) -> bool:
-        """Whether the teacher's last hidden states must be cached."""
-        return self.hidden > 0.0
+    def uses_relations(self) -> bool:
+        """Whether a term regroups queries, keys or values into the recipe's relation heads."""
+        return self.query_key > 0.0 or self.value_value > 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

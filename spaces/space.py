@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from spaces.dimensions import DIMENSIONS, LOSSES, Dimension
+from spaces.dimensions import DIMENSIONS, Dimension
 from spaces.domain import Choice, Domain, Integer, Value
-from spaces.recipe import LossWeights, Precision, RecipeSpec
+from spaces.recipe import LOSSES, LossWeights, Precision, RecipeSpec
 from spaces.student import Dense, EncoderSpec, FeedForward, Pooling, Projection, StaticSpec, StudentSpec, Switch
 
 Point = Mapping[str, Value]
@@ -237,13 +237,13 @@ def _static(values: Mapping[str, Any], teacher: StudentSpec) -> StaticSpec | Non
 
 def _require_comparable(student: EncoderSpec, teacher: EncoderSpec, recipe: RecipeSpec) -> None:
     """Raises ValueError when a loss of the recipe cannot compare these two encoders."""
-    if recipe.losses.needs_hidden and student.width != teacher.width:
+    if recipe.losses.hidden > 0.0 and student.width != teacher.width:
         raise ValueError(
             f"the hidden loss needs the teacher's width, got {student.width} instead of {teacher.width}; "
             f"give the dimension hidden the condition `when: {{width: {teacher.width}}}`"
         )
     for whose, encoder in (("student", student), ("teacher", teacher)):
-        if recipe.losses.needs_relations and encoder.attention_width % recipe.n_relation_heads:
+        if recipe.losses.uses_relations and encoder.attention_width % recipe.n_relation_heads:
             raise ValueError(
                 f"n_relation_heads must divide the {whose}'s attention width, got {recipe.n_relation_heads} and "
                 f"{encoder.n_heads} heads x {encoder.head_width}; add n_relation_heads to the space"

@@ -21,7 +21,6 @@ from spaces.student import StaticSpec, StudentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("spaces", "runtime", "trainers", "search")
-SOURCES = sorted(path for room in (*ROOMS, "benchmarks") for path in (ROOT / room).rglob("*.py"))
 NATIVE_SOURCES = sorted(
     path
     for folder in ("runtime", "tests")
@@ -29,8 +28,10 @@ NATIVE_SOURCES = sorted(
     if path.suffix in {".cpp", ".h"}
 )
 WEB_ASSETS = sorted(path for path in (ROOT / "search").rglob("*") if path.suffix in {".js", ".css", ".html"})
+SOURCES = sorted(path for room in (*ROOMS, "benchmarks", "examples") for path in (ROOT / room).rglob("*.py"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SPDX = "SPDX-License-Identifier: Apache-2.0"
+GUIDES = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))
 
 
 def project_files() -> list[Path]:
@@ -317,37 +318,32 @@ def test_ci_runs_the_tests_the_way_people_do() -> None:
     assert "make test" in script.read_text()
 
 
-def documented(pattern: str) -> set[str]:
-    """What the pattern's group matches in the code of README.md and CONTRIBUTING.md."""
-    text = "\n".join((ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+def documented(pattern: str, *names: str) -> set[str]:
+    """What the pattern's group matches in the code of these documents."""
+    text = "\n".join((ROOT / name).read_text("utf-8") for name in names)
     code = re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL)
     return {found for part in code for found in re.findall(pattern, part)}
 
 
-def test_every_command_of_the_readme_exists_and_every_command_is_in_the_readme() -> None:
+def test_every_command_of_the_documents_exists_and_one_page_has_all_of_them() -> None:
     from search.cli.main import build_parser
 
     actions = build_parser()._subparsers._group_actions  # type: ignore[union-attr]
     (commands,) = (set(action.choices) for action in actions if action.choices)  # type: ignore[arg-type]
-    assert documented(r"\bunderstudy ([a-z]+)\b(?!=)") == commands
+    pattern = r"\bunderstudy ([a-z]+)\b(?!=)"
+    assert documented(pattern, "docs/commands.md") == commands
+    assert documented(pattern, "README.md", "CONTRIBUTING.md", *GUIDES) <= commands
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+def test_every_make_target_of_the_documents_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    mentioned = documented(r"\bmake ([a-z]+)\b")
-    assert {"search", "test"} <= mentioned <= targets
+    assert {"search", "test"} <= documented(r"\bmake ([a-z]+)\b", "README.md") <= targets
+    assert documented(r"\bmake ([a-z]+)\b", "CONTRIBUTING.md", *GUIDES) <= targets
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/decisions/README.md"])
-def test_every_link_of_a_document_leads_to_a_file(name: str) -> None:
-    document = ROOT / name
-    links = re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8"))
-    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
-
-
-def test_the_tree_of_the_readme_names_files_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (tree,) = re.findall(r"<!-- tree -->\n```\n(.*?)```", readme, flags=re.DOTALL)
+def test_the_tree_of_the_architecture_names_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    (tree,) = re.findall(r"<!-- tree -->\n```\n(.*?)```", page, flags=re.DOTALL)
     folder = ROOT
     for line in tree.splitlines():
         names = re.split(r"\s{2,}", line.strip())[0].split()

@@ -4,7 +4,7 @@
 The logarithm of the error falls with the logarithm of the training tokens, for each student at its own rate: a sparse
 or narrow one starts far behind and gains long, one that stands on a static path starts ahead and gains little. So
 curves cross, and the last rung alone ranks them worse than the line through the last two
-(`benchmarks/foretelling.py` measures both).
+(`benchmarks/curve_extrapolation.py` measures both).
 """
 
 from __future__ import annotations

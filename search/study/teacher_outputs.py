@@ -25,6 +25,7 @@ from search.storage.study_state import Fact, StudyState
 from search.study.budget import AGAIN, TimePlan, n_sentences
 from search.workers.mapped_array import by_path
 from spaces.domain import Choice
+from spaces.recipe import LOSSES, TeacherOutput
 from spaces.study.spec import StudySpec
 from trainers.distil.loop import DistillationData
 from trainers.teacher.cache import CachePlan, TeacherCache, build_cache, combine
@@ -34,6 +35,7 @@ from trainers.text.corpus import Corpus
 
 PROBE_SENTENCES = 4096
 """Sentences embedded to measure a teacher's speed, twice; they count."""
+_RELATIONS = (TeacherOutput.QUERIES, TeacherOutput.KEYS, TeacherOutput.VALUES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +143,8 @@ def _cache_options(study: StudySpec, store: Store, *, is_first: bool) -> _CacheO
     return {
         "cache_dir": store.cache / "teachers",
         "device": torch.device(study.search.device),
-        "needs_relations": is_first and may_use(study, "query_key", "value_value"),
-        "needs_hidden": is_first and may_use(study, "hidden"),
+        "needs_relations": is_first and may_compare(study, *_RELATIONS),
+        "needs_hidden": is_first and may_compare(study, TeacherOutput.HIDDEN),
     }
 
 
@@ -153,10 +155,12 @@ class _CacheOptions(TypedDict):
     needs_hidden: bool
 
 
-def may_use(study: StudySpec, *losses: str) -> bool:
-    """Whether a recipe of the study may give one of these losses a weight."""
+def may_compare(study: StudySpec, *outputs: TeacherOutput) -> bool:
+    """Whether a recipe of the study may give a weight to a loss that compares one of these outputs of the teacher."""
     space = study.space
-    for name in losses:
+    for name, loss in LOSSES.items():
+        if loss.compares.isdisjoint(outputs):
+            continue
         if float(space.fixed.get(name) or 0.0) > 0.0:
             return True
         domain = space.domains.get(name)

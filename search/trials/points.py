@@ -12,7 +12,8 @@ import optuna
 from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.recipe import RecipeSpec
 from spaces.space import Space
-from spaces.student import Dense, StudentSpec
+from spaces.student import StudentSpec
+from spaces.student_point import point_of
 
 
 def suggest_point(trial: optuna.Trial, space: Space) -> dict[str, Value]:
@@ -35,7 +36,7 @@ def initial_point(point: Mapping[str, Value], space: Space, teacher: StudentSpec
 
     Where that lies outside the domain the dimension stays open, and the sampler fills it.
     """
-    defaults = {**_teacher_values(teacher), **_recipe_values()}
+    defaults = {**point_of(teacher), **_recipe_values()}
     filled: dict[str, Value] = dict(point)
     for name in space.names:
         if name not in filled and name in defaults and space.domains[name].contains(defaults[name]):
@@ -53,23 +54,6 @@ def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
             return trial.suggest_categorical(name, domain.options)
         case _:
             assert_never(domain)
-
-
-def _teacher_values(teacher: StudentSpec) -> dict[str, Any]:
-    encoder = teacher.encoder
-    values: dict[str, Any] = {"static_path": teacher.static is not None, "sparsity": 0.0}
-    if encoder is not None:
-        values |= {
-            "n_layers": encoder.n_layers,
-            "width": encoder.width,
-            "n_heads": encoder.n_heads,
-            "head_width": encoder.head_width,
-            "embedding_dim": encoder.embedding_dim,
-            "pooling": str(encoder.pooling),
-        }
-        if isinstance(encoder.feed_forward, Dense):
-            values |= {"feed_forward": "dense", "units": encoder.feed_forward.units}
-    return values
 
 
 def _recipe_values() -> dict[str, Any]:

@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spaces.combinations import candidates, combinations
-from spaces.dimensions import DIMENSIONS, LOSSES
+from spaces.dimensions import DIMENSIONS
 from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.feasibility import impossible_points
-from spaces.recipe import RecipeSpec
+from spaces.recipe import LOSSES, RecipeSpec
 from spaces.space import Space
 from spaces.student import (
     Activation,
@@ -317,6 +317,10 @@ def test_a_switch_teacher_lends_its_experts() -> None:
     student, _ = Space(domains={}, fixed={"n_layers": 2}).decode({}, teacher)
     assert student.encoder is not None and student.encoder.feed_forward == encoder.feed_forward
     assert impossible_points(Space(domains={}, fixed={"feed_forward": "switch"}), teacher=teacher) == ()
+
+
+def test_the_properties_above_draw_every_structural_dimension() -> None:
+    assert {name for name, dimension in DIMENSIONS.items() if dimension.structural} <= set(DOMAINS)
 
 
 def test_every_dimension_is_a_field_of_a_spec_and_every_recipe_field_a_dimension() -> None:

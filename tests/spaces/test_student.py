@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.profile import LatencyProfile, Runtime
-from spaces.recipe import LossWeights, RecipeSpec
+from spaces.recipe import LOSSES, LossWeights, RecipeSpec, TeacherOutput
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec, Switch, n_kept_weights
 
 ENCODER = EncoderSpec(n_layers=2, width=64, n_heads=4, head_width=16, feed_forward=Dense(units=128), max_tokens=32)
@@ -103,10 +103,15 @@ def test_documents_that_are_no_profile_are_refused(document: dict[str, Any]) -> 
         LatencyProfile.from_json(document)
 
 
-def test_only_the_losses_in_use_need_the_teachers_inside() -> None:
-    assert not LossWeights().needs_relations and not LossWeights().needs_hidden
-    assert LossWeights(query_key=1).needs_relations and LossWeights(value_value=1).needs_relations
-    assert LossWeights(hidden=1).needs_hidden
+def test_only_the_losses_in_use_compare_what_the_teachers_layers_give() -> None:
+    assert LossWeights().compares == set() and not LossWeights().uses_relations
+    assert LossWeights(query_key=1).compares == {TeacherOutput.QUERIES, TeacherOutput.KEYS}
+    assert LossWeights(value_value=1, hidden=1).compares == {TeacherOutput.VALUES, TeacherOutput.HIDDEN}
+    assert LossWeights(query_key=1).uses_relations and LossWeights(value_value=1).uses_relations
+
+
+def test_every_loss_has_a_weight_and_every_weight_is_of_a_loss() -> None:
+    assert [part.name for part in fields(LossWeights)] == list(LOSSES)
 
 
 @given(rows=st.integers(1, 8), columns=st.integers(1, 8), sparsity=st.floats(0, 0.95))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.recipe import LossWeights, RecipeSpec
+from spaces.recipe import LossWeights, RecipeSpec, TeacherOutput
 from trainers.distil.losses import cosine_loss, hidden_loss, relation_loss, similarity_loss
 from trainers.distil.replicas import Replica
 from trainers.modules.device import to_tensor
@@ -41,23 +41,24 @@ class BatchTargets:
     ) -> BatchTargets:
         """Look a batch's targets up and put them on the device.
 
-        Raises ValueError if the cache lacks what the losses need.
+        Raises ValueError if the cache lacks what the losses compare.
         """
-        rows = token_rows(batch, offsets) if losses.needs_relations or losses.needs_hidden else None
+        compared = losses.compares
+        rows = token_rows(batch, offsets) if compared else None
 
-        def tokens_of(array: np.ndarray | None, what: str, needed: bool) -> Tensor | None:
-            if not needed:
+        def tokens_of(array: np.ndarray | None, output: TeacherOutput) -> Tensor | None:
+            if output not in compared:
                 return None
             if array is None:
-                raise ValueError(f"the recipe's losses need the teacher's {what}, which were not cached")
+                raise ValueError(f"the recipe's losses need the teacher's {output}, which were not cached")
             return to_tensor(array[rows], device).float()
 
         return cls(
             embeddings=to_tensor(targets.embeddings[batch.sentences], device).float(),
-            queries=tokens_of(targets.queries, "queries", losses.query_key > 0.0),
-            keys=tokens_of(targets.keys, "keys", losses.query_key > 0.0),
-            values=tokens_of(targets.values, "values", losses.value_value > 0.0),
-            hidden=tokens_of(targets.hidden, "hidden states", losses.needs_hidden),
+            queries=tokens_of(targets.queries, TeacherOutput.QUERIES),
+            keys=tokens_of(targets.keys, TeacherOutput.KEYS),
+            values=tokens_of(targets.values, TeacherOutput.VALUES),
+            hidden=tokens_of(targets.hidden, TeacherOutput.HIDDEN),
             token_counts=offsets[batch.sentences + 1] - offsets[batch.sentences],
         )
 
@@ -85,7 +86,7 @@ def distillation_loss(
         total = total + losses.similarity * similarity_loss(
             replica.gather(embeddings, n_sentences), targets.embeddings, temperature=recipe.temperature
         )
-    if losses.needs_relations:
+    if losses.uses_relations:
         if output.qkv is None:
             raise ValueError("relation losses need an encoder: a static student has no attention; set them to 0")
         queries, keys, values = output.qkv.chunk(3, dim=-1)

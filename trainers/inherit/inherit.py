@@ -52,7 +52,7 @@ from trainers.text.tokenised_text import TokenisedText
 
 CALIBRATION_SENTENCES = 640  # about 12,000 tokens; more raise what a student starts with, and take longer
 STATIC_SCALES = np.geomspace(0.02, 50.0, 35)  # lengths of the static path tried, relative to the encoder's
-STATIC_SIZE = 0.05  # root mean square of an inherited static table's entries, at most; measured in docs/log.md
+STATIC_SIZE = 0.05  # root mean square of an inherited static table's entries, at most; measured in docs/log/2026-11.md
 REFIT_SHARE = 0.75  # of the calibration; the rest balances the static path, as a refit overrates itself on its own text
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
 

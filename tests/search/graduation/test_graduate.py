@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, is_alive, name_of
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
 from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
 from search.graduation.worker import Graduation

@@ -303,8 +303,8 @@ def test_a_proposal_after_300_trials_takes_less_than_a_second():
     assert time.process_time() - started < 1.0
 
 
-def test_the_example_of_the_readme_searches_and_prunes():
-    text = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+def test_the_example_of_the_documents_searches_and_prunes():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "searcher.md").read_text()
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "FrontSampler" in block)
     names = {}
     exec(example, names)

@@ -14,9 +14,10 @@ from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
-from search.study.teacher_outputs import may_use
+from search.study.teacher_outputs import may_compare
 from search.workers.mapped_array import MappedArray
 from spaces.domain import Choice, Real
+from spaces.recipe import TeacherOutput
 from spaces.space import Space
 from spaces.study import StudySpec, TeacherSpec
 from tests.search.reporters import Heard, Silent
@@ -57,10 +58,11 @@ def prepared(study: StudySpec, store: Store) -> Prepared:
         ({"query_key": Real(0.0, 1.0)}, {}, False),
     ],
 )
-def test_a_loss_may_be_used_if_some_recipe_of_the_space_weighs_it(
+def test_an_output_may_be_compared_if_some_recipe_of_the_space_weighs_its_loss(
     study: StudySpec, domains: dict, fixed: dict, expected: bool
 ) -> None:
-    assert may_use(replace(study, space=Space(domains=domains, fixed=fixed), initial_points=()), "hidden") is expected
+    changed = replace(study, space=Space(domains=domains, fixed=fixed), initial_points=())
+    assert may_compare(changed, TeacherOutput.HIDDEN) is expected
 
 
 @pytest.mark.slow

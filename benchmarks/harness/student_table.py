@@ -21,7 +21,7 @@ import numpy.typing as npt
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.measuring.problem import Point
+from benchmarks.harness.problem import Point
 from search.optimiser.encoding import UnitCube
 from search.optimiser.surrogate import distributions
 from search.report.history import dominated_area

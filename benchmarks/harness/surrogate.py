@@ -20,7 +20,7 @@ import onnxruntime
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from benchmarks.measuring.problem import Point
+from benchmarks.harness.problem import Point
 from search.optimiser.pareto import hypervolume
 
 RUNGS = (1, 3, 9, 27, 52)

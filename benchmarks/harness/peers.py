@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measuring.graphs import Graphs
-from benchmarks.measuring.students import Profile, TokenIds
+from benchmarks.harness.graphs import Graphs
+from benchmarks.harness.students import Profile, TokenIds
 from runtime.engine import Engine
 from spaces.student import StudentSpec
 from trainers.measure.random_student import random_weights

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.victims import ANY_STEP, Command, Scene
+from benchmarks.fault_injection.faults import ANY_STEP, Command, Environment
+from benchmarks.fault_injection.losses import Losses
 from search.storage.store import Store
 from tests.search.tracking_server import TrackingServer as Server
 from tests.search.tracking_server import tracking_server
@@ -28,11 +28,11 @@ class TrackingServer:
     def __init__(self) -> None:
         self._server: Server | None = None
 
-    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+    def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """A store, and a server that it tracks on."""
         return self._with_server(folder)
 
-    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+    def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """Kills it; returns when it answers again, while the command went on without it."""
         assert self._server is not None
         self._server.kill()
@@ -46,8 +46,8 @@ class TrackingServer:
         return "Traceback" not in text and _REFUSAL in text.strip().splitlines()[-1]
 
     @contextmanager
-    def _with_server(self, folder: Path) -> Iterator[Scene]:
+    def _with_server(self, folder: Path) -> Iterator[Environment]:
         with tracking_server(folder / "server") as server:
             self._server = server
             store = Store(folder / "store", server.uri)
-            yield Scene(store=store, options=("--tracking-uri", server.uri))
+            yield Environment(store=store, options=("--tracking-uri", server.uri))

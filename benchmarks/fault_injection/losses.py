@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study may lose when something it depends on dies: nothing of this list, whatever the victim."""
+"""What a study may lose when something it depends on dies: nothing of this list, whatever the fault."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, name_of
-from benchmarks.measuring.victims import WORKERS, Command, Scene
+from benchmarks.fault_injection.faults import WORKERS, Command, Environment
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, name_of
 from search.storage.store import Store
 
 LONGEST_WORK_S = 10.0  # of a worker before its node dies
@@ -32,11 +32,11 @@ class Raylet:
         self._cluster: Any = None
         self._node: Any = None
 
-    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+    def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """A store, and a cluster of two nodes."""
         return self._with_cluster(Store(folder / "store"))
 
-    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+    def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """Kills the second node's raylet while a trial runs there; after a while another node takes its place."""
         [raylet] = self._node.all_processes["raylet"]
         if not any(name_of(pid).startswith(WORKERS) for pid in descendants(raylet.process.pid)):
@@ -53,13 +53,13 @@ class Raylet:
         return False
 
     @contextmanager
-    def _with_cluster(self, store: Store) -> Iterator[Scene]:
+    def _with_cluster(self, store: Store) -> Iterator[Environment]:
         from ray.cluster_utils import Cluster
 
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # for the nodes and for the command
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         try:
             self._node = self._cluster.add_node(num_cpus=1)
-            yield Scene(store=store, options=("--address", self._cluster.address))
+            yield Environment(store=store, options=("--address", self._cluster.address))
         finally:
             self._cluster.shutdown()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The space on the store's disk: a small file system in memory, which something else fills. Needs root on Linux."""
+"""A full disk: the store lies on a small file system in memory, which something else fills. Needs root on Linux."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, is_alive, name_of
-from benchmarks.measuring.victims import ANY_STEP, Command, Scene
+from benchmarks.fault_injection.faults import ANY_STEP, Command, Environment
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.storage.store import Store
 
 DISK_BYTES = 160 << 20
@@ -33,11 +33,11 @@ class Disk:
     def __init__(self) -> None:
         self._ballast = Path()
 
-    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+    def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """A store on a disk of its own."""
         return self._with_disk(folder / "disk")
 
-    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+    def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """Fills the disk, keeps it full until the command ends, and frees it again."""
         family = descendants(command.process.pid)
         deadline = time.monotonic() + FULL_S
@@ -64,15 +64,15 @@ class Disk:
         return True
 
     @contextmanager
-    def _with_disk(self, disk: Path) -> Iterator[Scene]:
+    def _with_disk(self, disk: Path) -> Iterator[Environment]:
         disk.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
         mounted = subprocess.run(mount, capture_output=True, text=True)
         if mounted.returncode != 0:
-            raise SystemExit(f"the victim disk needs a tmpfs, which only root may mount: {mounted.stderr.strip()}")
+            raise SystemExit(f"the fault disk needs a tmpfs, which only root may mount: {mounted.stderr.strip()}")
         self._ballast = disk / "ballast"
         try:
-            yield Scene(store=Store(disk / "store"))
+            yield Environment(store=Store(disk / "store"))
         finally:
             subprocess.run(["umount", "--lazy", str(disk)], check=True)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.losses import Losses
+from benchmarks.fault_injection.losses import Losses
 from runtime.atomic import write_json
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from benchmarks.measuring.problem import Point, Problem
+from benchmarks.harness.problem import Point, Problem
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measuring.turns import Call, measure_in_turns
+from benchmarks.harness.turns import Call, measure_in_turns
 from runtime import _native
 
 Array = NDArray[np.float32]

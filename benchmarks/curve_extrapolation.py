@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a brief trial foretells a long one, on students of every family that were distilled ten times longer.
+"""How well a brief trial predicts a long one, on students of every family that were distilled ten times longer.
 
 For each rung the rank correlation of fidelities there with those of the long run, within each family and across all of
-them; the same for what the search believes at the last brief rung (`search.graduation.extrapolation`), by which it
-chooses who is distilled for longer; and which members of the long runs' front the brief front lacks. The students are
-those of `python -m benchmarks.student_curves families`.
+them; the same for what the search extrapolates (`search.graduation.extrapolation`), by which it chooses who is
+distilled for longer; and which members of the long runs' front the brief front lacks. The students are those of
+`python -m benchmarks.student_curves families`.
 
-    python -m benchmarks.foretelling [--table benchmarks/curves/families*.jsonl] [--json]
+    python -m benchmarks.curve_extrapolation [--table benchmarks/curves/families*.jsonl] [--json]
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read(files: Sequence[Path]) -> list[Row]:
     return [line for line in lines if "long" in line and "failed" not in line]
 
 
-def beliefs(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """What could be believed of each student's long result, by name: higher is better."""
+def predictions(rows: Sequence[Row]) -> dict[str, list[float]]:
+    """What could be predicted of each student's long result, by name: higher is better."""
     n_rungs = len(rows[0]["rungs"])
     found = {f"rung {i + 1}": [row["rungs"][i][1] for row in rows] for i in range(n_rungs)}
     found["best rung"] = [max(cosine for _, cosine, _ in row["rungs"]) for row in rows]
@@ -46,14 +46,14 @@ def beliefs(rows: Sequence[Row]) -> dict[str, list[float]]:
     return found
 
 
-def correlations(rows: Sequence[Row], believed: Sequence[float]) -> dict[str, float]:
+def correlations(rows: Sequence[Row], predicted: Sequence[float]) -> dict[str, float]:
     """Rank correlations with the long result: across all, and within families that are large enough."""
     long = [row["long"][-1][1] for row in rows]
-    found = {"all": float(spearmanr(believed, long).statistic)}
+    found = {"all": float(spearmanr(predicted, long).statistic)}
     for family in sorted({row["family"] for row in rows}):
         members = [i for i, row in enumerate(rows) if row["family"] == family]
         if len(members) >= LEAST_STUDENTS:
-            found[family] = float(spearmanr([believed[i] for i in members], [long[i] for i in members]).statistic)
+            found[family] = float(spearmanr([predicted[i] for i in members], [long[i] for i in members]).statistic)
     return found
 
 
@@ -75,13 +75,13 @@ def main() -> None:
         parser.error(f"at least {LEAST_STUDENTS} students are needed, and the tables hold {len(rows)}; measure more")
     long = front(rows, [row["long"][-1][1] for row in rows])
     found: dict[str, Any] = {}
-    for name, believed in beliefs(rows).items():
-        lacking = sorted(set(long) - set(front(rows, believed)))
-        found[name] = {"rank_correlation": correlations(rows, believed), "front_lacks": lacking}
+    for name, predicted in predictions(rows).items():
+        lacking = sorted(set(long) - set(front(rows, predicted)))
+        found[name] = {"rank_correlation": correlations(rows, predicted), "front_lacks": lacking}
         shown = ", ".join(f"{family} {value:.3f}" for family, value in found[name]["rank_correlation"].items())
         print(f"{name:>24s}: {shown}; lacks {len(lacking)} of the {len(long)} on the long front", file=sys.stderr)
     if arguments.json:
-        print(json.dumps({"students": len(rows), "long_front": long, "beliefs": found}))
+        print(json.dumps({"students": len(rows), "long_front": long, "predictions": found}))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import optuna
 import pytest
 
 from benchmarks import search_efficiency
-from benchmarks.measuring.replay import Finish, fractions, replay
-from benchmarks.measuring.searchers import _position, methods
+from benchmarks.harness.replay import Finish, fractions, replay
+from benchmarks.harness.searchers import _position, methods
 from search.optimiser.pareto import dominates
 
 RUNGS = (1, 3, 9)

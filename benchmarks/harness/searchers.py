@@ -17,8 +17,8 @@ import numpy.typing as npt
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.measuring.problem import Point, Problem
-from benchmarks.measuring.replay import Method
+from benchmarks.harness.problem import Point, Problem
+from benchmarks.harness.replay import Method
 from search.optimiser.pareto import non_dominated
 from search.optimiser.problem import KnownCostProblem
 from search.optimiser.pruner import FrontPruner

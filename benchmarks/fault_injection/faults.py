@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a soak kills: each victim says what its command needs, how it is struck, and what may follow.
+"""The faults that a soak test injects: what the command needs, how the fault is caused, and what may follow from it.
 
-A victim is a value of its own. The soak (`benchmarks.survival`) knows none of them by name: it makes the victim's
-scene, gives the command, lets the victim strike at random moments, and gives the command again where the victim says
-that it had to end.
+A fault is a value of its own. The soak test (`benchmarks.survival`) knows none of them by name: it makes the fault's
+environment, gives the command, injects the fault at random moments, and gives the command again where the fault says
+that the command had to end.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.measuring.losses import Losses
-from benchmarks.measuring.processes import descendants, is_alive, name_of
+from benchmarks.fault_injection.losses import Losses
+from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.storage.store import Store
 
 ANY_STEP = ("starting", "measuring", "training", *("searching",) * 3, "graduating", "registering")
-"""Steps of a command, as it calls them; one is drawn for each strike."""
+"""Steps of a command, as it calls them; one is drawn for each injection."""
 LEFT_BEHIND_S = 30.0  # processes that work for a killed driver have so long to notice
 RAY_LEFT_BEHIND_S = 75.0  # its agents try for 60 s to report their raylet's death to a server that died with it
 WORKERS = ("ray::TrialActor", "ray::_Inner", "ray::RayTrainWorker")  # of trials (as Tune wraps them), of graduation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class Environment:
     """Where one study's commands run."""
 
     store: Store
@@ -53,22 +53,22 @@ class Command:
         return self.log.read_text()
 
 
-class Victim(Protocol):
-    """What dies; one value serves all studies of a soak, one after another."""
+class Fault(Protocol):
+    """What dies, and how; one value serves all studies of a soak test, one after another."""
 
     steps: tuple[str, ...]
-    """At which it is struck."""
+    """Of the command, at which it is injected."""
     n_trials: int
     """Of a study: many where one command is struck often."""
 
-    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+    def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """All that commands need in a new folder, within the block."""
 
-    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+    def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """Kills it now, and sees to it that the study can go on; whether there was something to kill."""
 
     def explains(self, command: Command, losses: Losses) -> bool:
-        """Whether a command that was struck had to end with its exit status; then it is given again."""
+        """Whether a command under this fault had to end with its exit status; then it is given again."""
 
 
 class Driver:
@@ -80,12 +80,12 @@ class Driver:
     def __init__(self) -> None:
         self._rays: dict[int, float] = {}
 
-    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+    def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """A store."""
         return _store_alone(folder)
 
-    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
-        """Kills it, and waits for its workers; for Ray's own processes only before the next strike that finds them."""
+    def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+        """Kills it, and waits for its workers; for Ray's own processes only before the next one that finds them."""
         family = {pid: name_of(pid) for pid in descendants(command.process.pid)}
         command.process.kill()
         command.process.wait()
@@ -109,11 +109,11 @@ class Worker:
         self.steps = (step,)
         self.n_trials = n_trials
 
-    def scene(self, folder: Path) -> AbstractContextManager[Scene]:
+    def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """A store."""
         return _store_alone(folder)
 
-    def strike(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
+    def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
         """One of those that there are."""
         workers = [pid for pid in descendants(command.process.pid) if name_of(pid).startswith(WORKERS)]
         if workers:
@@ -126,8 +126,8 @@ class Worker:
 
 
 @contextmanager
-def _store_alone(folder: Path) -> Iterator[Scene]:
-    yield Scene(store=Store(folder / "store"))
+def _store_alone(folder: Path) -> Iterator[Environment]:
+    yield Environment(store=Store(folder / "store"))
 
 
 def _require_gone(pids: Set[int], *, deadline: float, losses: Losses) -> None:
