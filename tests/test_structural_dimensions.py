@@ -39,10 +39,11 @@ from tests.trainers.tiny import SPEC, data, inheritance
 from trainers.distil.loop import Distillation
 from trainers.distil.prune import block_sums, prunable_matrices
 from trainers.inherit.inherit import inherit
-from trainers.measure.onnx_student import OnnxStudent
+from trainers.measure.backends.onnx_backend import OnnxBackend
 from trainers.measure.predictor import latency_terms
 from trainers.measure.random_student import zero_blocks
 from trainers.modules.build import build, student_from_weights, weights_of
+from trainers.modules.device import CPU
 from trainers.modules.embed import embed_tokens
 from trainers.modules.student import Student
 
@@ -210,7 +211,8 @@ def is_the_engines(each: Variant, _: Path) -> None:
 def is_onnxs(each: Variant, _: Path) -> None:
     """The ONNX graph computes what NumPy does."""
     for spec in (each.base, each.other):
-        vectors = OnnxStudent(spec, weights_for(spec), n_threads=1).forward(TOKEN_IDS.astype(np.int64))
+        student = OnnxBackend().build(spec, weights_for(spec), n_threads=1)
+        vectors = np.asarray(student.prepare([TOKEN_IDS.astype(np.int64)])(0))
         np.testing.assert_allclose(vectors, numpy_vectors(spec), atol=1e-4)
 
 
@@ -223,7 +225,7 @@ def is_inherited(each: Variant, _: Path) -> None:
     teacher = tiny_inheritance()
     for spec in (each.base, each.other):
         spec = replace(spec, vocabulary_size=SPEC.vocabulary_size)
-        inherited, drawn = inherit(teacher, spec, seed=0), build(spec, seed=0)
+        inherited, drawn = inherit(teacher, spec, seed=0, device=CPU), build(spec, seed=0)
         of_the_seed = weights_of(drawn)
         for name, weight in weights_of(inherited).items():
             if weight.ndim > 1 and not name.endswith("bias") and DRAWN not in name:

@@ -13,6 +13,7 @@ from tests.trainers.tiny import data, encoder_with
 from trainers.distil.objective import BatchTargets, distillation_loss
 from trainers.distil.replicas import Replica
 from trainers.modules.build import build
+from trainers.modules.device import CPU
 from trainers.text.batches import make_batch
 
 ALONE = Replica(rank=0, n_replicas=1, group=None)
@@ -24,7 +25,7 @@ STUDENT = build(encoder_with(n_layers=1), seed=3)
 def loss_of(losses: LossWeights) -> Tensor:
     """The objective of a random student on one batch of the tiny teacher's text."""
     recipe = RecipeSpec(losses=losses, n_relation_heads=4)
-    targets = BatchTargets.of(DATA.targets, BATCH, DATA.offsets, losses)
+    targets = BatchTargets.of(DATA.targets, BATCH, DATA.offsets, losses, device=CPU)
     mask = None if BATCH.mask is None else torch.from_numpy(BATCH.mask)
     output = STUDENT(torch.from_numpy(BATCH.token_ids), mask)
     return distillation_loss(output, mask, targets, recipe, share=slice(None), replica=ALONE)
@@ -50,7 +51,7 @@ def test_the_objective_is_the_sum_of_its_terms() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("output", TeacherOutput)
 def test_a_batch_holds_what_its_losses_compare_and_no_more(name: str, output: TeacherOutput) -> None:
-    targets = BatchTargets.of(DATA.targets, BATCH, DATA.offsets, only(name))
+    targets = BatchTargets.of(DATA.targets, BATCH, DATA.offsets, only(name), device=CPU)
     assert (getattr(targets, output) is not None) == (output in LOSSES[name].compares)
 
 
@@ -59,4 +60,4 @@ def test_what_a_loss_compares_must_have_been_cached(output: TeacherOutput) -> No
     name = next(name for name, loss in LOSSES.items() if output in loss.compares)
     without = replace(DATA.targets, **{str(output): None})
     with pytest.raises(ValueError, match=f"need the teacher's {output}, which were not cached"):
-        BatchTargets.of(without, BATCH, DATA.offsets, only(name))
+        BatchTargets.of(without, BATCH, DATA.offsets, only(name), device=CPU)
