@@ -58,7 +58,7 @@ def tell(before: Sequence[TrialRecord], now: Iterable[TrialRecord], observers: I
         earlier = known.get(record.number)
         if earlier == record:
             continue
-        running = replace(record, state=TrialState.RUNNING, outcome="")
+        running = replace(record, state=TrialState.RUNNING, outcome=None)
         if earlier is None and record.state is not TrialState.REFUSED:
             for observer in observers:
                 observer.trial_started(replace(running, rungs=()))

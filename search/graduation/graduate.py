@@ -23,11 +23,12 @@ from search.graduation.job import JobEnd, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import RungRecord, TrialRecord
 from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
 from search.workers.cluster import n_cpus_available
-from search.workers.heartbeat import HUNG, rung_limit_s
+from search.workers.heartbeat import rung_limit_s
 from spaces.study.spec import GraduationSpec
 from trainers.distil.loop import DistillationData
 from trainers.measure.fidelity import Fidelity
@@ -83,7 +84,7 @@ def graduate(
     next command goes on.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
-    weights = time_weights([record.rungs[-1].tokens_per_s for record in chosen])
+    weights = time_weights([record.tokens_per_s for record in chosen])
     tasks = [
         _task(
             record,
@@ -121,10 +122,10 @@ def graduates_of(records: Sequence[TrialRecord], folder: Path) -> tuple[Graduate
     return tuple(graduate for graduate in graduates if graduate is not None)
 
 
-def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, str]:
+def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, Outcome]:
     """Why students failed while graduating, or were not brought to an end, by trial name."""
     states = {record.name: GraduationState.read(folder / record.name) for record in records}
-    return {name: state.outcome for name, state in states.items() if state is not None and state.outcome}
+    return {name: state.outcome for name, state in states.items() if state is not None and state.outcome is not None}
 
 
 def unfinished_of(records: Sequence[TrialRecord], folder: Path) -> tuple[str, ...]:
@@ -196,13 +197,13 @@ def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
         if task.name in end.deaths:
             state.died(end.deaths[task.name]).write(task.folder)
         elif task.name in end.hung:
-            outcome = f"{HUNG}: no sign of life within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
-            state.failed(outcome, task).write(task.folder)
+            details = f"no heartbeat within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
+            state.failed(Outcome(OutcomeKind.HUNG, details), task).write(task.folder)
 
 
 def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
     """Writes down of which students the workers ended too often."""
-    outcome = f"its workers ended before it was through, the same command goes on with it ({_one_line(error)})"
+    outcome = Outcome(OutcomeKind.WORKERS_ENDED, f"the same command goes on with it ({_one_line(error)})")
     for task in tasks:
         state = GraduationState.read(task.folder) or GraduationState()
         if state.status == UNFINISHED:
@@ -248,7 +249,7 @@ def _task(
         checkpoint=record.checkpoint,
         folder=folder / record.name,
         weight=weight,
-        tokens_per_s=record.rungs[-1].tokens_per_s,
+        tokens_per_s=record.tokens_per_s,
         max_tokens=spec.n_tokens,
         document={**document, "trial": record.name, "recipe": record.recipe.to_json()},
         memory_gib=memory_gib,
@@ -258,7 +259,7 @@ def _task(
 
 def _evaluation_s(record: TrialRecord, data: DistillationData) -> float:
     """Ample seconds for the longest silence of a student's workers: a forward pass costs less than a training step."""
-    return len(data.held_out_token_ids) / record.rungs[-1].tokens_per_s
+    return len(data.held_out_token_ids) / record.tokens_per_s
 
 
 def _seconds_to(deadline: float | None) -> float | None:

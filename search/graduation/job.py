@@ -31,6 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.graduation.state import UNFINISHED, GraduationJob, GraduationState, GraduationTask, sign_of_life
 from search.graduation.worker import graduate_students
+from search.records.outcomes import Outcome
 from search.workers.failure import failure_of
 from search.workers.heartbeat import HangWatch
 from search.workers.retries import outcome_of_death
@@ -50,7 +51,7 @@ class JobEnd:
 
     error: Exception | None
     """What ended it; None if all its workers returned."""
-    deaths: Mapping[str, str]
+    deaths: Mapping[str, Outcome]
     """Students whose worker ended under them, by name, and what ended it."""
     hung: tuple[str, ...]
     """Students who showed no life for too long."""
@@ -118,18 +119,18 @@ class _Watch:
             if task is not None and self._hang_watch.silence_s(number) > task.silence_limit_s
         )
 
-    def deaths(self, error: Exception) -> dict[str, str]:
+    def deaths(self, error: Exception) -> dict[str, Outcome]:
         """Why workers ended under students, by the student's name, from the error that ended the job."""
         if not isinstance(error, WorkerGroupError):
             return {}
         self._look()
-        outcomes: dict[str, str] = {}
+        outcomes: dict[str, Outcome] = {}
         for rank, failure in error.worker_failures.items():
             task = self._in_work(rank // self._job.workers_per_student)
             if task is None:
                 continue
             if isinstance(failure, RayTrainError):  # of the worker's process; another's is an exception in training
-                outcomes[task.name] = outcome_of_death(str(failure))
+                outcomes[task.name] = outcome_of_death(failure)
             else:
                 outcomes.setdefault(task.name, failure_of(failure))
         return outcomes

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import RungRecord
 from search.storage.atomic import read_json, write_json
-from search.workers.heartbeat import HUNG
-from search.workers.retries import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
+from search.workers.retries import MOST_TRIES
 from spaces.recipe import RecipeSpec
 from spaces.student import StudentSpec
 
@@ -77,8 +77,8 @@ class GraduationState:
 
     status: str = UNFINISHED
     """`unfinished`, `done` or `failed`."""
-    outcome: str = ""
-    """Why it failed, or why it is unfinished."""
+    outcome: Outcome | None = None
+    """Why it failed, or why it is unfinished; None if there is nothing to say."""
     start_tokens: int = 0
     """Tokens of its trial."""
     decay: tuple[int, int] | None = None
@@ -100,30 +100,30 @@ class GraduationState:
     def begun(self) -> GraduationState:
         """As it is when training goes on: of a finished graduation the decay is undone, the curve up to it stays."""
         if self.status != DONE:
-            return replace(self, status=UNFINISHED, outcome="", limits=None)
+            return replace(self, status=UNFINISHED, outcome=None, limits=None)
         n_tokens = self.start_tokens if self.decay is None else self.decay[0]
         curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
-        return replace(self, status=UNFINISHED, outcome="", decay=None, curve=curve)
+        return replace(self, status=UNFINISHED, outcome=None, decay=None, curve=curve)
 
-    def failed(self, outcome: str, task: GraduationTask) -> GraduationState:
+    def failed(self, outcome: Outcome, task: GraduationTask) -> GraduationState:
         """After what it did itself."""
         return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.silence_limit_s))
 
     def may_try_again(self, task: GraduationTask) -> bool:
         """Whether it failed at a limit that the task has raised."""
-        if self.limits is None:
+        if self.limits is None or self.outcome is None:
             return False
         memory_gib, silence_limit_s = self.limits
-        if self.outcome.startswith(OUT_OF_MEMORY):
+        if self.outcome.kind is OutcomeKind.OUT_OF_MEMORY:
             return memory_gib is not None and (task.memory_gib is None or task.memory_gib > memory_gib)
-        return self.outcome.startswith(HUNG) and task.silence_limit_s > silence_limit_s
+        return self.outcome.kind is OutcomeKind.HUNG and task.silence_limit_s > silence_limit_s
 
-    def died(self, outcome: str) -> GraduationState:
+    def died(self, outcome: Outcome) -> GraduationState:
         """After its worker ended under it; failed if that happens again and again without a save between."""
         n_deaths = self.n_deaths + 1
-        if n_deaths < MOST_TRIES.get(outcome.split(":", 1)[0], MOST_TRIES[WORKER_DIED]):
+        if n_deaths < MOST_TRIES.get(outcome.kind, MOST_TRIES[OutcomeKind.WORKER_DIED]):
             return replace(self, n_deaths=n_deaths)
-        return replace(self, status=FAILED, outcome=f"{outcome}; {n_deaths} times since its last save")
+        return replace(self, status=FAILED, outcome=outcome.repeated(f"{n_deaths} times since its last save"))
 
     @classmethod
     def read(cls, folder: Path) -> GraduationState | None:
@@ -133,12 +133,14 @@ class GraduationState:
             return None
         pairs = {name: tuple(document[name]) for name in ("decay", "limits") if document.get(name) is not None}
         curve = tuple(RungRecord.from_json(rung) for rung in document["curve"])
-        return cls(**{**document, **pairs, "curve": curve})
+        outcome = Outcome.from_json(document["outcome"])
+        return cls(**{**document, **pairs, "curve": curve, "outcome": outcome})
 
     def write(self, folder: Path) -> None:
         """Replace the state of a student's folder."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        write_json(folder / _FILE, {**document, "curve": [rung.to_json() for rung in self.curve]})
+        outcome = None if self.outcome is None else self.outcome.to_json()
+        write_json(folder / _FILE, {**document, "outcome": outcome, "curve": [rung.to_json() for rung in self.curve]})
 
 
 def show_life(folder: Path) -> None:

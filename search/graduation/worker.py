@@ -22,6 +22,7 @@ import torch.distributed as distributed
 
 from search.graduation.schedule import Advance, Decay, Decision, Finish, Limits, decide
 from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
+from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
 from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
@@ -87,7 +88,7 @@ class Graduation:
         self._leads = replica.rank == 0
         self._speed = task.tokens_per_s
         self._losses: list[float] = []
-        self._failure = ""
+        self._failure: Outcome | None = None
 
     def run(self, stop_file: Path) -> None:
         """Train until the limits, a failure or the stop file; whatever comes first is written down.
@@ -206,24 +207,32 @@ class Graduation:
         self._losses.append(progress.loss)
 
     def _evaluate(self) -> None:
+        """The leader evaluates; what is not finite fails the student at the next decision, which all workers share."""
         if self._leads:
-            distillation = self._distillation
-            losses = [loss for loss in self._losses if math.isfinite(loss)]
-            rung = RungRecord(
-                n_tokens=distillation.n_tokens,
-                fidelity=distillation.evaluate(),
-                loss=sum(losses) / len(losses) if losses else 0.0,
-                seconds=time.monotonic() - self._evaluated,
-                tokens_per_s=self._speed,
-            )
-            if not math.isfinite(rung.fidelity.cosine):
-                self._failure = f"not finite: the fidelity is {rung.fidelity.cosine} after {rung.n_tokens:,} tokens"
-            elif not self._state.curve or self._state.n_tokens < rung.n_tokens:
-                self._state = replace(self._state, curve=(*self._state.curve, rung))
+            try:
+                rung = self._rung()
+            except NotFiniteError as error:
+                self._failure = failure_of(error)
+            else:
+                if not self._state.curve or self._state.n_tokens < rung.n_tokens:
+                    self._state = replace(self._state, curve=(*self._state.curve, rung))
             self._write()
         self._losses.clear()
         return_freed_memory()
         self._evaluated = time.monotonic()
+
+    def _rung(self) -> RungRecord:
+        fidelity = self._distillation.evaluate()
+        if not math.isfinite(fidelity.cosine):
+            raise NotFiniteError(f"the fidelity is {fidelity.cosine} after {self._distillation.n_tokens:,} tokens")
+        losses = [loss for loss in self._losses if math.isfinite(loss)]
+        return RungRecord(
+            n_tokens=self._distillation.n_tokens,
+            fidelity=fidelity,
+            loss=sum(losses) / len(losses) if losses else 0.0,
+            seconds=time.monotonic() - self._evaluated,
+            tokens_per_s=self._speed,
+        )
 
     def _save(self, name: str) -> None:
         if self._leads:
@@ -266,7 +275,7 @@ class Graduation:
             document={**task.document, "training": training},
         )
 
-    def _fail(self, outcome: str) -> None:
+    def _fail(self, outcome: Outcome) -> None:
         self._state = self._state.failed(outcome, self._task)
         self._write()
 

@@ -17,9 +17,6 @@ from pathlib import Path
 from spaces.cost import cost
 from spaces.student import StudentSpec
 
-NO_ROOM = "no room"
-"""Kind of the outcome of a step that could not write."""
-
 COPIES = 4
 """Of a student's weights in a checkpoint: weights, their average, and two moments of the optimiser."""
 

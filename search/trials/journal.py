@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 
 RECORD = "record"
@@ -35,8 +36,6 @@ NUMBER = "number"
 """User attribute of a twin: the number of its trial."""
 INITIAL = "initial"
 """User attribute of a trial: the study's initial point that it tries, as text."""
-
-DRIVER_ENDED = "interrupted: the driver ended"
 
 _JOURNAL = "trials.journal"
 _OF_TRIALS = 4  # Optuna's codes for trials begin here, after those for studies: part of the file's format
@@ -120,9 +119,9 @@ def record_of(trial: FrozenTrial, folder: Path) -> TrialRecord | None:
         checkpoint = folder / record.checkpoint
         record = replace(record, checkpoint=checkpoint if checkpoint.is_dir() else None)
     if record.state is TrialState.RUNNING and trial.state is OptunaState.COMPLETE:
-        record = replace(record, state=TrialState.COMPLETE, outcome="complete")
+        record = replace(record, state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.COMPLETE))
     elif record.state is TrialState.RUNNING and trial.state.is_finished():
-        record = replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
+        record = replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
     return record
 
 

@@ -25,6 +25,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search.optimiser.pruner import FrontPruner
 from search.optimiser.sampler import FrontSampler
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
 from search.trials.journal import (
@@ -157,7 +158,7 @@ class TrialLedger:
                 self._begin(trial, record)
                 if not self._is_through(record):
                     return record
-                self._end(record.number, record, TrialState.COMPLETE, "complete")  # measured, and never told so
+                self._end(record.number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))  # never told so
         self._drained = True
         return None
 
@@ -173,7 +174,8 @@ class TrialLedger:
         self._observe_pace(before, rung)
         record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
         if not math.isfinite(rung.fidelity.cosine):
-            self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {rung.fidelity.cosine}")
+            outcome = Outcome(OutcomeKind.NOT_FINITE, f"the fidelity is {rung.fidelity.cosine}")
+            self._end(number, record, TrialState.FAILED, outcome)
             return False
         running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
         running.record = record
@@ -182,14 +184,15 @@ class TrialLedger:
             shutil.rmtree(before.checkpoint, ignore_errors=True)
         self._notify("rung_reached", record)
         if self._is_through(record):
-            self._end(number, record, TrialState.COMPLETE, "complete")
-        elif outcome := self._dominated(running):
-            self._end(number, record, TrialState.PRUNED, outcome)
+            self._end(number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))
+        elif dominated := self._dominated(running):
+            self._end(number, record, TrialState.PRUNED, dominated)
         elif not self._fits(record, n_tokens=self.plan.rungs[len(record.rungs)]):
-            self._end(number, record, TrialState.INTERRUPTED, f"time budget: ended after {record.n_tokens:,} tokens")
+            late = Outcome(OutcomeKind.TIME_BUDGET, f"ended after {record.n_tokens:,} tokens")
+            self._end(number, record, TrialState.INTERRUPTED, late)
         return number in self._open
 
-    def failed(self, number: int, outcome: str, *, details: str = "") -> None:
+    def failed(self, number: int, outcome: Outcome, *, details: str = "") -> None:
         """Ends a running trial as failed; `details` (a traceback) goes to a file. Nothing if it has ended already."""
         if number not in self._open:
             return
@@ -197,7 +200,7 @@ class TrialLedger:
         write_error(self.plan.folder, record, details)
         self._end(number, record, TrialState.FAILED, outcome)
 
-    def lost(self, number: int, outcome: str, *, details: str = "") -> None:
+    def lost(self, number: int, outcome: Outcome, *, details: str = "") -> None:
         """Ends a running trial whose worker ended under it; the next `ask` goes on from its last rung.
 
         `outcome` is of a kind that `MOST_TRIES` knows: lost so often at one rung, the trial is failed instead.
@@ -207,8 +210,8 @@ class TrialLedger:
         record = self._open[number].record
         write_error(self.plan.folder, record, details)
         n = n_losses(record, self._records)
-        if n >= MOST_TRIES[outcome.split(":", 1)[0]]:
-            self._end(number, record, TrialState.FAILED, f"{outcome}; {n} times at this rung")
+        if n >= MOST_TRIES[outcome.kind]:
+            self._end(number, record, TrialState.FAILED, outcome.repeated(f"{n} times at this rung"))
             return
         self._end(number, record, TrialState.INTERRUPTED, outcome)
         self._enqueue()
@@ -224,7 +227,7 @@ class TrialLedger:
         expected_s = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens)
         return rung_limit_s(self.plan.rung_time_limit_s, expected_s=expected_s)
 
-    def close(self, outcome: str) -> None:
+    def close(self, outcome: Outcome) -> None:
         """Ends every running trial as interrupted; the next search of this study continues it.
 
         One that was measured to its last rung is complete, whatever kept it from being told so.
@@ -232,7 +235,7 @@ class TrialLedger:
         for number in sorted(self._open):
             record = self._open[number].record
             if self._is_through(record):
-                self._end(number, record, TrialState.COMPLETE, "complete")
+                self._end(number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))
             else:
                 self._end(number, record, TrialState.INTERRUPTED, outcome)
 
@@ -250,7 +253,8 @@ class TrialLedger:
         try:
             spec, recipe = self.plan.space.decode(point, self.plan.teacher)
         except ValueError as error:
-            return replace(record, state=TrialState.REFUSED, outcome=f"cannot be built: {error}")
+            outcome = Outcome(OutcomeKind.CANNOT_BE_BUILT, str(error))
+            return replace(record, state=TrialState.REFUSED, outcome=outcome)
         record = replace(record, spec=spec, recipe=recipe, predicted_latency_ms=self.plan.predict(spec))
         continued = self._records.get(trial.user_attrs.get(CONTINUES, -1))
         if continued is not None:
@@ -264,18 +268,19 @@ class TrialLedger:
         refusal = self._refusal(record)
         return record if refusal is None else replace(record, state=TrialState.REFUSED, outcome=refusal)
 
-    def _refusal(self, record: TrialRecord) -> str | None:
+    def _refusal(self, record: TrialRecord) -> Outcome | None:
         """Why a point is not worth training; None if it is."""
         latency = record.predicted_latency_ms
         assert latency is not None
         to_beat = self._teacher_latency_ms
         if latency >= to_beat:
-            return f"hopeless: predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
+            details = f"predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
+            return Outcome(OutcomeKind.HOPELESS, details)
         for other in self._records.values():
             if other.state in (TrialState.REFUSED, TrialState.INTERRUPTED):
                 continue
             if (other.spec, other.recipe) == (record.spec, record.recipe):
-                return f"duplicate: the same student and recipe as {other.name}"
+                return Outcome(OutcomeKind.DUPLICATE, f"the same student and recipe as {other.name}")
         return None
 
     def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -292,7 +297,7 @@ class TrialLedger:
         self._open[record.number] = _Open(trial, twin, record)
         self._notify("trial_started", record)
 
-    def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: str) -> None:
+    def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: Outcome) -> None:
         kept = state in (TrialState.COMPLETE, TrialState.INTERRUPTED)
         checkpoint = record.checkpoint
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
@@ -318,16 +323,19 @@ class TrialLedger:
     def _is_through(self, record: TrialRecord) -> bool:
         return len(record.rungs) == len(self.plan.rungs)
 
-    def _dominated(self, running: _Open) -> str:
-        """The outcome of a trial that is to be pruned, with who is expected to end ahead; empty if it goes on."""
+    def _dominated(self, running: _Open) -> Outcome | None:
+        """The outcome of a trial that is to be pruned, with who is predicted to end ahead; None if it goes on."""
         twin = self._twins.get_trials(deepcopy=False)[running.twin.number]
         step = twin.last_step
         assert step is not None
-        rivals = [
-            f"trial-{rival.user_attrs[NUMBER]:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
+        rivals = {
+            int(rival.user_attrs[NUMBER]): f"trial-{rival.user_attrs[NUMBER]:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
             for rival in self._pruner.dominators(self._twins, twin)[:2]
-        ]
-        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(rivals)}" if rivals else ""
+        }
+        if not rivals:
+            return None
+        details = f"at {step:,} tokens, predicted to end behind {' and '.join(rivals.values())}"
+        return Outcome(OutcomeKind.DOMINATED, details, tuple(rivals))
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))

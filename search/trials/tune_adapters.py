@@ -23,12 +23,12 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord
-from search.storage.disk_space import NO_ROOM
 from search.trials.actor import MEASURED, TASK, Failed, Measured, TrialTask
 from search.trials.manager import TrialLedger
-from search.workers.heartbeat import HUNG, HangWatch
-from search.workers.retries import outcome_of_death
+from search.workers.heartbeat import HangWatch
+from search.workers.retries import MOST_TRIES, outcome_of_death
 
 
 class LedgerSearcher(Searcher):
@@ -91,8 +91,9 @@ class LedgerScheduler(TrialScheduler):
         """The actor itself died; Tune has written what it knows of it to a file."""
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
-        outcome = outcome_of_death(text)
-        self._stopper.guard(lambda: self._ledger.lost(_task_of(trial).number, outcome, details=text))
+        outcome = outcome_of_death(trial.get_pickled_error() or RuntimeError(text))
+        end = self._ledger.lost if outcome.kind in MOST_TRIES else self._ledger.failed
+        self._stopper.guard(lambda: end(_task_of(trial).number, outcome, details=text))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remembers the trial, so that its actor can be found."""
@@ -115,16 +116,14 @@ class LedgerScheduler(TrialScheduler):
     def _take(self, task: TrialTask, measured: Measured | Failed) -> bool:
         match measured:
             case Failed(outcome, details):
-                if outcome.startswith(NO_ROOM):  # not the trial's fault: the search ends here
+                if outcome.kind is OutcomeKind.NO_SPACE:  # not the trial's fault: the search ends here
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(task.folder))
                 self._ledger.failed(task.number, outcome, details=details)
                 return False
             case Measured(rung, checkpoint):
                 if not checkpoint.is_dir():
-                    self._ledger.failed(
-                        task.number,
-                        f"checkpoint not found: {checkpoint}; the store must lie where all nodes of the cluster see it",
-                    )
+                    details = f"{checkpoint}; the store must lie where all nodes of the cluster see it"
+                    self._ledger.failed(task.number, Outcome(OutcomeKind.CHECKPOINT_NOT_FOUND, details))
                     return False
                 return self._ledger.reached(task.number, rung, checkpoint)
 
@@ -187,7 +186,8 @@ class SearchStopper(Stopper):
         if limit_s is None:  # the ledger has ended it, Tune will
             self._hang_watch.forget(number)
         elif self._hang_watch.silence_s(number) > limit_s:
-            self._ledger.failed(number, f"{HUNG}: no report within {limit_s:.0f} s (search.rung_time_limit)")
+            details = f"no report within {limit_s:.0f} s (search.rung_time_limit)"
+            self._ledger.failed(number, Outcome(OutcomeKind.HUNG, details))
             _kill_actor(trial)
 
 

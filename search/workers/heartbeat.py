@@ -11,8 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-HUNG = "hung"
-"""Kind of outcome."""
 TIMES_EXPECTED = 10.0
 LEAST_S = 600.0  # a worker may wait so long for its imports and its data
 LONGEST_BLINK_S = 30.0  # between two looks, which are usually fractions of a second apart

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
@@ -162,7 +163,7 @@ def record_search(
             n_rungs += 1
             if not ledger.reached(record.number, measured, folder) or n_rungs == stop_after:
                 break
-    ledger.close("interrupted: Ctrl-C")
+    ledger.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
 
 
 @dataclass

@@ -23,13 +23,14 @@ from search.console.progress import Silent
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
 from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
 from search.graduation.worker import Graduation
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.storage.store import Store
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
 from search.trials.work import DistillationWork
 from search.workers.cluster import cluster
-from search.workers.retries import MOST_TRIES, WORKER_DIED
+from search.workers.retries import MOST_TRIES
 from spaces.student import Dense
 from spaces.study import GraduationSpec, StudySpec
 from tests.search.tiny_study import tiny_study
@@ -203,7 +204,7 @@ def test_a_student_that_diverges_is_dropped_with_its_outcome(
     data = replace(prepared.data, targets=replace(prepared.data.targets, embeddings=_with_nan(prepared)))
     with_relations = [records[1]]
     assert run(with_relations, replace(prepared, data=data), tmp_path, n_tokens=20_000, n_workers=1) == {}
-    assert failures_of(with_relations, tmp_path)[records[1].name].startswith("not finite")
+    assert failures_of(with_relations, tmp_path)[records[1].name].kind is OutcomeKind.NOT_FINITE
 
 
 def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice(
@@ -213,7 +214,7 @@ def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(MOST_TRIES, WORKER_DIED, 2)
+    monkeypatch.setitem(MOST_TRIES, OutcomeKind.WORKER_DIED, 2)
     first, victim, last = in_turn(records)
     losses = Losses()
     with striking(tmp_path / victim.name, signal.SIGKILL, look=lambda: losses.watch_graduates(tmp_path)) as strikes:
@@ -224,7 +225,7 @@ def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice
     assert unfinished_of(records, tmp_path) == ()
     assert list(failures_of(records, tmp_path)) == [victim.name]
     outcome = failures_of(records, tmp_path)[victim.name]
-    assert outcome.startswith("worker died: ") and outcome.endswith("; 2 times since its last save")
+    assert outcome.kind is OutcomeKind.WORKER_DIED and outcome.details.endswith("; 2 times since its last save")
 
 
 def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on_and_with_more_time_so_does_it(
@@ -236,7 +237,7 @@ def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on_and_wit
             [first, victim, last], prepared, tmp_path, n_tokens=12_000, rung_time_limit_s=20.0, n_workers=1
         )
     assert set(graduates) == {first.name, last.name}
-    outcome = "hung: no sign of life within 20 s (search.rung_time_limit)"
+    outcome = Outcome(OutcomeKind.HUNG, "no heartbeat within 20 s (search.rung_time_limit)")
     assert failures_of(records, tmp_path) == {victim.name: outcome}
     assert len(strikes) == 1 and not any(map(is_alive, strikes))
     graduates = run([victim], prepared, tmp_path, n_tokens=12_000, rung_time_limit_s=60.0, n_workers=1)
@@ -252,7 +253,7 @@ def test_who_takes_more_memory_than_a_trial_may_is_failed_as_a_trial_is(
     large = replace(large, spec=replace(large.spec, encoder=encoder))
     limited = run([large, other], prepared, tmp_path, memory_gib=0.125, n_tokens=4_000, n_workers=1)
     assert set(limited) == {other.name}
-    outcome = "out of memory: it takes more than 0.125 GiB (search.trial_memory_gib)"
+    outcome = Outcome(OutcomeKind.OUT_OF_MEMORY, "it takes more than 0.125 GiB (search.trial_memory_gib)")
     assert failures_of([large, other], tmp_path) == {large.name: outcome}
 
 

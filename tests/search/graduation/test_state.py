@@ -17,28 +17,32 @@ from search.graduation.state import (
     show_life,
     sign_of_life,
 )
-from search.workers.heartbeat import HUNG
-from search.workers.retries import MOST_TRIES, NODE_DIED, OUT_OF_MEMORY, WORKER_DIED
+from search.records.outcomes import Outcome, OutcomeKind
+from search.workers.retries import MOST_TRIES
 from spaces.recipe import RecipeSpec
 from spaces.student import StaticSpec, StudentSpec
 from tests.search.toy_search import rung
 
-DIED = f"{WORKER_DIED}: a signal ended it"
+DIED = Outcome(OutcomeKind.WORKER_DIED, "a signal ended it")
+GONE = Outcome(OutcomeKind.NODE_DIED, "gone")
+ERROR = Outcome(OutcomeKind.EXCEPTION, "no", exception="ValueError")
+MEMORY = Outcome(OutcomeKind.OUT_OF_MEMORY, "it takes more")
+HUNG = Outcome(OutcomeKind.HUNG, "no heartbeat")
 
 
 @pytest.mark.parametrize(
     ("outcome", "most"),
-    [(DIED, MOST_TRIES[WORKER_DIED]), (f"{NODE_DIED}: gone", MOST_TRIES[NODE_DIED]), ("ValueError: no", 3)],
+    [(DIED, MOST_TRIES[DIED.kind]), (GONE, MOST_TRIES[GONE.kind]), (ERROR, 3)],
 )
-def test_only_deaths_without_a_save_between_fail_a_student(outcome: str, most: int) -> None:
+def test_only_deaths_without_a_save_between_fail_a_student(outcome: Outcome, most: int) -> None:
     state = GraduationState(start_tokens=100)
     for n in range(1, most):
         state = state.died(outcome)
-        assert (state.status, state.n_deaths, state.outcome) == (UNFINISHED, n, "")
+        assert (state.status, state.n_deaths, state.outcome) == (UNFINISHED, n, None)
     saved = replace(state, n_deaths=0)
     assert saved.died(outcome).status == UNFINISHED
     state = state.died(outcome)
-    assert (state.status, state.outcome) == (FAILED, f"{outcome}; {most} times since its last save")
+    assert (state.status, state.outcome) == (FAILED, outcome.repeated(f"{most} times since its last save"))
 
 
 def test_a_finished_graduation_goes_on_from_before_its_decay_and_another_where_it_is() -> None:
@@ -46,8 +50,8 @@ def test_a_finished_graduation_goes_on_from_before_its_decay_and_another_where_i
     done = GraduationState(status=DONE, start_tokens=100, decay=(300, 400), curve=curve)
     begun = done.begun()
     assert (begun.status, begun.decay, begun.curve) == (UNFINISHED, None, curve[:2])
-    half = replace(done, status=UNFINISHED, outcome="its workers ended")
-    assert half.begun() == replace(half, outcome="")
+    half = replace(done, status=UNFINISHED, outcome=Outcome(OutcomeKind.WORKERS_ENDED))
+    assert half.begun() == replace(half, outcome=None)
 
 
 def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
@@ -63,17 +67,17 @@ def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: P
 @pytest.mark.parametrize(
     ("outcome", "limits", "may"),
     [
-        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 60.0), False),
-        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 90.0), False),
-        (f"{OUT_OF_MEMORY}: it takes more", (2.0, 60.0), True),
-        (f"{OUT_OF_MEMORY}: it takes more", (None, 60.0), True),
-        (f"{HUNG}: no sign of life", (2.0, 60.0), False),
-        (f"{HUNG}: no sign of life", (0.5, 90.0), True),
-        ("not finite: loss is nan", (None, 90.0), False),
+        (MEMORY, (1.0, 60.0), False),
+        (MEMORY, (1.0, 90.0), False),
+        (MEMORY, (2.0, 60.0), True),
+        (MEMORY, (None, 60.0), True),
+        (HUNG, (2.0, 60.0), False),
+        (HUNG, (0.5, 90.0), True),
+        (Outcome(OutcomeKind.NOT_FINITE, "loss is nan"), (None, 90.0), False),
     ],
 )
 def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
-    outcome: str, limits: tuple[float | None, float], may: bool, tmp_path: Path
+    outcome: Outcome, limits: tuple[float | None, float], may: bool, tmp_path: Path
 ) -> None:
     GraduationState(start_tokens=100).failed(outcome, task(tmp_path, 1.0, 60.0)).write(tmp_path)
     failed = GraduationState.read(tmp_path)

@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.optimiser.pareto import non_dominated
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.lock import exclusive
 from search.trials.journal import read_trials
@@ -86,8 +87,8 @@ def test_a_pruned_trial_names_one_or_two_no_slower_ones(finished):
     _, records, _ = finished
     for record in records:
         if record.state is TrialState.PRUNED:
-            assert record.outcome_kind == "dominated"
-            rivals = [other for other in records if other.name in record.outcome]
+            assert record.outcome_kind is OutcomeKind.DOMINATED
+            rivals = [other for other in records if other.number in record.outcome.rivals]
             assert len(rivals) in (1, 2)
             for rival in rivals:
                 assert rival.predicted_latency_ms <= record.predicted_latency_ms
@@ -171,7 +172,7 @@ def test_a_point_that_cannot_be_built_is_refused_with_the_rule(tmp_path):
     assert ledger.ask().point["n_heads"] == 4
     refused = ledger.records[0]
     assert refused.spec is None
-    assert refused.outcome.startswith("cannot be built: n_heads must divide the width")
+    assert str(refused.outcome).startswith("cannot be built: n_heads must divide the width")
 
 
 def test_a_finite_space_is_searched_once_and_then_ends(tmp_path, monkeypatch):
@@ -188,10 +189,10 @@ def test_a_failed_trial_says_why_and_the_search_goes_on(tmp_path):
     ledger = TrialLedger(plan(tmp_path))
     record = ledger.ask()
     (tmp_path / "trials" / record.name / "rung-1").mkdir(parents=True)
-    ledger.failed(record.number, "out of memory: no room", details="Traceback ...")
-    ledger.failed(record.number, "told twice")
+    ledger.failed(record.number, Outcome(OutcomeKind.OUT_OF_MEMORY, "no room"), details="Traceback ...")
+    ledger.failed(record.number, Outcome(OutcomeKind.EXCEPTION, "told twice"))
     assert ledger.records[0].state is TrialState.FAILED
-    assert ledger.records[0].outcome == "out of memory: no room"
+    assert ledger.records[0].outcome == Outcome(OutcomeKind.OUT_OF_MEMORY, "no room")
     assert (tmp_path / "errors" / "trial-0000.txt").read_text() == "Traceback ..."
     assert not (tmp_path / "trials" / record.name).exists()
     assert stored(tmp_path).trials[0].state is optuna.trial.TrialState.FAIL
@@ -214,7 +215,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, finished):
     search(ledger, 3)
     record = ledger.ask()
     train(ledger, record, rungs=2)
-    ledger.close("interrupted: Ctrl-C")
+    ledger.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     left = ledger.records[3]
     assert (left.state, len(left.rungs)) == (TrialState.INTERRUPTED, 2)
 
@@ -246,7 +247,7 @@ def test_what_a_killed_search_left_running_is_failed_and_tried_again(tmp_path, n
 
     again = TrialLedger(plan(tmp_path, initial_points=[{"n_layers": 1}, {"n_layers": 2}]))
     assert again.records[0].state is TrialState.INTERRUPTED
-    assert again.records[0].outcome == "interrupted: the driver ended"
+    assert again.records[0].outcome == Outcome(OutcomeKind.DRIVER_ENDED)
     assert stored(tmp_path).trials[0].state is optuna.trial.TrialState.FAIL
     begun = search(again, 3)
     assert [record.point["n_layers"] for record in begun[:2]] == [1, 2]
@@ -315,7 +316,7 @@ def test_an_error_after_the_last_rung_leaves_a_complete_trial(tmp_path):
     ledger = TrialLedger(plan(tmp_path, n_trials=1), observers=[Deaf()])
     with pytest.raises(OSError, match="terminal"):
         search(ledger)
-    ledger.close("interrupted: the search ended with an error")
+    ledger.close(Outcome(OutcomeKind.INTERRUPTED, "the search ended with an error"))
     (record,) = ledger.records
     assert (record.state, len(record.rungs)) == (TrialState.COMPLETE, 3)
     assert stored(tmp_path).trials[0].values == [record.predicted_latency_ms, record.fidelity.cosine]
@@ -328,7 +329,7 @@ def test_an_interrupted_trial_with_all_its_rungs_is_completed_by_the_next_search
         train(ledger, ledger.ask())
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "_is_through", lambda record: False)  # as earlier versions ended it
-        ledger.close("interrupted: the search ended with an error")
+        ledger.close(Outcome(OutcomeKind.INTERRUPTED, "the search ended with an error"))
     assert [record.state for record in ledger.records] == [TrialState.INTERRUPTED]
     again = TrialLedger(plan(tmp_path, n_trials=2))
     search(again)
@@ -342,7 +343,7 @@ def test_an_interrupted_trial_with_all_its_rungs_is_completed_by_the_next_search
 def test_a_report_of_a_trial_that_was_given_up_is_not_taken(tmp_path):
     ledger = TrialLedger(plan(tmp_path))
     record = ledger.ask()
-    ledger.failed(record.number, "hung: no report within 3 s")
+    ledger.failed(record.number, Outcome(OutcomeKind.HUNG, "no report within 3 s"))
     assert not ledger.reached(record.number, rung(100, 0.9), tmp_path / "late")
     assert (ledger.records[0].state, ledger.records[0].rungs) == (TrialState.FAILED, ())
 
@@ -353,10 +354,10 @@ def test_what_was_interrupted_goes_on_before_initial_points_that_wait(tmp_path, 
     ledger = TrialLedger(toy)
     left = train(ledger, ledger.ask(), rungs=2)
     if how == "the search ends":
-        ledger.close("interrupted: Ctrl-C")
+        ledger.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
         ledger = TrialLedger(toy)
     else:
-        ledger.lost(left.number, "worker died: a signal ended it")
+        ledger.lost(left.number, Outcome(OutcomeKind.WORKER_DIED, "a signal ended it"))
     begun = search(ledger)
     assert [record.continues for record in begun] == [left.number, None]
     assert [record.point["n_layers"] for record in begun] == [3, 2]
@@ -369,7 +370,7 @@ def test_sampler_and_pruner_see_the_same_failures(tmp_path):
         if (record := ledger.ask()) is None:
             break
         if n % 2:
-            ledger.failed(record.number, "out of memory: it takes more than 1 GiB")
+            ledger.failed(record.number, Outcome(OutcomeKind.OUT_OF_MEMORY, "it takes more than 1 GiB"))
         else:
             train(ledger, record)
     outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=ledger.plan.rungs, predict=predict, limit_ms=1e9)
@@ -421,7 +422,7 @@ def test_a_power_failure_costs_nothing_that_an_observer_was_told(tmp_path, monke
 def test_a_lost_checkpoint_means_starting_again(tmp_path):
     ledger = TrialLedger(plan(tmp_path))
     left = train(ledger, ledger.ask(), rungs=1)
-    ledger.close("interrupted: Ctrl-C")
+    ledger.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     (left.checkpoint / "toy.json").unlink()
     left.checkpoint.rmdir()
     again = TrialLedger(plan(tmp_path))
@@ -492,7 +493,7 @@ def test_a_trial_that_cannot_reach_its_next_rung_in_time_ends_and_is_continued(t
     assert not ledger.reached(record.number, rung(100, 0.9, seconds=6.0), folder)
     ended = ledger.records[0]
     assert ended.state is TrialState.INTERRUPTED
-    assert ended.outcome == "time budget: ended after 100 tokens"
+    assert ended.outcome == Outcome(OutcomeKind.TIME_BUDGET, "ended after 100 tokens")
     assert folder.is_dir()
 
     again = TrialLedger(plan(tmp_path), clock=clock)
