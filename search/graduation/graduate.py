@@ -6,7 +6,7 @@ assignment and answer through files in the study's folder, which must be where a
 interrupted graduation goes on from its last saves; a finished one is extended, from before its decay, when a later
 command brings enough time or tokens to make a difference.
 
-A job that a dead worker or a hung student ends is followed by another, for the students that are not through. Deaths
+A job that a dead worker or a hung student ends is followed by another, for the students that are left. Deaths
 are counted for each student as for trials (`search.workers.retries`), and the limits of trials hold here too.
 """
 
@@ -29,6 +29,7 @@ from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
 from search.workers.cluster import n_cpus_available
 from search.workers.heartbeat import rung_limit_s
+from spaces.errors import UserError
 from spaces.study.spec import GraduationSpec
 from trainers.distil.loop import DistillationData
 from trainers.measure.fidelity import Fidelity
@@ -39,6 +40,10 @@ START_S = 12.0
 """Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
 MOST_RESTARTS = 3
 """Jobs of one command that end for no student's sake; each costs the work since the last saves."""
+
+
+class GraduationError(UserError):
+    """No student could be brought to its end: the cluster or the disk failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +82,11 @@ def graduate(
 
     `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
     behind by then still gets a few steps. `document` goes into every student.json. `memory_gib` is what a student may
-    take, None for no limit, and `rung_time_limit_s` how long it may show no life, None for what trials are given
-    (`search.workers.heartbeat`). `progress` is told (seconds, seconds until the deadline), or without one (students
-    ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray
-    Train fails and there is no graduate, or because a disk is full; else `failures_of` says who is not through, and the
-    next command goes on.
+    take, None for no limit, and `rung_time_limit_s` how long it may be without a heartbeat, None for what trials are
+    given (`search.workers.heartbeat`). `progress` is told (seconds, seconds until the deadline), or without one
+    (students ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and
+    GraduationError if Ray Train fails and there is no graduate, or because a disk is full; else `failures_of` says who
+    is unfinished, and the next command goes on.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
     weights = time_weights([record.tokens_per_s for record in chosen])
@@ -93,7 +98,7 @@ def graduate(
             weight=weight,
             document=document,
             memory_gib=memory_gib,
-            silence_limit_s=rung_limit_s(rung_time_limit_s, expected_s=_evaluation_s(record, data)),
+            heartbeat_limit_s=rung_limit_s(rung_time_limit_s, expected_s=_evaluation_s(record, data)),
         )
         for record, weight in zip(chosen, weights, strict=True)
     ]
@@ -110,7 +115,10 @@ def graduate(
             progress=progress,
         )
         if error is not None and (is_no_room(error) or not graduates_of(records, folder)):
-            raise RuntimeError(f"graduation ended before its students were through: {error}") from error
+            raise GraduationError(
+                f"the workers of graduation ended before any student was finished: {_one_line(error)}; what they saved "
+                "is kept, and the same command goes on from there"
+            ) from error
         if error is not None:
             _say_unfinished(tasks, error)
     return graduates_of(records, folder)
@@ -145,17 +153,17 @@ def _train(
     deadline: float | None,
     progress: Callable[[int, int], None],
 ) -> Exception | None:
-    """Trains one job after another until all students are through; returns the error that kept them from it."""
+    """Trains one job after another until all students have ended; returns the error that kept them from it."""
     before = {task.name: GraduationState.read(task.folder) for task in tasks}
     begin, n_restarts, left = time.monotonic(), 0, tasks
 
-    def is_through(task: GraduationTask) -> bool:
+    def is_complete(task: GraduationTask) -> bool:
         state = GraduationState.read(task.folder)
         return state is not None and state.status != UNFINISHED and state != before[task.name]
 
     def look() -> None:
         if deadline is None:
-            progress(sum(map(is_through, tasks)), len(tasks))
+            progress(sum(map(is_complete, tasks)), len(tasks))
         else:
             progress(int(time.monotonic() - begin), int(deadline - begin) + 1)
 
@@ -166,10 +174,12 @@ def _train(
         if end.error is None or is_no_room(end.error):
             return end.error
         _write_losses(left, end)
+        if end.workers_left:
+            return end.error
         n_restarts += not (end.deaths or end.hung)
         if n_restarts > MOST_RESTARTS:
             return end.error
-        left = [task for task in left if not is_through(task)]
+        left = [task for task in left if not is_complete(task)]
         left = _worth_training(left, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
     return None
 
@@ -184,8 +194,8 @@ def _job(
     return GraduationJob(
         groups=tuple(tuple(tasks[i] for i in group) for group in groups),
         workers_per_student=n_per_student,
-        deadline=None if seconds is None else time.time() + seconds,
-        stop_file=folder / "stop",
+        seconds=seconds,
+        folder=folder / "job",
         tokenizer_json=tokenizer_json,
     )
 
@@ -197,7 +207,7 @@ def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
         if task.name in end.deaths:
             state.died(end.deaths[task.name]).write(task.folder)
         elif task.name in end.hung:
-            details = f"no heartbeat within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
+            details = f"no heartbeat within {task.heartbeat_limit_s:.0f} s (search.rung_time_limit)"
             state.failed(Outcome(OutcomeKind.HUNG, details), task).write(task.folder)
 
 
@@ -238,7 +248,7 @@ def _task(
     weight: float,
     document: Mapping[str, Any],
     memory_gib: float | None,
-    silence_limit_s: float,
+    heartbeat_limit_s: float,
 ) -> GraduationTask:
     assert record.spec is not None and record.recipe is not None and record.checkpoint is not None
     return GraduationTask(
@@ -253,12 +263,12 @@ def _task(
         max_tokens=spec.n_tokens,
         document={**document, "trial": record.name, "recipe": record.recipe.to_json()},
         memory_gib=memory_gib,
-        silence_limit_s=silence_limit_s,
+        heartbeat_limit_s=heartbeat_limit_s,
     )
 
 
 def _evaluation_s(record: TrialRecord, data: DistillationData) -> float:
-    """Ample seconds for the longest silence of a student's workers: a forward pass costs less than a training step."""
+    """Ample seconds for an evaluation, the longest time between two heartbeats: a forward pass is less than a step."""
     return len(data.held_out_token_ids) / record.tokens_per_s
 
 
@@ -271,8 +281,8 @@ def _n_groups(spec: GraduationSpec) -> int:
 
 
 def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_groups: int) -> list[GraduationTask]:
-    """The unfinished, those that have more room than they failed in, and the finished that time and tokens bring
-    clearly further."""
+    """The unfinished, those whose limits were raised since they failed, and the finished that time and tokens
+    bring clearly further."""
 
     def is_worth(task: GraduationTask, slice_s: float) -> bool:
         state = GraduationState.read(task.folder)

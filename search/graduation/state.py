@@ -51,8 +51,8 @@ class GraduationTask:
     """What its student.json says beside the spec."""
     memory_gib: float | None
     """What it may take beyond what its worker holds already; None: no limit."""
-    silence_limit_s: float
-    """Seconds without a sign of life after which it counts as hung."""
+    heartbeat_limit_s: float
+    """Seconds without a heartbeat after which it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +63,48 @@ class GraduationJob:
     """The students of every group, in order."""
     workers_per_student: int
     """Workers of a group."""
-    deadline: float | None
-    """Wall-clock time (`time.time`) at which the last student ends; None: bounded by tokens."""
-    stop_file: Path
-    """Once this exists, workers save and end."""
+    seconds: float | None
+    """From the job's submission until the last student ends; None: bounded by tokens."""
+    folder: Path
+    """Where driver and workers of this job meet; deleted with it."""
     tokenizer_json: str
     """Of every student."""
+
+    @property
+    def stop_file(self) -> Path:
+        """Once this exists, workers save and end."""
+        return self.folder / "stop"
+
+    def write_seconds_left(self, seconds: float) -> None:
+        """By the driver, again and again while workers start: clocks of nodes differ, durations do not."""
+        write_json(self.folder / "seconds-left.json", {"seconds": seconds})
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the last student must end, as the driver has just written it; None: bounded by tokens."""
+        if self.seconds is None:
+            return None
+        document = read_json(self.folder / "seconds-left.json")
+        return self.seconds if document is None else max(0.0, document["seconds"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcess:
+    """Where a worker of a job runs, so that the driver can end it when it hangs: `worker-RANK.json`."""
+
+    node_id: str
+    """Ray's id of its node."""
+    pid: int
+    """Its process there."""
+
+    @classmethod
+    def read(cls, folder: Path, rank: int) -> WorkerProcess | None:
+        """Of the worker of this rank in the job's folder; None before it has begun."""
+        document = read_json(folder / f"worker-{rank}.json")
+        return None if document is None else cls(**document)
+
+    def write(self, folder: Path, rank: int) -> None:
+        """By the worker itself."""
+        write_json(folder / f"worker-{rank}.json", {"node_id": self.node_id, "pid": self.pid})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +126,7 @@ class GraduationState:
     n_deaths: int = 0
     """How often its worker ended under it since it last saved."""
     limits: tuple[float | None, float] | None = None
-    """The `memory_gib` and `silence_limit_s` under which it failed by itself; None if it did not."""
+    """The `memory_gib` and `heartbeat_limit_s` under which it failed by itself; None if it did not."""
 
     @property
     def n_tokens(self) -> int:
@@ -107,16 +143,16 @@ class GraduationState:
 
     def failed(self, outcome: Outcome, task: GraduationTask) -> GraduationState:
         """After what it did itself."""
-        return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.silence_limit_s))
+        return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.heartbeat_limit_s))
 
     def may_try_again(self, task: GraduationTask) -> bool:
         """Whether it failed at a limit that the task has raised."""
         if self.limits is None or self.outcome is None:
             return False
-        memory_gib, silence_limit_s = self.limits
+        memory_gib, heartbeat_limit_s = self.limits
         if self.outcome.kind is OutcomeKind.OUT_OF_MEMORY:
             return memory_gib is not None and (task.memory_gib is None or task.memory_gib > memory_gib)
-        return self.outcome.kind is OutcomeKind.HUNG and task.silence_limit_s > silence_limit_s
+        return self.outcome.kind is OutcomeKind.HUNG and task.heartbeat_limit_s > heartbeat_limit_s
 
     def died(self, outcome: Outcome) -> GraduationState:
         """After its worker ended under it; failed if that happens again and again without a save between."""
@@ -143,13 +179,13 @@ class GraduationState:
         write_json(folder / _FILE, {**document, "outcome": outcome, "curve": [rung.to_json() for rung in self.curve]})
 
 
-def show_life(folder: Path) -> None:
-    """Says of a student's folder, whose state is written, that its workers still work."""
+def touch_heartbeat(folder: Path) -> None:
+    """A heartbeat of a student whose state is written: its workers still work."""
     (folder / _FILE).touch()
 
 
-def sign_of_life(folder: Path) -> int | None:
-    """What is another value after every sign of life from a student's workers; None before the first."""
+def last_heartbeat(folder: Path) -> int | None:
+    """What is another value after every heartbeat of a student's workers; None before the first."""
     try:
         return (folder / _FILE).stat().st_mtime_ns
     except FileNotFoundError:

@@ -8,9 +8,10 @@ groups take their students in turn. The first worker of a group decides, evaluat
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as distributed
 
 from search.graduation.schedule import Advance, Decay, Decision, Finish, Limits, decide
-from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
+from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, WorkerProcess, touch_heartbeat
 from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
 from search.storage.atomic import read_json
@@ -39,23 +40,44 @@ TIDY_EVERY_S = 10.0  # batches of ever other sizes leave holes in the heap: half
 EVALUATE_EVERY_S = 120.0  # an evaluation costs seconds: short graduations have one, at their end
 
 
+class WorkerError(RuntimeError):
+    """An exception in a worker's training, as an outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)  # what an exception is made of again after it has travelled
+        self.outcome = outcome
+        """What happened."""
+
+
 def graduate_students(config: Mapping[str, Any]) -> None:
-    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`."""
+    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`.
+
+    Raises WorkerError for any exception, so that whoever sees another error knows that the process died.
+    """
     job: GraduationJob = config["job"]
-    context = ray.train.get_context()
-    torch.set_num_threads(1)
-    replica, number = _place(context.get_world_rank(), job)
-    if number >= len(job.groups):
-        return
-    data: DistillationData = ray.get(config["data"])
-    tasks = job.groups[number]
+    rank = ray.train.get_context().get_world_rank()
+    try:
+        WorkerProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid()).write(job.folder, rank)
+        torch.set_num_threads(1)
+        replica, number = _place(rank, job)
+        if number < len(job.groups):
+            _graduate_in_turn(job, job.groups[number], ray.get(config["data"]), replica)
+    except Exception as error:
+        raise WorkerError(failure_of(error)) from error
+
+
+def _graduate_in_turn(
+    job: GraduationJob, tasks: Sequence[GraduationTask], data: DistillationData, replica: Replica
+) -> None:
+    seconds = job.seconds_left()
+    deadline = None if seconds is None else time.monotonic() + seconds
     for i, task in enumerate(tasks):
         if job.stop_file.exists():
             return
         slice_s = None
-        if job.deadline is not None:
+        if deadline is not None:
             share = task.weight / sum(other.weight for other in tasks[i:])
-            slice_s = max(0.0, job.deadline - time.time()) * share
+            slice_s = max(0.0, deadline - time.monotonic()) * share
         Graduation(task, data, replica=replica, slice_s=slice_s, tokenizer_json=job.tokenizer_json).run(job.stop_file)
         return_freed_memory()
 
@@ -161,7 +183,7 @@ class Graduation:
                 case Advance(to_tokens):
                     self._note(self._distillation.advance(to_tokens))
                     if self._leads:
-                        show_life(self._task.folder)
+                        touch_heartbeat(self._task.folder)
                     if time.monotonic() - self._tidied > TIDY_EVERY_S:
                         return_freed_memory()
                         self._tidied = time.monotonic()

@@ -90,7 +90,7 @@ class TrialLedger:
         )
         self._pruner = FrontPruner(outlook, patience=plan.patience)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = open_storage(plan.folder)
+        storage = self._storage = open_storage(plan.folder)
         self._study = optuna.create_study(
             study_name=plan.name,
             storage=storage,
@@ -339,6 +339,7 @@ class TrialLedger:
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
+        self._storage.sync()
         self._records[record.number] = record
 
     def _notify(self, event: str, record: TrialRecord) -> None:

@@ -27,7 +27,7 @@ from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord
 from search.trials.actor import MEASURED, TASK, Failed, Measured, TrialTask
 from search.trials.manager import TrialLedger
-from search.workers.heartbeat import HangWatch
+from search.workers.heartbeat import HeartbeatMonitor
 from search.workers.retries import MOST_TRIES, outcome_of_death
 
 
@@ -137,7 +137,7 @@ class SearchStopper(Stopper):
         self._past_deadline = past_deadline
         self._error: Exception | None = None
         self._trials: list[Trial] = []
-        self._hang_watch = HangWatch()
+        self._heartbeats = HeartbeatMonitor()
 
     def __reduce__(self) -> Any:
         """Tune writes its state, which nobody reads; there this is a stopper that never stops."""
@@ -161,7 +161,7 @@ class SearchStopper(Stopper):
 
     def heard(self, trial: Trial) -> None:
         """A watched trial has reported."""
-        self._hang_watch.heard(_task_of(trial).number)
+        self._heartbeats.heard(_task_of(trial).number)
 
     def stop_all(self) -> bool:
         """Whether to end now. Raises what `guard` caught."""
@@ -184,8 +184,8 @@ class SearchStopper(Stopper):
         number = _task_of(trial).number
         limit_s = self._ledger.rung_limit_s(number)
         if limit_s is None:  # the ledger has ended it, Tune will
-            self._hang_watch.forget(number)
-        elif self._hang_watch.silence_s(number) > limit_s:
+            self._heartbeats.forget(number)
+        elif self._heartbeats.seconds_since(number) > limit_s:
             details = f"no report within {limit_s:.0f} s (search.rung_time_limit)"
             self._ledger.failed(number, Outcome(OutcomeKind.HUNG, details))
             _kill_actor(trial)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.measuring.losses import Losses
 from benchmarks.measuring.processes import descendants, is_alive, name_of
@@ -207,6 +207,24 @@ def test_a_student_that_diverges_is_dropped_with_its_outcome(
     assert failures_of(with_relations, tmp_path)[records[1].name].kind is OutcomeKind.NOT_FINITE
 
 
+def test_vectors_that_are_not_finite_fail_a_student_of_two_workers_at_once(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    poisoned, other = records[1], records[0]
+    assert poisoned.checkpoint is not None
+    checkpoint = Path(shutil.copytree(poisoned.checkpoint, tmp_path / "poisoned"))
+    (file,) = checkpoint.glob("*.safetensors")
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.startswith("average."):
+            tensor[:] = np.nan
+    save_file(tensors, file)
+    both, folder = [replace(poisoned, checkpoint=checkpoint), other], tmp_path / "graduation"
+    graduates = run(both, prepared, folder, n_tokens=4_000, n_workers=2, workers_per_student=2)
+    assert set(graduates) == {other.name}
+    assert failures_of(both, folder)[poisoned.name].kind is OutcomeKind.NOT_FINITE
+
+
 def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice(
     records: list[TrialRecord],
     prepared: Prepared,
@@ -276,7 +294,7 @@ def test_a_longer_graduation_that_runs_out_of_time_leaves_the_student_that_there
         max_tokens=None,
         document={},
         memory_gib=None,
-        silence_limit_s=60.0,
+        heartbeat_limit_s=60.0,
     )
     replica = Replica(rank=0, n_replicas=1, group=None)
     Graduation(task, prepared.data, replica=replica, slice_s=0.0, tokenizer_json="").run(folder / "stop")

@@ -14,8 +14,8 @@ from search.graduation.state import (
     UNFINISHED,
     GraduationState,
     GraduationTask,
-    show_life,
-    sign_of_life,
+    last_heartbeat,
+    touch_heartbeat,
 )
 from search.records.outcomes import Outcome, OutcomeKind
 from search.workers.retries import MOST_TRIES
@@ -54,13 +54,13 @@ def test_a_finished_graduation_goes_on_from_before_its_decay_and_another_where_i
     assert half.begun() == replace(half, outcome=None)
 
 
-def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
-    assert sign_of_life(tmp_path) is None
+def test_every_last_heartbeat_is_another_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
+    assert last_heartbeat(tmp_path) is None
     state = GraduationState(start_tokens=100, curve=(rung(200, 0.5),), n_deaths=1)
     state.write(tmp_path)
-    first = sign_of_life(tmp_path)
-    while sign_of_life(tmp_path) == first:  # clocks of file systems tick some hundred times a second
-        show_life(tmp_path)
+    first = last_heartbeat(tmp_path)
+    while last_heartbeat(tmp_path) == first:  # clocks of file systems tick some hundred times a second
+        touch_heartbeat(tmp_path)
     assert GraduationState.read(tmp_path) == state
 
 
@@ -86,7 +86,7 @@ def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
     assert not failed.begun().may_try_again(task(tmp_path, None, 1e9))
 
 
-def task(folder: Path, memory_gib: float | None, silence_limit_s: float) -> GraduationTask:
+def task(folder: Path, memory_gib: float | None, heartbeat_limit_s: float) -> GraduationTask:
     """Of any student, under these limits."""
     return GraduationTask(
         name="trial-0000",
@@ -100,5 +100,5 @@ def task(folder: Path, memory_gib: float | None, silence_limit_s: float) -> Grad
         max_tokens=None,
         document={},
         memory_gib=memory_gib,
-        silence_limit_s=silence_limit_s,
+        heartbeat_limit_s=heartbeat_limit_s,
     )

@@ -53,7 +53,8 @@ def test_a_record_sums_up_its_rungs():
 
 
 def test_rungs_without_a_batch_between_them_leave_the_trial_its_speed():
-    fast, none, slow = (replace(rung(n, 0.9), tokens_per_s=speed) for n, speed in ((100, 50.0), (100, 0.0), (400, 25.0)))
+    speeds = ((100, 50.0), (100, 0.0), (400, 25.0))
+    fast, none, slow = (replace(rung(n, 0.9), tokens_per_s=speed) for n, speed in speeds)
     assert record(rungs=(fast,)).tokens_per_s == 50.0
     assert record(rungs=(fast, none)).tokens_per_s == 50.0
     assert record(rungs=(fast, none, slow)).tokens_per_s == pytest.approx(400 / (100 / 50 + 300 / 25))

@@ -18,7 +18,7 @@ from spaces.domain import Choice, Real
 from spaces.recipe import Precision, RecipeSpec
 from spaces.space import Space
 from spaces.student import StaticSpec
-from tests.search.tiny_records import record
+from tests.search.tiny_records import record as record_of
 from tests.search.toy_search import ToyWork, Witness, plan
 from tests.trainers.tiny import SPEC, data, encoder_with, inheritance
 from trainers.distil.loop import NotFiniteError
@@ -69,7 +69,7 @@ def test_rungs_closer_than_a_batch_are_measured_and_graduation_knows_the_speed(r
     first = real.advance(500)
     second = real.advance(first.n_tokens)
     assert (second.n_tokens, second.fidelity, second.loss) == (first.n_tokens, first.fidelity, first.loss)
-    trial = replace(record(0), rungs=(first, second))
+    trial = replace(record_of(0), rungs=(first, second))
     assert trial.tokens_per_s == pytest.approx(first.tokens_per_s)
     assert time_weights([trial.tokens_per_s, trial.tokens_per_s]) == [0.5, 0.5]
 
