@@ -17,6 +17,7 @@ from search.storage.lock import holder_of
 from search.storage.store import Store
 from search.storage.study_state import StudyState, latest_study
 from search.trials.journal import TrialReader
+from spaces.errors import UserError
 
 LOOK_EVERY_S = 1.0
 
@@ -30,7 +31,7 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
     state = StudyState.of(store, name)
     study = state.read("study")
     if study is None:
-        raise ValueError(f"a study can be watched once its search has begun, and {name} has not in {store.root}")
+        raise UserError(f"a study can be watched once its search has begun, and {name} has not in {store.root}")
     holder, step = holder_of(state.folder), ""
     say(f"{name}: {f'{holder} works on it' if holder else 'nobody works on it'}")
     reader = TrialReader(state.folder, name)

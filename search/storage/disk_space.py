@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spaces.cost import cost
+from spaces.errors import UserError
 from spaces.student import StudentSpec
 
 COPIES = 4
@@ -26,7 +27,7 @@ _WORDS = re.compile(
 )
 
 
-class NoRoomError(ValueError):
+class NoRoomError(UserError):
     """A disk is full; everything measured before is kept."""
 
 

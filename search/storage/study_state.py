@@ -11,6 +11,7 @@ from typing import Any
 
 from search.storage.atomic import read_json, write_json
 from search.storage.store import Store
+from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 
 CALIBRATION = "calibration"
@@ -52,7 +53,7 @@ class StudyState:
             if before.get("search", {}).get("rungs") != list(study.search.rungs):
                 changed.append("search.rungs")
             if changed:
-                raise ValueError(
+                raise UserError(
                     f"the study {study.name} is in this store already with another {', '.join(changed)}, so its trials "
                     "do not compare; search under another name (--name) or in another store (--store)"
                 )
@@ -63,7 +64,7 @@ def latest_study(store: Store) -> str:
     """The study that a command was given for last. Raises ValueError if there is none."""
     found = list((store.root / "studies").glob("*/study.json"))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"there is no study in {store.root}; run `understudy search` first, or name the store with --store"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent.name

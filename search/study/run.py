@@ -44,6 +44,7 @@ from search.tracking.registry import load_front
 from search.tracking.trial_runs import Facts, TrialLog
 from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect
+from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 
@@ -195,7 +196,7 @@ class _Run:
                 return register_front(self.store, document, folders=folders, page=report_html, facts=facts)
             except tracking_errors() as error:
                 if not self.store.on_server or time.monotonic() > deadline:
-                    raise ValueError(
+                    raise UserError(
                         f"the front of {self.study.name} cannot be registered while {self.store.tracking_uri} does "
                         f"not take it: {reason_of(error)}; all that was measured is stored, and the same command "
                         "registers it when that is back"
@@ -233,7 +234,7 @@ class _Run:
         self.reporter.say(f"{len(records)} trials: {shown}")
         if not choose_graduates(records, max_students=1):
             outcomes = sorted({str(record.outcome) for record in records if record.state is TrialState.FAILED})
-            raise ValueError(
+            raise UserError(
                 f"no trial of {study.name} reached a rung ({shown or 'none began'}"
                 f"{'; ' + outcomes[0] if outcomes else ''}); give more time or trials, or lower the rungs"
             )
@@ -265,7 +266,7 @@ class _Run:
         for name, outcome in failures.items():
             self.reporter.say(f"{name} did not graduate: {outcome}")
         if not graduates:
-            raise ValueError(
+            raise UserError(
                 f"no student of {study.name} graduated: {'; '.join(map(str, failures.values()))}; lower the learning "
                 "rates, or raise the limits that they met"
             )

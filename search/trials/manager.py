@@ -48,6 +48,7 @@ from search.trials.problem import GivenPoint, outlook_of
 from search.trials.time_model import Pace
 from search.workers.heartbeat import rung_limit_s
 from search.workers.retries import MOST_TRIES, n_losses
+from spaces.errors import UserError
 
 LATENCY = "predicted_latency_ms"  # user attribute of a twin
 MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
@@ -367,7 +368,7 @@ class TrialLedger:
             self._study.set_user_attr("identity", wanted)
         elif stored != wanted:
             changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
-            raise ValueError(
+            raise UserError(
                 f"a study is continued with what it began with: {', '.join(changed)} changed since study "
                 f"{self.plan.name!r} was first searched; give this one another --name, or delete {self.plan.folder}"
             )

@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from runtime.encoder import Encoder
 from runtime.engine import Engine
+from spaces.errors import UserError
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
 from trainers.measure.onnx_student import OnnxStudent
@@ -192,7 +193,7 @@ def _check(name: str, student: Measurable, profile: LatencyProfile) -> None:
         case Encoder() | Engine() | OnnxStudent():
             max_tokens = student.spec.max_tokens
     if max_tokens is not None and profile.n_tokens > max_tokens:
-        raise ValueError(
+        raise UserError(
             f"the latency profile asks for {profile.n_tokens} tokens, {name} takes at most {max_tokens}; lower n_tokens"
         )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from search.graduation.state import (
     DONE,
     FAILED,
     UNFINISHED,
+    GraduationJob,
     GraduationState,
     GraduationTask,
+    WorkerProcess,
     last_heartbeat,
     touch_heartbeat,
 )
+from search.graduation.worker import WorkerError
 from search.records.outcomes import Outcome, OutcomeKind
+from search.storage.disk_space import is_no_room
 from search.workers.retries import MOST_TRIES
 from spaces.recipe import RecipeSpec
 from spaces.student import StaticSpec, StudentSpec
@@ -84,6 +89,36 @@ def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
     assert failed is not None and failed.status == FAILED
     assert failed.may_try_again(task(tmp_path, *limits)) is may
     assert not failed.begun().may_try_again(task(tmp_path, None, 1e9))
+
+
+def test_workers_are_told_how_long_and_not_until_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(tmp_path / "job", seconds=100.0)
+    assert "deadline" not in job.__dataclass_fields__
+    assert job.seconds_left() == 100.0  # as at the submission, as long as the driver has said nothing
+    job.write_seconds_left(60.0)
+    monkeypatch.setattr("time.time", lambda: 0.0)  # the clock of another node
+    assert job.seconds_left() == 60.0
+    job.write_seconds_left(-3.0)
+    assert job.seconds_left() == 0.0
+    assert replace(job, seconds=None).seconds_left() is None
+
+
+def test_a_worker_says_where_it_runs(tmp_path: Path) -> None:
+    assert WorkerProcess.read(tmp_path, 3) is None
+    worker = WorkerProcess(node_id="2751", pid=25546)
+    worker.write(tmp_path, 3)
+    assert WorkerProcess.read(tmp_path, 3) == worker and WorkerProcess.read(tmp_path, 2) is None
+
+
+def test_an_error_of_training_travels_with_its_outcome() -> None:
+    outcome = Outcome(OutcomeKind.NO_SPACE, "[Errno 28] No space left on device")
+    error = pickle.loads(pickle.dumps(WorkerError(outcome)))
+    assert error.outcome == outcome and is_no_room(error)
+
+
+def job_of(folder: Path, *, seconds: float | None) -> GraduationJob:
+    """Of no student."""
+    return GraduationJob(groups=(), workers_per_student=1, seconds=seconds, folder=folder, tokenizer_json="")
 
 
 def task(folder: Path, memory_gib: float | None, heartbeat_limit_s: float) -> GraduationTask:
