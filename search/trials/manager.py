@@ -175,8 +175,7 @@ class TrialLedger:
         self._observe_pace(before, rung)
         record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
         if not math.isfinite(rung.fidelity.cosine):
-            outcome = Outcome(OutcomeKind.NOT_FINITE, f"the fidelity is {rung.fidelity.cosine}")
-            self._end(number, record, TrialState.FAILED, outcome)
+            self._end(number, record, TrialState.FAILED, Outcome(OutcomeKind.NOT_FINITE, "the fidelity at a rung"))
             return False
         running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
         running.record = record
@@ -254,8 +253,7 @@ class TrialLedger:
         try:
             spec, recipe = self.plan.space.decode(point, self.plan.teacher)
         except ValueError as error:
-            outcome = Outcome(OutcomeKind.CANNOT_BE_BUILT, str(error))
-            return replace(record, state=TrialState.REFUSED, outcome=outcome)
+            return replace(record, state=TrialState.REFUSED, outcome=Outcome(OutcomeKind.CANNOT_BE_BUILT, str(error)))
         record = replace(record, spec=spec, recipe=recipe, predicted_latency_ms=self.plan.predict(spec))
         continued = self._records.get(trial.user_attrs.get(CONTINUES, -1))
         if continued is not None:
@@ -273,8 +271,7 @@ class TrialLedger:
         """Why a point is not worth training; None if it is."""
         latency = record.predicted_latency_ms
         assert latency is not None
-        to_beat = self._teacher_latency_ms
-        if latency >= to_beat:
+        if latency >= (to_beat := self._teacher_latency_ms):
             details = f"predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
             return Outcome(OutcomeKind.HOPELESS, details)
         for other in self._records.values():
@@ -327,16 +324,13 @@ class TrialLedger:
     def _dominated(self, running: _Open) -> Outcome | None:
         """The outcome of a trial that is to be pruned, with who is predicted to end ahead; None if it goes on."""
         twin = self._twins.get_trials(deepcopy=False)[running.twin.number]
-        step = twin.last_step
-        assert step is not None
+        assert twin.last_step is not None
         rivals = {
             int(rival.user_attrs[NUMBER]): f"trial-{rival.user_attrs[NUMBER]:04d} ({rival.user_attrs[LATENCY]:.3g} ms)"
             for rival in self._pruner.dominators(self._twins, twin)[:2]
         }
-        if not rivals:
-            return None
-        details = f"at {step:,} tokens, predicted to end behind {' and '.join(rivals.values())}"
-        return Outcome(OutcomeKind.DOMINATED, details, tuple(rivals))
+        details = f"at {twin.last_step:,} tokens, predicted to end behind {' and '.join(rivals.values())}"
+        return Outcome(OutcomeKind.DOMINATED, details, tuple(rivals)) if rivals else None
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
