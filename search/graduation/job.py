@@ -99,8 +99,9 @@ def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: 
         ended.wait(STOP_S)
         raise
     finally:
-        for folder in (scratch, job.folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        if ended.is_set():  # else a worker may still have to find the stop file
+            shutil.rmtree(job.folder, ignore_errors=True)
     if hung:
         names = tuple(hung.values())
         error = TimeoutError(f"no heartbeat from {', '.join(names)}")
