@@ -102,7 +102,7 @@ def measure(prepared: Prepared, study: StudySpec, point: Point, *, longer: bool)
             distillation.begin_decay(distillation.n_tokens, end)
             line["long"].append(_rung(distillation, end))
     except Exception as error:  # as in a trial: what went wrong is an outcome
-        line["failed"] = failure_of(error)
+        line["failed"] = str(failure_of(error))
     return_freed_memory()
     return line
 

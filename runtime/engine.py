@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from runtime.folder import check_weights
 from runtime.layers import Array, BooleanArray, TokenIds
 from runtime.tokenizer import SentenceTokenizer
+from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec, Switch
 
 try:
@@ -113,7 +114,10 @@ class Engine:
         if instruction_set is None:
             instruction_set = os.environ.get(INSTRUCTION_SET, "")
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
-        self._student = _native.Student(_shape(spec), arrays, instruction_set)
+        try:
+            self._student = _native.Student(_shape(spec), arrays, instruction_set)
+        except ValueError as error:  # an instruction set or weights that it cannot use
+            raise UserError(str(error)) from error
 
     @property
     def instruction_set(self) -> str:

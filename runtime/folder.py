@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from runtime.atomic import atomic_path
+from spaces.errors import UserError
 from spaces.student import MAX_ROWS, Dense, EncoderSpec, StudentSpec, Switch
 
 FORMAT = 1
@@ -111,7 +112,7 @@ def check_weights(spec: StudentSpec, weights: Mapping[str, NDArray[Any]], *, ori
         _check_shape(name, shape, array.shape, origin=origin)
         if not _is_finite(array):
             n_bad = int(array.size - np.isfinite(array).sum())
-            raise ValueError(f"{origin}: {name} holds {n_bad} values that are NaN or infinite; {REMEDY}")
+            raise UserError(f"{origin}: {name} holds {n_bad} values that are NaN or infinite; {REMEDY}")
 
 
 def _check_names(expected: Mapping[str, object], found: Iterable[str], *, origin: str) -> None:
@@ -119,14 +120,14 @@ def _check_names(expected: Mapping[str, object], found: Iterable[str], *, origin
     missing = [name for name in expected if name not in names]
     extra = sorted(names - set(expected))
     if missing:
-        raise ValueError(f"{origin}: the spec needs the tensors {_few(missing)}, which are missing; {REMEDY}")
+        raise UserError(f"{origin}: the spec needs the tensors {_few(missing)}, which are missing; {REMEDY}")
     if extra:
-        raise ValueError(f"{origin}: the tensors {_few(extra)} are not part of the spec; {REMEDY}")
+        raise UserError(f"{origin}: the tensors {_few(extra)} are not part of the spec; {REMEDY}")
 
 
 def _check_shape(name: str, expected: tuple[int, ...], found: tuple[int, ...], *, origin: str) -> None:
     if tuple(found) != expected:
-        raise ValueError(f"{origin}: {name} must have the shape {expected}, got {tuple(found)}; {REMEDY}")
+        raise UserError(f"{origin}: {name} must have the shape {expected}, got {tuple(found)}; {REMEDY}")
 
 
 def _is_finite(array: NDArray[Any]) -> bool:
@@ -149,14 +150,14 @@ def read_folder(path: str | Path, *, mapped: bool = False) -> StudentFolder:
     if not path.exists():
         raise FileNotFoundError(f"no student folder at {path}; give the folder that `understudy export` wrote")
     if not (path / DOCUMENT_FILE).is_file():
-        raise ValueError(
+        raise UserError(
             f"{path} is not a student folder: it holds no {DOCUMENT_FILE}; "
             "give the folder that `understudy export` wrote"
         )
     document, spec, max_tokens = _read_document(path / DOCUMENT_FILE)
     tokenizer_path = path / TOKENIZER_FILE
     if not tokenizer_path.is_file():
-        raise ValueError(f"{path}: {TOKENIZER_FILE} is missing, so no text can be encoded; {REMEDY}")
+        raise UserError(f"{path}: {TOKENIZER_FILE} is missing, so no text can be encoded; {REMEDY}")
     return StudentFolder(
         path=path,
         spec=spec,
@@ -173,21 +174,21 @@ def _read_document(path: Path) -> tuple[dict[str, Any], StudentSpec, int | None]
         try:
             spec = StudentSpec.from_json(document["spec"])
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; {REMEDY}") from None
+            raise UserError(f"{path}: {error}; {REMEDY}") from None
         return document, spec, _max_tokens(document, spec, origin=str(path))
     except RecursionError:  # from json, or from showing a value that json could just read
-        raise ValueError(f"{path} is nested too deeply; {REMEDY}") from None
+        raise UserError(f"{path} is nested too deeply; {REMEDY}") from None
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f"{path} is not JSON: {error}; {REMEDY}") from None
+        raise UserError(f"{path} is not JSON: {error}; {REMEDY}") from None
     if not isinstance(document, dict) or not isinstance(document.get("spec"), dict):
-        raise ValueError(f"{path} must be an object with a spec; {REMEDY}")
+        raise UserError(f"{path} must be an object with a spec; {REMEDY}")
     if document.get("format") != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{path}: this version reads student folders of format {FORMAT}, got {document.get('format')!r}; "
             "install the version of understudy that wrote the folder, or export the student again"
         )
@@ -197,16 +198,16 @@ def _parse(path: Path) -> dict[str, Any]:
 def _max_tokens(document: Mapping[str, Any], spec: StudentSpec, *, origin: str) -> int | None:
     tokenizer = document.get("tokenizer")
     if not isinstance(tokenizer, Mapping):
-        raise ValueError(f"{origin}: tokenizer must be an object with max_tokens, got {tokenizer!r}; {REMEDY}")
+        raise UserError(f"{origin}: tokenizer must be an object with max_tokens, got {tokenizer!r}; {REMEDY}")
     max_tokens = tokenizer.get("max_tokens", spec.max_tokens)
     if max_tokens is None:
         return spec.max_tokens
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_ROWS:
-        raise ValueError(
+        raise UserError(
             f"{origin}: tokenizer max_tokens must be a positive integer up to {MAX_ROWS} or null, got {max_tokens!r}"
         )
     if spec.max_tokens is not None and max_tokens > spec.max_tokens:
-        raise ValueError(
+        raise UserError(
             f"{origin}: tokenizer max_tokens {max_tokens} exceeds the student's {spec.max_tokens} positions; "
             f"set it to {spec.max_tokens} or less"
         )
@@ -215,7 +216,7 @@ def _max_tokens(document: Mapping[str, Any], spec: StudentSpec, *, origin: str) 
 
 def _read_weights(path: Path, spec: StudentSpec, *, mapped: bool) -> dict[str, NDArray[np.float32]]:
     if not path.is_file():
-        raise ValueError(f"{path.parent}: {path.name} is missing; {REMEDY}")
+        raise UserError(f"{path.parent}: {path.name} is missing; {REMEDY}")
     expected = expected_tensors(spec)
     try:
         with safe_open(path, framework="numpy") as tensors:  # this checks the whole header
@@ -224,9 +225,9 @@ def _read_weights(path: Path, spec: StudentSpec, *, mapped: bool) -> dict[str, N
                 header = tensors.get_slice(name)
                 _check_shape(name, shape, tuple(header.get_shape()), origin=str(path))
                 if header.get_dtype() != "F32":
-                    raise ValueError(f"{path}: {name} must be float32 (F32), got {header.get_dtype()}; {REMEDY}")
+                    raise UserError(f"{path}: {name} must be float32 (F32), got {header.get_dtype()}; {REMEDY}")
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}; {REMEDY}") from None
+        raise UserError(f"{path} is damaged: {error}; {REMEDY}") from None
     in_file = _map_weights(path)
     weights = {name: in_file[name] if mapped else in_file[name].copy() for name in expected}
     check_weights(spec, weights, origin=str(path))
@@ -270,7 +271,7 @@ def write_folder(
     try:
         text = json.dumps(whole, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the document must be plain JSON: {error}") from None
+        raise UserError(f"{path}: the document must be plain JSON: {error}") from None
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which the check reports by name
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
     check_weights(spec, arrays, origin=str(path))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from spaces.errors import UserError
 from spaces.student import StudentSpec
 
 SLICE = 2048  # sentences tokenised at once: bounds the memory of intermediate encodings
@@ -30,7 +31,7 @@ class SentenceTokenizer:
             self._tokenizer = Tokenizer.from_str(text)
         n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens is not None and max_tokens <= n_special:
-            raise ValueError(
+            raise UserError(
                 f"{self._origin}: max_tokens must leave room for text beside the {n_special} special tokens, "
                 f"got {max_tokens}"
             )
@@ -51,7 +52,7 @@ class SentenceTokenizer:
     def check_fits(self, spec: StudentSpec) -> None:
         """Raise ValueError if it has tokens that the student's tables do not."""
         if self.vocabulary_size > spec.vocabulary_size:
-            raise ValueError(
+            raise UserError(
                 f"{self._origin}: the tokenizer has {self.vocabulary_size} tokens but the student's table "
                 f"{spec.vocabulary_size} rows; use the tokenizer that the student was distilled with"
             )
@@ -75,7 +76,7 @@ class SentenceTokenizer:
         except BaseException as error:
             kinds = UnicodeDecodeError | OverflowError  # no text; a token id beyond 32 bits
             if isinstance(error, kinds) or type(error) is Exception or type(error).__name__ == "PanicException":
-                raise ValueError(
+                raise UserError(
                     f"{self._origin} is not a tokenizer that works: {error}; export or download the student again"
                 ) from None
             raise

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from spaces.errors import UserError
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,20})?(?:e[-+]?\d{1,2})?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -61,12 +63,12 @@ def parse_duration(text: str) -> float:
     """Seconds of a duration such as 90s, 10m, 1.5h or 1d."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise ValueError(
+        raise UserError(
             f"a duration is a number and one of s, m, h, d, got {text!r}; write for example 90s, 10m or 2h"
         )
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not seconds > 0:
-        raise ValueError(f"a duration must be positive, got {text!r}; write for example 90s, 10m or 2h")
+        raise UserError(f"a duration must be positive, got {text!r}; write for example 90s, 10m or 2h")
     return seconds
 
 
@@ -81,7 +83,7 @@ def format_duration(seconds: float) -> str:
 def require_name(kind: str, value: str) -> str:
     """The value, when it is safe as a name of files, studies, models and aliases; ValueError otherwise."""
     if not isinstance(value, str) or _NAME.fullmatch(value) is None or ".." in value:
-        raise ValueError(
+        raise UserError(
             f"{kind} must be 1 to 100 letters, digits, '.', '_' or '-', begin with a letter or digit and hold no '..', "
             f"got {str(value)[:120]!r}; choose another"
         )
@@ -106,7 +108,7 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
-class RuleError(ValueError):
+class RuleError(UserError):
     """Every rule that one spec breaks; the study file reports each at its line."""
 
     def __init__(self, messages: tuple[str, ...]) -> None:

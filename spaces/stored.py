@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from spaces.errors import UserError
+
 KEY = "format"
 """Of the format number in a stored object."""
 
@@ -22,7 +24,7 @@ def require_format(document: Mapping[str, Any], newest: int, *, what: str) -> No
     """
     found = document.get(KEY, 0)
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= newest:
-        raise ValueError(
+        raise UserError(
             f"{what} is read up to format {newest}, got format {found!r}; use the version of understudy that wrote it, "
             "or another --name or --store"
         )
@@ -34,10 +36,10 @@ def known_fields(cls: type, document: Mapping[str, Any], *, what: str) -> dict[s
     Raises ValueError, with the names, if fields without a default are missing; `what` names the object.
     """
     if not isinstance(document, Mapping):
-        raise ValueError(f"{what} is a JSON object, got {document!r}; measure it again")
+        raise UserError(f"{what} is a JSON object, got {document!r}; measure it again")
     parts = fields(cls)
     needed = [part.name for part in parts if part.default is MISSING and part.default_factory is MISSING]
     missing = [name for name in needed if name not in document]
     if missing:
-        raise ValueError(f"{what} needs {', '.join(missing)}, got only {', '.join(document)}; measure it again")
+        raise UserError(f"{what} needs {', '.join(missing)}, got only {', '.join(document)}; measure it again")
     return {part.name: document[part.name] for part in parts if part.name in document}

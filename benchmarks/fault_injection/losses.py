@@ -15,6 +15,7 @@ from runtime.atomic import read_json
 from search.graduation.graduate import failures_of, graduates_of
 from search.graduation.select import choose_graduates
 from search.records.front import Entry, FrontDocument
+from search.records.outcomes import OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.storage.lock import COMMAND, TRIALS, exclusive
 from search.storage.store import Store
@@ -26,7 +27,6 @@ from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
 from search.tracking.registry import load_front, load_trials, registered_entries
 from search.tracking.trial_runs import COSINE
 from search.trials.journal import read_trials
-from search.workers.retries import WORKER_DIED
 from spaces.study import StudySpec
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Losses:
             if n > 1:
                 self.add("miscounted", f"trial-{number:04d} is continued {n} times")
         for name, record in records.items():
-            timed_out = record.outcome_kind == "time budget"
+            timed_out = record.outcome_kind is OutcomeKind.TIME_BUDGET
             if record.state is TrialState.INTERRUPTED and record.number not in continued and not timed_out:
                 self.add("miscounted", f"{name} is continued by none: {record.outcome}")
         n_begun, n_asked = sum(record.state in _BEGUN for record in records.values()), study.search.n_trials
@@ -180,7 +180,7 @@ class Losses:
         chosen = choose_graduates(list(records.values()), max_students=study.graduation.max_students)
         graduates = {one.record.name for one in graduates_of(list(records.values()), folder / "graduation")}
         failures = failures_of(chosen, folder / "graduation")
-        killed = {name for name, outcome in failures.items() if outcome.startswith(WORKER_DIED)}  # again and again
+        killed = {name for name, outcome in failures.items() if outcome.kind is OutcomeKind.WORKER_DIED}
         wanted = {record.name for record in chosen} - killed
         if graduates != wanted:
             self.add("front_differs", f"graduated are {sorted(graduates)}, chosen were {sorted(wanted)}")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
+from spaces.errors import UserError
 from spaces.fields import Positive, Range, field_breaches, refuse, split_annotation, without_none
 
 LOOPBACK = "127.0.0.1"
@@ -50,7 +51,7 @@ class ServingOptions:
         refuse(field_breaches(self))
         for name in ("host", "name"):
             if getattr(self, name) == "":
-                raise ValueError(f"{name} must not be empty, got ''; leave it out for the default")
+                raise UserError(f"{name} must not be empty, got ''; leave it out for the default")
 
 
 _FLAGS = {

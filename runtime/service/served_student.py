@@ -12,6 +12,7 @@ from runtime.service.batcher import Batcher, Observe
 from runtime.service.embeddings_format import RequestRules, TokenIdList
 from runtime.service.limits import ServingOptions
 from runtime.service.sentence_encoder import Sentence, SentenceEncoder
+from spaces.errors import UserError
 
 FEW_CHARACTERS = 2000  # are tokenised within 0.5 ms: others wait less than a change of threads costs under load
 
@@ -22,7 +23,7 @@ class ServedStudent:
     def __init__(self, encoder: SentenceEncoder, options: ServingOptions, *, name: str, observe: Observe) -> None:
         """`observe` is told of every batch. Raises ValueError for a student without a tokenizer."""
         if encoder.tokenizer is None:
-            raise ValueError("a student that is served must have a tokenizer; load it from its folder")
+            raise UserError("a student that is served must have a tokenizer; load it from its folder")
         self._tokenizer = encoder.tokenizer
         self._encode = partial(encoder.encode_token_ids, n_threads=options.n_threads)
         self.rules = RequestRules(

@@ -20,6 +20,7 @@ from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
+from spaces.errors import UserError
 
 KEEP_ALIVE_SECONDS = 30  # longer than HTTP clients keep idle connections (httpx: 5), so that the client closes them
 WAITING_CONNECTIONS = 2048  # as uvicorn has it; the kernel may allow fewer
@@ -40,7 +41,7 @@ def serve(
     KeyboardInterrupt after a second signal.
     """
     if not (folder / DOCUMENT_FILE).is_file():
-        raise ValueError(f"{folder} is not a student folder: it has no {DOCUMENT_FILE}; `understudy export` writes one")
+        raise UserError(f"{folder} is not a student folder: it has no {DOCUMENT_FILE}; `understudy export` writes one")
     name = options.name or folder.resolve().name
     with open_socket(options.host, options.port) as listening:
         port = listening.getsockname()[1]
@@ -94,7 +95,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         listening.listen(WAITING_CONNECTIONS)
     except OSError as error:
         listening.close()
-        raise ValueError(
+        raise UserError(
             f"the service must be able to listen on {host}:{port}: {error.strerror or error}; "
             "choose another with --port or --host"
         ) from None

@@ -14,8 +14,8 @@
     doctor    runtime.doctor.diagnose
 
 What is for people goes to stderr, what is for programs to stdout. Exit status: 0; 2 for bad input or a full disk, with
-one message; 130 after Ctrl-C, when what was running has ended in order. Everything heavy is imported by the
-command that needs it, so that help and mistakes are answered at once.
+one message; 1 for an error of ours, whose traceback is kept; 130 after Ctrl-C, when what was running has ended in
+order. Everything heavy is imported by the command that needs it, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.service.limits import add_serving_options, serving_options
 from search.cli.options import address, cosine, count, duration, named, port, positive, seed, store_folder, tracking
-from search.storage.disk_space import disk_full_explained
+from search.storage.disk_space import disk_full_explained, is_disk_full
 from search.tracking.client import require_tracking
+from spaces.errors import UserError
 
 if TYPE_CHECKING:
     from search.records.front import Entry
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "understudy"
 BAD_INPUT = 2
+INTERNAL_ERROR = 1
 INTERRUPTED = 130
 _SEARCH_MODULES = ("datasets", "jaxtyping", "mlflow", "optuna", "pandas", "pyarrow", "ray", "rich", "scipy", "torch")
 _EXTRAS = {
@@ -72,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"{PROGRAM}: this command needs {error.name}, which is not installed; pip install 'understudy[{extra}]'")
         return BAD_INPUT
-    except (ValueError, OSError) as error:
+    except Exception as error:
         if _wants_traceback(options):
             raise
-        say(f"{PROGRAM}: {_message(error)}")
-        return BAD_INPUT
+        if isinstance(error, UserError) or (isinstance(error, OSError) and _is_of_the_world(error)):
+            say(f"{PROGRAM}: {_message(error)}")
+            return BAD_INPUT
+        say(f"{PROGRAM}: internal error, please report it: {_summary(error)}; {_keep_traceback(options)}")
+        return INTERNAL_ERROR
 
 
 def say(text: str) -> None:
@@ -335,7 +344,32 @@ def _print_json(document: object) -> None:
     print(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
-def _message(error: ValueError | OSError) -> str:
+def _is_of_the_world(error: OSError) -> bool:
+    """Whether an error is of a file with a name, of a disk, of the network, or in our own words; else it is a bug."""
+    of_network = isinstance(error, ConnectionError | TimeoutError)
+    return error.errno is None or error.filename is not None or of_network or is_disk_full(error)
+
+
+def _summary(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _keep_traceback(options: argparse.Namespace | None) -> str:
+    """Writes the traceback of the error in progress into the store, or shows it; returns where it is, in words."""
+    text = traceback.format_exc()
+    root = _store(options).root if options is not None and "store" in options else None
+    if root is not None and root.is_dir():
+        file = root / "errors" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        with suppress(OSError):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"{shlex.join(sys.argv)}\n{text}", encoding="utf-8")
+            return f"the traceback is in {file}"
+    say(text)
+    return "the traceback is above"
+
+
+def _message(error: UserError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

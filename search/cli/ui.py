@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 
 from search.storage.store import Store
+from spaces.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -64,13 +65,13 @@ def server_command(store: Store, *, port: int, host: str = LOOPBACK) -> list[str
 def require_free(host: str, port: int) -> None:
     """Raises ValueError unless a server can listen there."""
     if not 1 <= port <= 65535:
-        raise ValueError(f"a port is a number from 1 to 65535, got {port}; try --port {DEFAULT_PORT}")
+        raise UserError(f"a port is a number from 1 to 65535, got {port}; try --port {DEFAULT_PORT}")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"the UI must be able to listen on {host}:{port}: {error.strerror or error}; choose another with --port"
         ) from None
 

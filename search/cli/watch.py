@@ -18,6 +18,7 @@ from search.storage.store import Store
 from search.storage.study_state import STUDY, StudyState, latest_study
 from search.study.clock import STEP
 from search.trials.journal import TrialReader
+from spaces.errors import UserError
 
 LOOK_EVERY_S = 1.0
 
@@ -31,7 +32,7 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
     state = StudyState.of(store, name)
     study = state.read(STUDY)
     if study is None:
-        raise ValueError(f"a study can be watched once its search has begun, and {name} has not in {store.root}")
+        raise UserError(f"a study can be watched once its search has begun, and {name} has not in {store.root}")
     holder, step = holder_of(state.folder), ""
     say(f"{name}: {f'{holder} works on it' if holder else 'nobody works on it'}")
     reader = TrialReader(state.folder, name)
@@ -59,7 +60,7 @@ def tell(before: Sequence[TrialRecord], now: Iterable[TrialRecord], observers: I
         earlier = known.get(record.number)
         if earlier == record:
             continue
-        running = replace(record, state=TrialState.RUNNING, outcome="")
+        running = replace(record, state=TrialState.RUNNING, outcome=None)
         if earlier is None and record.state is not TrialState.REFUSED:
             for observer in observers:
                 observer.trial_started(replace(running, rungs=()))

@@ -84,7 +84,7 @@ class LiveTable:
         """The row's numbers, or a line."""
         line = (
             f"rung {len(record.rungs)} of {self._n_rungs}: fidelity {_fidelity(record)} after {record.n_tokens:,} "
-            f"tokens, {record.rungs[-1].tokens_per_s:,.0f} tokens/s"
+            f"tokens, {record.tokens_per_s:,.0f} tokens/s"
         )
         left = self._time_left()
         self._take(record, line if left is None else f"{line}, {left} left")
@@ -154,6 +154,6 @@ def _latency(record: TrialRecord) -> str:
 
 
 def _state(record: TrialRecord) -> str:
-    if record.state in (TrialState.REFUSED, TrialState.FAILED):
-        return f"{record.state.value}: {record.outcome_kind}"
+    if record.outcome is not None and record.state in (TrialState.REFUSED, TrialState.FAILED):
+        return f"{record.state.value}: {record.outcome.label}"
     return record.state.value

@@ -15,6 +15,7 @@ from runtime.atomic import atomic_file
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
 from search.storage.store import Store
+from spaces.errors import UserError
 
 
 def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None = None, n_threads: int = 1) -> Path:
@@ -27,9 +28,9 @@ def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None 
     sentences = read_lines(file)
     out = file.with_suffix(".npy") if out is None else out
     if out.suffix != ".npy":
-        raise ValueError(f"vectors are written as .npy, got {out}; end the name in .npy")
+        raise UserError(f"vectors are written as .npy, got {out}; end the name in .npy")
     if not out.parent.is_dir() or out.is_dir():
-        raise ValueError(f"{out} must be a file in a folder that exists; choose another with --out")
+        raise UserError(f"{out} must be a file in a folder that exists; choose another with --out")
     encoder = load(find_folder(store, model))
     with atomic_file(out, durable=False) as opened:  # before the work: a folder that cannot be written is known at once
         np.save(opened, encoder.encode(sentences, n_threads=n_threads), allow_pickle=False)
@@ -41,7 +42,7 @@ def read_lines(file: Path) -> list[str]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{file}: sentences must be UTF-8, byte 0x{error.object[error.start]:02x} at {error.start} is not; "
             "convert it, for example with `iconv -f ISO-8859-1 -t UTF-8`"
         ) from None
@@ -49,7 +50,7 @@ def read_lines(file: Path) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     if not any(line.strip() for line in lines):
-        raise ValueError(f"{file} holds no sentence; give a file with a sentence a line")
+        raise UserError(f"{file} holds no sentence; give a file with a sentence a line")
     return [line.rstrip("\r") for line in lines]
 
 

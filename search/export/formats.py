@@ -20,6 +20,7 @@ from runtime.folder import StudentFolder, read_folder
 from search.export.sentence_transformers import write_sentence_transformers
 from search.storage.store import Store
 from search.tracking.registry import resolve_model
+from spaces.errors import UserError
 from trainers.measure.onnx_graph import write_onnx
 
 
@@ -45,10 +46,10 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
         wanted = ExportFormat(format)
     except ValueError:
         names = ", ".join(choice.value for choice in ExportFormat)
-        raise ValueError(f"the format must be one of {names}, got {format!r}") from None
+        raise UserError(f"the format must be one of {names}, got {format!r}") from None
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists; nothing is overwritten: choose another name, or remove it first")
+        raise UserError(f"{out} exists; nothing is overwritten: choose another name, or remove it first")
     student = read_folder(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
@@ -90,5 +91,5 @@ def _write_tokenizer(student: StudentFolder, out: Path) -> None:
 
 def _only_file(folder: Path, out: Path) -> Path:
     if sorted(path.name for path in folder.iterdir()) != ["model.onnx", "tokenizer.json"]:
-        raise ValueError(f"this student's weights do not fit one ONNX file; give a folder instead of {out}")
+        raise UserError(f"this student's weights do not fit one ONNX file; give a folder instead of {out}")
     return folder / "model.onnx"

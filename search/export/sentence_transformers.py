@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from runtime.folder import StudentFolder
+from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -86,12 +87,12 @@ def _require_standard(spec: StudentSpec) -> None:
     if spec.encoder is None:
         return
     if spec.static is not None:
-        raise ValueError(
+        raise UserError(
             "sentence-transformers has no module that adds a static path to an encoder, and this student has both; "
             + other
         )
     if not isinstance(spec.encoder.feed_forward, Dense):
-        raise ValueError(f"sentence-transformers' BertModel has no Switch layers, and this student has them; {other}")
+        raise UserError(f"sentence-transformers' BertModel has no Switch layers, and this student has them; {other}")
 
 
 def _write_bert(spec: StudentSpec, encoder: EncoderSpec, weights: Weights, out: Path) -> None:

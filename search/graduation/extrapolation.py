@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a brief trial foretells of a long one: its curve goes straight on.
+"""Learning-curve extrapolation: what a brief trial predicts of a long one; its curve goes straight on.
 
 The logarithm of the error falls with the logarithm of the training tokens, for each student at its own rate: a sparse
 or narrow one starts far behind and gains long, one that stands on a static path starts ahead and gains little. So

@@ -6,7 +6,7 @@ assignment and answer through files in the study's folder, which must be where a
 interrupted graduation goes on from its last saves; a finished one is extended, from before its decay, when a later
 command brings enough time or tokens to make a difference.
 
-A job that a dead worker or a hung student ends is followed by another, for the students that are not through. Deaths
+A job that a dead worker or a hung student ends is followed by another, for the students that are left. Deaths
 are counted for each student as for trials (`search.workers.retries`), and the limits of trials hold here too.
 """
 
@@ -24,10 +24,12 @@ from search.graduation.job import JobEnd, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import RungRecord, TrialRecord
 from search.storage.disk_space import is_disk_full
 from search.workers.cluster import n_cpus_available
-from search.workers.heartbeat import HUNG, rung_limit_s
+from search.workers.heartbeat import rung_limit_s
+from spaces.errors import UserError
 from spaces.study.spec import Device, GraduationSpec
 from trainers.distil.loop import DistillationData
 from trainers.measure.fidelity import Fidelity
@@ -38,6 +40,10 @@ START_S = 12.0
 """Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
 MOST_RESTARTS = 3
 """Jobs of one command that end for no student's sake; each costs the work since the last saves."""
+
+
+class GraduationError(UserError):
+    """No student could be brought to its end: the cluster or the disk failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +83,14 @@ def graduate(
 
     `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
     behind by then still gets a few steps. `document` goes into every student.json. `memory_gib` is what a student may
-    take, None for no limit, and `rung_time_limit_s` how long it may show no life, None for what trials are given
-    (`search.workers.heartbeat`). `progress` is told (seconds, seconds until the deadline), or without one (students
-    ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and RuntimeError if Ray
-    Train fails and there is no graduate, or because a disk is full; else `failures_of` says who is not through, and the
-    next command goes on.
+    take, None for no limit, and `rung_time_limit_s` how long it may be without a heartbeat, None for what trials are
+    given (`search.workers.heartbeat`). `progress` is told (seconds, seconds until the deadline), or without one
+    (students ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and
+    GraduationError if Ray Train fails and there is no graduate, or because a disk is full; else `failures_of` says who
+    is unfinished, and the next command goes on.
     """
     chosen = choose_graduates(records, max_students=spec.max_students)
-    weights = time_weights([record.rungs[-1].tokens_per_s for record in chosen])
+    weights = time_weights([record.tokens_per_s for record in chosen])
     tasks = [
         _task(
             record,
@@ -93,7 +99,7 @@ def graduate(
             weight=weight,
             document=document,
             memory_gib=memory_gib,
-            silence_limit_s=rung_limit_s(rung_time_limit_s, expected_s=_evaluation_s(record, data)),
+            heartbeat_limit_s=rung_limit_s(rung_time_limit_s, expected_s=_evaluation_s(record, data)),
         )
         for record, weight in zip(chosen, weights, strict=True)
     ]
@@ -111,7 +117,10 @@ def graduate(
             progress=progress,
         )
         if error is not None and (is_disk_full(error) or not graduates_of(records, folder)):
-            raise RuntimeError(f"graduation ended before its students were through: {error}") from error
+            raise GraduationError(
+                f"the workers of graduation ended before any student was finished: {_one_line(error)}; what they saved "
+                "is kept, and the same command goes on from there"
+            ) from error
         if error is not None:
             _say_unfinished(tasks, error)
     return graduates_of(records, folder)
@@ -123,10 +132,10 @@ def graduates_of(records: Sequence[TrialRecord], folder: Path) -> tuple[Graduate
     return tuple(graduate for graduate in graduates if graduate is not None)
 
 
-def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, str]:
+def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, Outcome]:
     """Why students failed while graduating, or were not brought to an end, by trial name."""
     states = {record.name: GraduationState.read(folder / record.name) for record in records}
-    return {name: state.outcome for name, state in states.items() if state is not None and state.outcome}
+    return {name: state.outcome for name, state in states.items() if state is not None and state.outcome is not None}
 
 
 def unfinished_of(records: Sequence[TrialRecord], folder: Path) -> tuple[str, ...]:
@@ -147,17 +156,17 @@ def _train(
     deadline: float | None,
     progress: Callable[[int, int], None],
 ) -> Exception | None:
-    """Trains one job after another until all students are through; returns the error that kept them from it."""
+    """Trains one job after another until all students have ended; returns the error that kept them from it."""
     before = {task.name: GraduationState.read(task.folder) for task in tasks}
     begin, n_restarts, left = time.monotonic(), 0, tasks
 
-    def is_through(task: GraduationTask) -> bool:
+    def is_complete(task: GraduationTask) -> bool:
         state = GraduationState.read(task.folder)
         return state is not None and state.status != UNFINISHED and state != before[task.name]
 
     def look() -> None:
         if deadline is None:
-            progress(sum(map(is_through, tasks)), len(tasks))
+            progress(sum(map(is_complete, tasks)), len(tasks))
         else:
             progress(int(time.monotonic() - begin), int(deadline - begin) + 1)
 
@@ -169,10 +178,12 @@ def _train(
         if end.error is None or is_disk_full(end.error):
             return end.error
         _write_losses(left, end)
+        if end.workers_left:
+            return end.error
         n_restarts += not (end.deaths or end.hung)
         if n_restarts > MOST_RESTARTS:
             return end.error
-        left = [task for task in left if not is_through(task)]
+        left = [task for task in left if not is_complete(task)]
         left = _worth_training(left, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
     return None
 
@@ -193,8 +204,8 @@ def _job(
     return GraduationJob(
         groups=tuple(tuple(tasks[i] for i in group) for group in groups),
         workers_per_student=n_per_student,
-        deadline=None if seconds is None else time.time() + seconds,
-        stop_file=folder / "stop",
+        seconds=seconds,
+        folder=folder / "job",
         tokenizer_json=tokenizer_json,
         device=device,
     )
@@ -207,13 +218,13 @@ def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
         if task.name in end.deaths:
             state.died(end.deaths[task.name]).write(task.folder)
         elif task.name in end.hung:
-            outcome = f"{HUNG}: no sign of life within {task.silence_limit_s:.0f} s (search.rung_time_limit)"
-            state.failed(outcome, task).write(task.folder)
+            details = f"no heartbeat within {task.heartbeat_limit_s:.0f} s (search.rung_time_limit)"
+            state.failed(Outcome(OutcomeKind.HUNG, details), task).write(task.folder)
 
 
 def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
     """Writes down of which students the workers ended too often."""
-    outcome = f"its workers ended before it was through, the same command goes on with it ({_one_line(error)})"
+    outcome = Outcome(OutcomeKind.WORKERS_ENDED, f"the same command goes on with it ({_one_line(error)})")
     for task in tasks:
         state = GraduationState.read(task.folder) or GraduationState()
         if state.status == UNFINISHED:
@@ -248,7 +259,7 @@ def _task(
     weight: float,
     document: Mapping[str, Any],
     memory_gib: float | None,
-    silence_limit_s: float,
+    heartbeat_limit_s: float,
 ) -> GraduationTask:
     assert record.spec is not None and record.recipe is not None and record.checkpoint is not None
     return GraduationTask(
@@ -259,17 +270,17 @@ def _task(
         checkpoint=record.checkpoint,
         folder=folder / record.name,
         weight=weight,
-        tokens_per_s=record.rungs[-1].tokens_per_s,
+        tokens_per_s=record.tokens_per_s,
         max_tokens=spec.n_tokens,
         document={**document, "trial": record.name, "recipe": record.recipe.to_json()},
         memory_gib=memory_gib,
-        silence_limit_s=silence_limit_s,
+        heartbeat_limit_s=heartbeat_limit_s,
     )
 
 
 def _evaluation_s(record: TrialRecord, data: DistillationData) -> float:
-    """Ample seconds for the longest silence of a student's workers: a forward pass costs less than a training step."""
-    return len(data.held_out_token_ids) / record.rungs[-1].tokens_per_s
+    """Ample seconds for an evaluation, the longest time between two heartbeats: a forward pass is less than a step."""
+    return len(data.held_out_token_ids) / record.tokens_per_s
 
 
 def _seconds_to(deadline: float | None) -> float | None:
@@ -281,8 +292,8 @@ def _n_groups(spec: GraduationSpec) -> int:
 
 
 def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_groups: int) -> list[GraduationTask]:
-    """The unfinished, those that have more room than they failed in, and the finished that time and tokens bring
-    clearly further."""
+    """The unfinished, those whose limits were raised since they failed, and the finished that time and tokens
+    bring clearly further."""
 
     def is_worth(task: GraduationTask, slice_s: float) -> bool:
         state = GraduationState.read(task.folder)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training job of Ray Train, watched from outside: whom each group trains, and since when it shows no life.
+"""One training job of Ray Train, watched from outside: which student each group trains, and its heartbeats.
 
 The first worker that dies ends the job, and so does the first student that hangs. Ray Train's own restarts are off:
-they would train students again that are through, and give one who kills every worker all the tries there are. Whoever
+they would train finished students again, and give a student that kills every worker all the tries there are. Whoever
 began the job begins another for the students that are left. A group is watched once its first student has begun; until
 then its workers wait for the cluster, and Ray Train for them.
 """
@@ -10,29 +10,32 @@ then its workers wait for the cluster, and Ray Train for them.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.exceptions import RayTrainError
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.graduation.state import UNFINISHED, GraduationJob, GraduationState, GraduationTask, sign_of_life
-from search.graduation.worker import graduate_students
-from search.workers.failure import failure_of
-from search.workers.heartbeat import HangWatch
+from search.graduation.state import (
+    UNFINISHED,
+    GraduationJob,
+    GraduationState,
+    GraduationTask,
+    WorkerProcess,
+    last_heartbeat,
+)
+from search.graduation.worker import WorkerError, graduate_students
+from search.records.outcomes import Outcome
+from search.workers.heartbeat import HeartbeatMonitor
 from search.workers.retries import outcome_of_death
 from trainers.distil.loop import DistillationData
 
@@ -50,10 +53,12 @@ class JobEnd:
 
     error: Exception | None
     """What ended it; None if all its workers returned."""
-    deaths: Mapping[str, str]
+    deaths: Mapping[str, Outcome]
     """Students whose worker ended under them, by name, and what ended it."""
     hung: tuple[str, ...]
-    """Students who showed no life for too long."""
+    """Students without a heartbeat for too long."""
+    workers_left: bool = False
+    """Whether workers that hang could not be ended: they hold their CPUs, and no other job can begin."""
 
 
 def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: Callable[[], None]) -> JobEnd:
@@ -62,9 +67,10 @@ def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: 
     In a thread: in the main thread Ray Train takes over Ctrl-C for good and ends the process with it. Raises
     KeyboardInterrupt after a Ctrl-C, once the workers have saved.
     """
-    shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
-    job.stop_file.parent.mkdir(parents=True, exist_ok=True)
-    job.stop_file.unlink(missing_ok=True)
+    start = time.monotonic()
+    for folder in (scratch, job.folder):
+        shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed
+    job.folder.mkdir(parents=True)
     trainer, watch, errors = _trainer(job, data, scratch=scratch), _Watch(job), list[Exception]()
     ended = threading.Event()  # a thread counts as ended once a Ctrl-C has met its `join` (bpo-45274)
 
@@ -76,14 +82,17 @@ def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: 
         finally:
             ended.set()
 
-    hung: tuple[str, ...] = ()
+    hung: dict[int, str] = {}
     threading.Thread(target=fit, name="graduation", daemon=True).start()
     try:
         while not hung and not ended.wait(LOOK_S):
             look()
+            if job.seconds is not None and not watch.all_begun:
+                job.write_seconds_left(job.seconds - (time.monotonic() - start))
             hung = watch.hung()
         if hung:
-            trainer.end_workers()
+            for number in hung:
+                _end_workers(job, number)
             ended.wait(STOP_S)
     except KeyboardInterrupt:
         job.stop_file.touch()
@@ -91,57 +100,66 @@ def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: 
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if ended.is_set():  # else a worker may still have to find the stop file
+            shutil.rmtree(job.folder, ignore_errors=True)
     if hung:
-        return JobEnd(error=TimeoutError(f"no sign of life from {', '.join(hung)}"), deaths={}, hung=hung)
-    error = errors[0] if errors else None
-    return JobEnd(error=error, deaths={} if error is None else watch.deaths(error), hung=())
+        names = tuple(hung.values())
+        error = TimeoutError(f"no heartbeat from {', '.join(names)}")
+        return JobEnd(error=error, deaths={}, hung=names, workers_left=not ended.is_set())
+    failure = errors[0] if errors else None
+    return JobEnd(error=failure, deaths={} if failure is None else watch.deaths(failure), hung=())
 
 
 class _Watch:
-    """What the files of a job's students tell of its workers."""
+    """What the files of a job's students say of its workers."""
 
     def __init__(self, job: GraduationJob) -> None:
         self._job = job
-        self._signs = {task.name: sign_of_life(task.folder) for group in job.groups for task in group}
-        self._latest: dict[int, int] = {}  # of the students of each group, the last that has shown life
-        self._hang_watch = HangWatch()  # of groups
+        self._seen = {task.name: last_heartbeat(task.folder) for group in job.groups for task in group}
+        self._latest: dict[int, int] = {}  # of the students of each group, the last with a heartbeat
+        self._heartbeats = HeartbeatMonitor()  # of groups
 
-    def hung(self) -> tuple[str, ...]:
-        """Names of the students in work who have shown no life for too long; none while workers are told to stop."""
+    @property
+    def all_begun(self) -> bool:
+        """Whether every group has begun its first student."""
+        return len(self._latest) == len(self._job.groups)
+
+    def hung(self) -> dict[int, str]:
+        """Groups without a heartbeat for too long, with the student in work; none while workers are told to stop."""
         self._look()
         if self._job.stop_file.exists():
-            return ()
+            return {}
         in_work = {number: self._in_work(number) for number in self._latest}
-        return tuple(
-            task.name
+        return {
+            number: task.name
             for number, task in in_work.items()
-            if task is not None and self._hang_watch.silence_s(number) > task.silence_limit_s
-        )
+            if task is not None and self._heartbeats.seconds_since(number) > task.heartbeat_limit_s
+        }
 
-    def deaths(self, error: Exception) -> dict[str, str]:
+    def deaths(self, error: Exception) -> dict[str, Outcome]:
         """Why workers ended under students, by the student's name, from the error that ended the job."""
-        if not isinstance(error, WorkerGroupError):
+        if not isinstance(error, ray.train.WorkerGroupError):
             return {}
         self._look()
-        outcomes: dict[str, str] = {}
+        outcomes: dict[str, Outcome] = {}
         for rank, failure in error.worker_failures.items():
             task = self._in_work(rank // self._job.workers_per_student)
             if task is None:
                 continue
-            if isinstance(failure, RayTrainError):  # of the worker's process; another's is an exception in training
-                outcomes[task.name] = outcome_of_death(str(failure))
+            if isinstance(failure, WorkerError):
+                outcomes.setdefault(task.name, failure.outcome)
             else:
-                outcomes.setdefault(task.name, failure_of(failure))
+                outcomes[task.name] = outcome_of_death(failure)
         return outcomes
 
     def _look(self) -> None:
         for number, group in enumerate(self._job.groups):
             for i, task in enumerate(group):
-                sign = sign_of_life(task.folder)
-                if sign != self._signs[task.name]:
-                    self._signs[task.name] = sign
+                heartbeat = last_heartbeat(task.folder)
+                if heartbeat != self._seen[task.name]:
+                    self._seen[task.name] = heartbeat
                     self._latest[number] = max(i, self._latest.get(number, 0))
-                    self._hang_watch.heard(number)
+                    self._heartbeats.heard(number)
 
     def _in_work(self, number: int) -> GraduationTask | None:
         """The student that a group works on or turns to; None before its first and after its last."""
@@ -154,41 +172,26 @@ class _Watch:
         return group[latest + 1] if latest + 1 < len(group) else None
 
 
-class _LeanTrainer(TorchTrainer):
-    """Without Ray Train's helpers for Ray Data and for crashes of its controller: two processes and seconds less.
-
-    The placement group of a local Ray ends with it, that of a cluster with the driver's job.
-    """
-
-    _controller: Any = None
-
-    def end_workers(self) -> None:
-        """Ends the job and its workers, those that answer nobody included."""
-        if self._controller is not None:
-            with suppress(Exception):  # it ends itself, too
-                ray.get(self._controller.abort.remote(), timeout=STOP_S / 2)
-            ray.kill(self._controller)
-
-    def _create_default_callbacks(self) -> list[Any]:
-        idle = (DatasetsCallback, PlacementGroupCleanerCallback)
-        defaults = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the older trainer
-        return [callback for callback in defaults if not isinstance(callback, idle)]
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        """As Ray Train does it, but the controller is remembered."""
-        controller_class = ray.remote(TrainController).options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
-            runtime_env={"env_vars": get_env_vars_to_propagate()},
-        )
-        self._controller = controller_class.remote(**arguments)
-        ray.get(self._controller.run.remote())
-        return ray.get(self._controller.get_result.remote())
+def _end_workers(job: GraduationJob, number: int) -> None:
+    """Ends the processes of a group, from their own nodes: they answer nobody. Ray Train then ends all others."""
+    kills = []
+    for rank in range(number * job.workers_per_student, (number + 1) * job.workers_per_student):
+        worker = WorkerProcess.read(job.folder, rank)
+        if worker is not None:
+            on_its_node = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
+            kill = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=on_its_node)
+            kills.append(kill.remote(worker.pid))
+    ray.wait(kills, num_returns=len(kills), timeout=STOP_S / 2)
 
 
-def _trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> _LeanTrainer:
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> TorchTrainer:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    return _LeanTrainer(
+    return TorchTrainer(
         graduate_students,
         train_loop_config={"job": job, "data": ray.put(data)},
         torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_S),

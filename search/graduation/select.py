@@ -2,9 +2,9 @@
 """Which trials graduate: those that are expected on the front after long training, spread over it when they are many,
 filled up when they are few.
 
-What counts is what a brief trial foretells (`search.graduation.extrapolation`), for curves cross. Distances are taken
-between (log2 latency, log2 error), so that twice as fast and half the error are equally far at the fast and at the
-faithful end.
+What counts is the fidelity that a brief trial's curve predicts (`search.graduation.extrapolation`), for curves cross.
+Distances are taken between (log2 latency, log2 error), so that twice as fast and half the error are equally far at the
+fast and at the faithful end.
 """
 
 from __future__ import annotations

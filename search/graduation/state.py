@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import read_json, write_json
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import RungRecord
-from search.workers.heartbeat import HUNG
-from search.workers.retries import MOST_TRIES, OUT_OF_MEMORY, WORKER_DIED
+from search.workers.retries import MOST_TRIES
 from spaces.recipe import RecipeSpec
 from spaces.stored import KEY, known_fields, require_format
 from spaces.student import StudentSpec
@@ -55,8 +55,8 @@ class GraduationTask:
     """What its student.json says beside the spec."""
     memory_gib: float | None
     """What it may take beyond what its worker holds already; None: no limit."""
-    silence_limit_s: float
-    """Seconds without a sign of life after which it counts as hung."""
+    heartbeat_limit_s: float
+    """Seconds without a heartbeat after which it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +67,50 @@ class GraduationJob:
     """The students of every group, in order."""
     workers_per_student: int
     """Workers of a group."""
-    deadline: float | None
-    """Wall-clock time (`time.time`) at which the last student ends; None: bounded by tokens."""
-    stop_file: Path
-    """Once this exists, workers save and end."""
+    seconds: float | None
+    """From the job's submission until the last student ends; None: bounded by tokens."""
+    folder: Path
+    """Where driver and workers of this job meet; deleted with it."""
     tokenizer_json: str
     """Of every student."""
     device: Device
     """What the students are trained on."""
+
+    @property
+    def stop_file(self) -> Path:
+        """Once this exists, workers save and end."""
+        return self.folder / "stop"
+
+    def write_seconds_left(self, seconds: float) -> None:
+        """By the driver, again and again while workers start: clocks of nodes differ, durations do not."""
+        write_json(self.folder / "seconds-left.json", {"seconds": seconds}, durable=False)
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the last student must end, as the driver has just written it; None: bounded by tokens."""
+        if self.seconds is None:
+            return None
+        document = read_json(self.folder / "seconds-left.json")
+        return self.seconds if document is None else max(0.0, document["seconds"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcess:
+    """Where a worker of a job runs, so that the driver can end it when it hangs: `worker-RANK.json`."""
+
+    node_id: str
+    """Ray's id of its node."""
+    pid: int
+    """Its process there."""
+
+    @classmethod
+    def read(cls, folder: Path, rank: int) -> WorkerProcess | None:
+        """Of the worker of this rank in the job's folder; None before it has begun."""
+        document = read_json(folder / f"worker-{rank}.json")
+        return None if document is None else cls(**document)
+
+    def write(self, folder: Path, rank: int) -> None:
+        """By the worker itself."""
+        write_json(folder / f"worker-{rank}.json", {"node_id": self.node_id, "pid": self.pid}, durable=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +119,8 @@ class GraduationState:
 
     status: str = UNFINISHED
     """`unfinished`, `done` or `failed`."""
-    outcome: str = ""
-    """Why it failed, or why it is unfinished."""
+    outcome: Outcome | None = None
+    """Why it failed, or why it is unfinished; None if there is nothing to say."""
     start_tokens: int = 0
     """Tokens of its trial."""
     decay: tuple[int, int] | None = None
@@ -96,7 +132,7 @@ class GraduationState:
     n_deaths: int = 0
     """How often its worker ended under it since it last saved."""
     limits: tuple[float | None, float] | None = None
-    """The `memory_gib` and `silence_limit_s` under which it failed by itself; None if it did not."""
+    """The `memory_gib` and `heartbeat_limit_s` under which it failed by itself; None if it did not."""
 
     @property
     def n_tokens(self) -> int:
@@ -106,30 +142,30 @@ class GraduationState:
     def begun(self) -> GraduationState:
         """As it is when training goes on: of a finished graduation the decay is undone, the curve up to it stays."""
         if self.status != DONE:
-            return replace(self, status=UNFINISHED, outcome="", limits=None)
+            return replace(self, status=UNFINISHED, outcome=None, limits=None)
         n_tokens = self.start_tokens if self.decay is None else self.decay[0]
         curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
-        return replace(self, status=UNFINISHED, outcome="", decay=None, curve=curve)
+        return replace(self, status=UNFINISHED, outcome=None, decay=None, curve=curve)
 
-    def failed(self, outcome: str, task: GraduationTask) -> GraduationState:
+    def failed(self, outcome: Outcome, task: GraduationTask) -> GraduationState:
         """After what it did itself."""
-        return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.silence_limit_s))
+        return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.heartbeat_limit_s))
 
     def may_try_again(self, task: GraduationTask) -> bool:
         """Whether it failed at a limit that the task has raised."""
-        if self.limits is None:
+        if self.limits is None or self.outcome is None:
             return False
-        memory_gib, silence_limit_s = self.limits
-        if self.outcome.startswith(OUT_OF_MEMORY):
+        memory_gib, heartbeat_limit_s = self.limits
+        if self.outcome.kind is OutcomeKind.OUT_OF_MEMORY:
             return memory_gib is not None and (task.memory_gib is None or task.memory_gib > memory_gib)
-        return self.outcome.startswith(HUNG) and task.silence_limit_s > silence_limit_s
+        return self.outcome.kind is OutcomeKind.HUNG and task.heartbeat_limit_s > heartbeat_limit_s
 
-    def died(self, outcome: str) -> GraduationState:
+    def died(self, outcome: Outcome) -> GraduationState:
         """After its worker ended under it; failed if that happens again and again without a save between."""
         n_deaths = self.n_deaths + 1
-        if n_deaths < MOST_TRIES.get(outcome.split(":", 1)[0], MOST_TRIES[WORKER_DIED]):
+        if n_deaths < MOST_TRIES.get(outcome.kind, MOST_TRIES[OutcomeKind.WORKER_DIED]):
             return replace(self, n_deaths=n_deaths)
-        return replace(self, status=FAILED, outcome=f"{outcome}; {n_deaths} times since its last save")
+        return replace(self, status=FAILED, outcome=outcome.repeated(f"{n_deaths} times since its last save"))
 
     @classmethod
     def read(cls, folder: Path) -> GraduationState | None:
@@ -144,22 +180,24 @@ class GraduationState:
         known = known_fields(cls, document, what=str(folder / _FILE))
         pairs = {name: tuple(known[name]) for name in ("decay", "limits") if known.get(name) is not None}
         curve = tuple(RungRecord.from_json(rung) for rung in known.get("curve", ()))
-        return cls(**{**known, **pairs, "curve": curve})
+        outcome = Outcome.from_json(known.get("outcome"))
+        return cls(**{**known, **pairs, "curve": curve, "outcome": outcome})
 
     def write(self, folder: Path) -> None:
         """Replace the state of a student's folder."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        document |= {KEY: FORMAT, "curve": [rung.to_json() for rung in self.curve]}
+        outcome = None if self.outcome is None else self.outcome.to_json()
+        document |= {KEY: FORMAT, "outcome": outcome, "curve": [rung.to_json() for rung in self.curve]}
         write_json(folder / _FILE, document, durable=True)
 
 
-def show_life(folder: Path) -> None:
-    """Says of a student's folder, whose state is written, that its workers still work."""
+def touch_heartbeat(folder: Path) -> None:
+    """A heartbeat of a student whose state is written: its workers still work."""
     (folder / _FILE).touch()
 
 
-def sign_of_life(folder: Path) -> int | None:
-    """What is another value after every sign of life from a student's workers; None before the first."""
+def last_heartbeat(folder: Path) -> int | None:
+    """What is another value after every heartbeat of a student's workers; None before the first."""
     try:
         return (folder / _FILE).stat().st_mtime_ns
     except FileNotFoundError:

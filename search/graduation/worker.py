@@ -8,9 +8,10 @@ groups take their students in turn. The first worker of a group decides, evaluat
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
@@ -22,7 +23,8 @@ import torch.distributed as distributed
 
 from runtime.atomic import read_json
 from search.graduation.schedule import Advance, Decay, Decision, Finish, Limits, decide
-from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, show_life
+from search.graduation.state import DONE, GraduationJob, GraduationState, GraduationTask, WorkerProcess, touch_heartbeat
+from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
 from search.storage.disk_space import is_disk_full
 from search.workers.failure import failure_of
@@ -39,23 +41,44 @@ TIDY_EVERY_S = 10.0  # batches of ever other sizes leave holes in the heap: half
 EVALUATE_EVERY_S = 120.0  # an evaluation costs seconds: short graduations have one, at their end
 
 
+class WorkerError(RuntimeError):
+    """An exception in a worker's training, as an outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)  # what an exception is made of again after it has travelled
+        self.outcome = outcome
+        """What happened."""
+
+
 def graduate_students(config: Mapping[str, Any]) -> None:
-    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`."""
+    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`.
+
+    Raises WorkerError for any exception, so that whoever sees another error knows that the process died.
+    """
     job: GraduationJob = config["job"]
-    context = ray.train.get_context()
-    torch.set_num_threads(1)
-    replica, number = _place(context.get_world_rank(), job)
-    if number >= len(job.groups):
-        return
-    data: DistillationData = ray.get(config["data"])
-    tasks = job.groups[number]
+    rank = ray.train.get_context().get_world_rank()
+    try:
+        WorkerProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid()).write(job.folder, rank)
+        torch.set_num_threads(1)
+        replica, number = _place(rank, job)
+        if number < len(job.groups):
+            _graduate_in_turn(job, job.groups[number], ray.get(config["data"]), replica)
+    except Exception as error:
+        raise WorkerError(failure_of(error)) from error
+
+
+def _graduate_in_turn(
+    job: GraduationJob, tasks: Sequence[GraduationTask], data: DistillationData, replica: Replica
+) -> None:
+    seconds = job.seconds_left()
+    deadline = None if seconds is None else time.monotonic() + seconds
     for i, task in enumerate(tasks):
         if job.stop_file.exists():
             return
         slice_s = None
-        if job.deadline is not None:
+        if deadline is not None:
             share = task.weight / sum(other.weight for other in tasks[i:])
-            slice_s = max(0.0, job.deadline - time.time()) * share
+            slice_s = max(0.0, deadline - time.monotonic()) * share
         Graduation(task, data, job=job, replica=replica, slice_s=slice_s).run(job.stop_file)
         return_freed_memory()
 
@@ -89,7 +112,7 @@ class Graduation:
         self._leads = replica.rank == 0
         self._speed = task.tokens_per_s
         self._losses: list[float] = []
-        self._failure = ""
+        self._failure: Outcome | None = None
 
     def run(self, stop_file: Path) -> None:
         """Train until the limits, a failure or the stop file; whatever comes first is written down.
@@ -162,7 +185,7 @@ class Graduation:
                 case Advance(to_tokens):
                     self._note(self._distillation.advance(to_tokens))
                     if self._leads:
-                        show_life(self._task.folder)
+                        touch_heartbeat(self._task.folder)
                     if time.monotonic() - self._tidied > TIDY_EVERY_S:
                         return_freed_memory()
                         self._tidied = time.monotonic()
@@ -212,24 +235,32 @@ class Graduation:
         self._losses.append(progress.loss)
 
     def _evaluate(self) -> None:
+        """The leader evaluates; what is not finite fails the student at the next decision, which all workers share."""
         if self._leads:
-            distillation = self._distillation
-            losses = [loss for loss in self._losses if math.isfinite(loss)]
-            rung = RungRecord(
-                n_tokens=distillation.n_tokens,
-                fidelity=distillation.evaluate(),
-                loss=sum(losses) / len(losses) if losses else 0.0,
-                seconds=time.monotonic() - self._evaluated,
-                tokens_per_s=self._speed,
-            )
-            if not math.isfinite(rung.fidelity.cosine):
-                self._failure = f"not finite: the fidelity is {rung.fidelity.cosine} after {rung.n_tokens:,} tokens"
-            elif not self._state.curve or self._state.n_tokens < rung.n_tokens:
-                self._state = replace(self._state, curve=(*self._state.curve, rung))
+            try:
+                rung = self._rung()
+            except NotFiniteError as error:
+                self._failure = failure_of(error)
+            else:
+                if not self._state.curve or self._state.n_tokens < rung.n_tokens:
+                    self._state = replace(self._state, curve=(*self._state.curve, rung))
             self._write()
         self._losses.clear()
         return_freed_memory()
         self._evaluated = time.monotonic()
+
+    def _rung(self) -> RungRecord:
+        fidelity = self._distillation.evaluate()
+        if not math.isfinite(fidelity.cosine):
+            raise NotFiniteError(f"the fidelity is {fidelity.cosine} after {self._distillation.n_tokens:,} tokens")
+        losses = [loss for loss in self._losses if math.isfinite(loss)]
+        return RungRecord(
+            n_tokens=self._distillation.n_tokens,
+            fidelity=fidelity,
+            loss=sum(losses) / len(losses) if losses else 0.0,
+            seconds=time.monotonic() - self._evaluated,
+            tokens_per_s=self._speed,
+        )
 
     def _save(self, name: str) -> None:
         if self._leads:
@@ -272,7 +303,7 @@ class Graduation:
             document={**task.document, "training": training},
         )
 
-    def _fail(self, outcome: str) -> None:
+    def _fail(self, outcome: Outcome) -> None:
         self._state = self._state.failed(outcome, self._task)
         self._write()
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from search.records.outcomes import Outcome, OutcomeKind
 from spaces.recipe import RecipeSpec
 from spaces.stored import KEY, known_fields, require_format
 from spaces.student import StudentSpec
@@ -48,11 +49,11 @@ class RungRecord:
     fidelity: Fidelity
     """Of the averaged weights, on held-out text."""
     loss: float
-    """Mean training loss since the rung before."""
+    """Mean training loss since the rung before, or up to it if no batch lies between them."""
     seconds: float
     """Time since the rung before, or since the trial began: making the student and evaluating it included."""
     tokens_per_s: float
-    """Training speed since the rung before, evaluation excluded."""
+    """Training speed since the rung before, evaluation excluded; 0 if no batch lies between them."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal record."""
@@ -84,8 +85,8 @@ class TrialRecord:
     """Under the study's profile; None if the point cannot be built."""
     state: TrialState = TrialState.RUNNING
     """Where the trial stands."""
-    outcome: str = ""
-    """Why it ended: a kind, or `kind: details`; empty while it runs."""
+    outcome: Outcome | None = None
+    """Why it ended; None while it runs."""
     rungs: tuple[RungRecord, ...] = ()
     """Measurements, by rising tokens; a continued trial keeps those of the trial that it continues."""
     checkpoint: Path | None = None
@@ -109,14 +110,27 @@ class TrialRecord:
         return self.rungs[-1].n_tokens if self.rungs else 0
 
     @property
+    def tokens_per_s(self) -> float:
+        """Training speed over all rungs; above 0 once a rung is reached.
+
+        Rungs that no batch lies between have none of their own: the second is reached without training.
+        """
+        seconds = before = 0.0
+        for rung in self.rungs:
+            if rung.tokens_per_s > 0.0:
+                seconds += (rung.n_tokens - before) / rung.tokens_per_s
+                before = rung.n_tokens
+        return before / seconds if seconds > 0.0 else self.n_tokens / max(self.seconds, 1e-9)
+
+    @property
     def seconds(self) -> float:
         """Time spent distilling and evaluating."""
         return sum(rung.seconds for rung in self.rungs)
 
     @property
-    def outcome_kind(self) -> str:
-        """The outcome up to its first colon: dominated, not finite, out of memory, duplicate, hopeless, ..."""
-        return self.outcome.split(":", 1)[0]
+    def outcome_kind(self) -> OutcomeKind | None:
+        """What kind of outcome it has; None while it runs."""
+        return None if self.outcome is None else self.outcome.kind
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal record."""
@@ -129,7 +143,7 @@ class TrialRecord:
             "seed": self.seed,
             "predicted_latency_ms": self.predicted_latency_ms,
             "state": self.state.value,
-            "outcome": self.outcome,
+            "outcome": None if self.outcome is None else self.outcome.to_json(),
             "rungs": [rung.to_json() for rung in self.rungs],
             "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
             "continues": self.continues,
@@ -142,6 +156,7 @@ class TrialRecord:
         what = "the record of a trial"
         require_format(document, FORMAT, what=what)
         known = known_fields(cls, document, what=what)
+        known["outcome"] = Outcome.from_json(known.get("outcome"))
         known["spec"] = None if known["spec"] is None else StudentSpec.from_json(known["spec"])
         known["recipe"] = None if known["recipe"] is None else RecipeSpec.from_json(known["recipe"])
         known["state"] = TrialState(known.get("state", TrialState.RUNNING))

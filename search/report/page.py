@@ -28,6 +28,7 @@ from search.report.svg import count
 from search.storage.store import Store
 from search.storage.study_state import STUDY, StudyState
 from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, load_front, load_trials
+from spaces.errors import UserError
 from spaces.student import StudentSpec, Switch
 from spaces.student_words import describe
 
@@ -60,7 +61,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     Raises ValueError, before anything is written, for an unknown study or if `out` cannot be such a file.
     """
     if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
+        raise UserError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     document = _document(store, name)
     page = report_html(document, load_trials(store, document.study), review_of(store, document))
     write_text(out, page, durable=False)

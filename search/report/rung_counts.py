@@ -6,14 +6,11 @@ A trial that was interrupted and continued counts once, as what became of the la
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.records.trial import RungRecord, TrialRecord, TrialState, trials_once
-
-_TRIAL_NAME = re.compile(r"\btrial-\d{4,}\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +58,7 @@ class Pruned:
     rung: RungRecord
     """What it measured there."""
     rivals: tuple[Rival, ...]
-    """Those that its outcome names: no slower, and expected to end with less error."""
+    """Those of its outcome: no slower, and predicted to end with less error."""
 
 
 def count_rungs(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple[RungCount, ...]:
@@ -105,8 +102,8 @@ def pruned_trials(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple
         if record.state is not TrialState.PRUNED or not record.rungs:
             continue
         k = min(len(record.rungs), len(rungs)) - 1
-        names = dict.fromkeys(_TRIAL_NAME.findall(record.outcome))
-        rivals = tuple(_rival(name, by_name, successors, rung=k) for name in names)
+        numbers = () if record.outcome is None else record.outcome.rivals
+        rivals = tuple(_rival(f"trial-{number:04d}", by_name, successors, rung=k) for number in numbers)
         found.append(Pruned(record=record, target=rungs[k], rung=record.rungs[-1], rivals=rivals))
     return tuple(found)
 

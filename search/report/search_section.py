@@ -257,7 +257,7 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
 
 def _rivals(each: Pruned, link: Link) -> str:
     if not each.rivals:
-        return escape(each.record.outcome)
+        return escape(str(each.record.outcome or ""))
     return "; ".join(_rival(rival, link) for rival in each.rivals)
 
 

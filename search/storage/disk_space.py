@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spaces.cost import cost
+from spaces.errors import UserError
 from spaces.student import StudentSpec
-
-NO_DISK_SPACE = "no disk space"
-"""Kind of the outcome of a step that could not write."""
 
 COPIES = 4
 """Of a student's weights in a checkpoint: weights, their average, and two moments of the optimiser."""
@@ -29,7 +27,7 @@ _WORDS = re.compile(
 )
 
 
-class DiskFullError(ValueError):
+class DiskFullError(UserError):
     """A disk is full; everything measured before is kept."""
 
 

@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from spaces.errors import UserError
+
 COMMAND = "run.lock"
 """Held by a command from its beginning to its end."""
 TRIALS = "search.lock"
@@ -36,7 +38,7 @@ def exclusive(folder: Path, *, lock: str = TRIALS) -> Iterator[None]:
                 break
             time.sleep(_TRY_EVERY_S)
         else:
-            raise ValueError(
+            raise UserError(
                 f"one search at a time writes a study: {_holder(file)} works on {folder}; wait, stop it, look on with "
                 f"`understudy watch {folder.name}`, or give this one another --name"
             )

@@ -25,13 +25,14 @@ from uuid import uuid4
 
 from runtime.atomic import read_json, write_json
 from search.storage.tracking_uri import database_of, database_uri, is_server, require_tracking_uri
+from spaces.errors import UserError
 from spaces.fields import require_name
 
 DEFAULT_ROOT = "understudy-store"
 ROOT_VARIABLE = "UNDERSTUDY_STORE"
 
 
-class NoStoreError(ValueError):
+class NoStoreError(UserError):
     """No search has created a store in this folder."""
 
 
@@ -47,7 +48,7 @@ class Store:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
         if "?" in str(self.root) or "%" in str(self.root):
-            raise ValueError(
+            raise UserError(
                 f"the path of a store becomes a database address, so it must not hold '?' or '%': {self.root}; "
                 f"choose another folder (--store or ${ROOT_VARIABLE})"
             )
@@ -126,13 +127,13 @@ class Store:
         """Raises ValueError if the store tracks elsewhere already, or its database's folder does not exist."""
         remembered = self._remembered().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
         if remembered not in (None, self.tracking_uri):
-            raise ValueError(
+            raise UserError(
                 f"a store tracks in one place: {self.root} tracks at {remembered}, so its studies cannot go to "
                 f"{self.tracking_uri}; choose another store (--store or ${ROOT_VARIABLE}), or, if MLflow has moved, "
                 f"write that address into {self._tracking_file}"
             )
         if not self.on_server and self.database.parent != self.root and not self.database.parent.is_dir():
-            raise ValueError(f"a database lies in a folder that exists, which {self.database.parent} is not; make it")
+            raise UserError(f"a database lies in a folder that exists, which {self.database.parent} is not; make it")
 
     def require_writable(self) -> None:
         """Raises ValueError unless files can be created in the root, which is created if missing."""
@@ -141,7 +142,7 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"the store must be a folder that can be written: {self.root}: {error.strerror or error}; "
                 f"choose another with --store or ${ROOT_VARIABLE}"
             ) from None
@@ -164,7 +165,7 @@ class Store:
             with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("select count(*) from sqlite_master")
         except sqlite3.DatabaseError as error:
-            raise ValueError(
+            raise UserError(
                 f"the store's database must be an sqlite file: {self.database}: {error}; move it away and search again"
             ) from None
 

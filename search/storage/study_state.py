@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from runtime.atomic import read_json, write_json
 from search.storage.store import Store
+from spaces.errors import UserError
 from spaces.stored import KEY, require_format
 from spaces.study.spec import StudySpec
 from spaces.study.stored import stored_study
@@ -98,7 +99,7 @@ class StudyState:
         """
         before = self.read(STUDY)
         if before is None and read_json(self.path(STUDY)) is not None:
-            raise ValueError(
+            raise UserError(
                 f"a study goes on as it began, and {self.path(STUDY)} does not hold one that this version can read; "
                 "search under another name (--name) or in another store (--store)"
             )
@@ -108,7 +109,7 @@ class StudyState:
             if before.search.rungs != study.search.rungs:
                 changed.append("search.rungs")
             if changed:
-                raise ValueError(
+                raise UserError(
                     f"the study {study.name} is in this store already with another {', '.join(changed)}, so its trials "
                     "do not compare; search under another name (--name) or in another store (--store)"
                 )
@@ -119,7 +120,7 @@ def latest_study(store: Store) -> str:
     """The study that a command was given for last. Raises ValueError if there is none."""
     found = list((store.root / "studies").glob("*/study.json"))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"there is no study in {store.root}; run `understudy search` first, or name the store with --store"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent.name

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from spaces.errors import UserError
+
 _SQLITE = "sqlite:///"
 _RULE = "a tracking address is http://HOST:PORT, https://HOST or sqlite:///FILE"
 
@@ -23,10 +25,10 @@ def require_tracking_uri(text: str) -> str:
     if text.startswith(_SQLITE):
         path = text.removeprefix(_SQLITE)
         if not path or path.endswith("/") or any(character in path for character in "?%:"):
-            raise ValueError(f"{_RULE}, with a file's path that holds no '?', '%' or ':', got {text!r}")
+            raise UserError(f"{_RULE}, with a file's path that holds no '?', '%' or ':', got {text!r}")
         return f"{_SQLITE}{Path(path).expanduser().absolute()}"
     if not text.startswith(("http://", "https://")):
-        raise ValueError(f"{_RULE}, got {text!r}; leave it out to track in the store's own database")
+        raise UserError(f"{_RULE}, got {text!r}; leave it out to track in the store's own database")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -34,12 +36,12 @@ def require_tracking_uri(text: str) -> str:
         host, port = None, None
     wrong = re.search(r"[\s\x00-\x1f\x7f\\]", text) or parts.query or parts.fragment or port == 0
     if parts.username is not None or parts.password is not None:
-        raise ValueError(
+        raise UserError(
             "a tracking address is remembered and shown, so it must not hold a name or a password; "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if not host or wrong or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host):
-        raise ValueError(f"{_RULE}, got {text!r}")
+        raise UserError(f"{_RULE}, got {text!r}")
     return text.rstrip("/")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.workers.memory_limit import require_memory_limits
+from spaces.errors import UserError
 from spaces.profile import Runtime
 from spaces.study import SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
 
@@ -62,7 +63,7 @@ def check_runtime(runtime: Runtime) -> None:
 
     missing = backend_of(runtime).missing()
     if missing is not None:
-        raise ValueError(
+        raise UserError(
             f"a latency on the runtime {runtime} needs {' and '.join(missing.parts)}, not found here; "
             f"{missing.remedy}, or set the profile's runtime to {Runtime.TORCH}"
         )
@@ -73,7 +74,7 @@ def require_one_dimension(teachers: Sequence[Teacher]) -> None:
     dimensions = {teacher.source: teacher.spec.output_dim for teacher in teachers}
     if len(set(dimensions.values())) > 1:
         listed = ", ".join(f"{source} {dimension}" for source, dimension in dimensions.items())
-        raise ValueError(
+        raise UserError(
             f"the teachers of a study must give vectors of one dimension, got {listed}; "
             "keep teachers of one dimension, or make a study for each"
         )
@@ -86,7 +87,7 @@ def check_space(study: StudySpec, teacher: Teacher) -> None:
         lines = [f"{point}: {point.rule}; {point.remedy}" for point in impossible[:_SHOWN]]
         if len(impossible) > _SHOWN:
             lines.append(f"and {len(impossible) - _SHOWN} more")
-        raise ValueError(
+        raise UserError(
             f"study {study.name}: its space holds points that no student of {teacher.name} can have\n"
             + "\n".join(f"  {line}" for line in lines)
         )
@@ -94,7 +95,7 @@ def check_space(study: StudySpec, teacher: Teacher) -> None:
         study.space.decode(point, teacher.spec)
     limit = teacher.spec.max_tokens
     if limit is not None and study.profile.n_tokens > limit:
-        raise ValueError(
+        raise UserError(
             f"the latency profile's n_tokens must not exceed the teacher's positions, got {study.profile.n_tokens} and "
             f"{limit}; lower profile.n_tokens"
         )
@@ -104,7 +105,7 @@ def require_address(text: str) -> str:
     """The address, if it is one that Ray understands: auto, local, HOST:PORT or ray://HOST:PORT."""
     match = _ADDRESS.fullmatch(text)
     if text not in ("auto", LOCAL) and (match is None or not 1 <= int(match["port"]) <= 65535):
-        raise ValueError(f"the address of a Ray cluster is auto, local, HOST:PORT or ray://HOST:PORT, got {text!r}")
+        raise UserError(f"the address of a Ray cluster is auto, local, HOST:PORT or ray://HOST:PORT, got {text!r}")
     return text
 
 

@@ -20,6 +20,7 @@ from search.graduation.checkpoint_retention import CheckpointKeeper, with_checkp
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
 from search.records.front import FrontDocument
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
 from search.storage.disk_space import disk_full_explained
@@ -42,8 +43,9 @@ from search.tracking.publish import register_front
 from search.tracking.registry import NoFrontError, load_front
 from search.tracking.trial_runs import Facts, TrialLog, device_name
 from search.trials.identity import require_same_study
-from search.trials.journal import DRIVER_ENDED, read_trials
+from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect
+from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 
@@ -197,7 +199,7 @@ class _Run:
                 return register_front(self.store, document, folders=folders, page=report_html, facts=facts)
             except tracking_errors() as error:
                 if not self.store.on_server or time.monotonic() > deadline:
-                    raise ValueError(
+                    raise UserError(
                         f"the front of {self.study.name} cannot be registered while {self.store.tracking_uri} does "
                         f"not take it: {reason_of(error)}; all that was measured is stored, and the same command "
                         "registers it when that is back"
@@ -234,8 +236,8 @@ class _Run:
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
         if not choose_graduates(records, max_students=1):
-            outcomes = sorted({record.outcome for record in records if record.state is TrialState.FAILED})
-            raise ValueError(
+            outcomes = sorted({str(record.outcome) for record in records if record.state is TrialState.FAILED})
+            raise UserError(
                 f"no trial of {study.name} reached a rung ({shown or 'none began'}"
                 f"{'; ' + outcomes[0] if outcomes else ''}); give more time or trials, or lower the rungs"
             )
@@ -268,9 +270,9 @@ class _Run:
         for name, outcome in failures.items():
             self.reporter.say(f"{name} did not graduate: {outcome}")
         if not graduates:
-            raise ValueError(
-                f"no student of {study.name} graduated: {'; '.join(failures.values())}; lower the learning rates, or "
-                "raise the limits that they met"
+            raise UserError(
+                f"no student of {study.name} graduated: {'; '.join(map(str, failures.values()))}; lower the learning "
+                "rates, or raise the limits that they met"
             )
         return graduates
 
@@ -303,14 +305,14 @@ class _Run:
 
 def _graduated(one: Graduate) -> TrialRecord:
     """The trial's record with what its graduation added."""
-    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome="graduated")
+    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome=Outcome(OutcomeKind.GRADUATED))
 
 
 def _interrupted(record: TrialRecord) -> TrialRecord:
     """A trial that runs although no search does: its driver was killed."""
     if record.state is not TrialState.RUNNING:
         return record
-    return replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
+    return replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
 
 
 def _n_cpus(study: StudySpec) -> int | None:

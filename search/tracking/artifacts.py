@@ -17,6 +17,7 @@ from runtime.atomic import move_into_place
 from runtime.folder import DOCUMENT_FILE
 from search.storage.store import Store
 from search.tracking.client import activated
+from spaces.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +37,7 @@ def student_folder(store: Store, uri: str) -> Path:
     folder = _downloaded(store, uri) if store.on_server else artifact_path(store, uri) / "artifacts"
     found = sorted(folder.glob(f"*/{DOCUMENT_FILE}"))
     if not found:
-        raise ValueError(f"the model's files are gone: {uri} holds no student; search again to register it anew")
+        raise UserError(f"the model's files are gone: {uri} holds no student; search again to register it anew")
     return found[0].parent
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from search.storage.environ import environment
 from search.storage.store import Store
 from search.tracking.errors import ANSWER_S, TrackingError, reason_of, tracking_errors
+from spaces.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,7 +72,7 @@ def client_of(store: Store) -> MlflowClient:
         return MlflowClient(tracking_uri=store.tracking_uri, registry_uri=store.tracking_uri)
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"MLflow cannot open the store's database {store.database}: {reason}; if another MLflow wrote "
             f"it, copy it, then run `mlflow db upgrade {store.tracking_uri}`"
         ) from None

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from spaces.errors import UserError
+
 ANSWER_S = 5  # a server is asked before a search whether it is there, and must answer in this time
 
 _REASON_CHARACTERS = 200
@@ -21,7 +23,7 @@ _REASONS = (
 )
 
 
-class TrackingError(ValueError):
+class TrackingError(UserError):
     """MLflow cannot be asked, or does not take what it is told; what failed may be tried again."""
 
     def __init__(self, message: str, *, reason: str) -> None:

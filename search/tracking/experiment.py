@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from search.storage.store import Store
 from search.tracking.client import client_of, connected
+from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def study_experiment(store: Store, study: str) -> str:
     """
     store.study_folder(study)  # checks the name
     if study == "Default":
-        raise ValueError("the study name Default is MLflow's own experiment; choose another name")
+        raise UserError("the study name Default is MLflow's own experiment; choose another name")
     client = client_of(store)
     experiment = client.get_experiment_by_name(study)
     location = None if store.on_server else f"{store.artifact_uri}/{study}"
@@ -52,7 +53,7 @@ def study_experiment(store: Store, study: str) -> str:
         return created
     _require_owner(store, "experiment", study, experiment.tags)
     if location not in (None, experiment.artifact_location):
-        raise ValueError(
+        raise UserError(
             f"the store was moved: study {study} writes to {experiment.artifact_location}, not to {store.root}; "
             "move the store back, or search under another name (it can still be read here)"
         )
@@ -80,7 +81,7 @@ def claim_experiment(store: Store, study: StudySpec) -> None:
             client.log_text(run, json.dumps(study.to_json(), indent=1), STUDY_FILE)
         except Exception as error:  # whatever keeps the artifacts: MLflow itself, a folder, a cloud's own package
             location = client.get_run(run).info.artifact_uri
-            raise ValueError(
+            raise UserError(
                 f"the MLflow server at {store.tracking_uri} must keep artifacts, but {location} cannot be written "
                 f"from here: {str(error).splitlines()[0]}; start it with --serve-artifacts, "
                 "MLflow's default, or install and configure what that address needs"
@@ -138,7 +139,7 @@ def run_tags(values: Mapping[str, str]) -> list[RunTag]:
 
 def _require_owner(store: Store, kind: str, study: str, tags: Mapping[str, str]) -> None:
     if store.on_server and tags.get(OWNER) != store.identity:
-        raise ValueError(
+        raise UserError(
             f"on a server the {kind} of a study belongs to the store that made it, and {study} at "
             f"{store.tracking_uri} is not of {store.root}; search under another "
             "name (--name), or in the store that made it"
@@ -153,7 +154,7 @@ def _require_new_enough(store: Store, client: MlflowClient, experiment: str) -> 
     except MlflowException as error:
         if error.get_http_status_code() not in (400, 404, 405, 501):
             raise
-        raise ValueError(
+        raise UserError(
             f"the MLflow server must know logged models, as MLflow 3 does, and {store.tracking_uri} does not; "
             "update it, or track elsewhere"
         ) from error

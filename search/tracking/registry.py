@@ -25,6 +25,7 @@ from search.tracking.client import connected
 from search.tracking.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
 from search.tracking.trial_runs import COSINE, PREDICTED_LATENCY, TRAINING_TOKENS
 from search.tracking.version_tags import entry_of
+from spaces.errors import UserError
 from spaces.fields import require_name
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _MODEL = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:@(?P<alias>[^/@]+)|
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 
 
-class NoFrontError(ValueError):
+class NoFrontError(UserError):
     """The registry was asked, and knows no front of this study."""
 
 
@@ -111,20 +112,20 @@ def select(
     that mean cosine. `balanced`: the one with the alias. Raises ValueError, naming the nearest student, if none fits.
     """
     if (max_latency_ms is not None) + (min_fidelity is not None) + balanced != 1:
-        raise ValueError("give exactly one of max_latency_ms, min_fidelity and balanced")
+        raise UserError("give exactly one of max_latency_ms, min_fidelity and balanced")
     if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0.0):
-        raise ValueError(f"max_latency_ms must be a finite number above 0, got {max_latency_ms}")
+        raise UserError(f"max_latency_ms must be a finite number above 0, got {max_latency_ms}")
     if min_fidelity is not None and not -1.0 <= min_fidelity <= 1.0:
-        raise ValueError(f"min_fidelity is a mean cosine, so it must lie in -1 to 1, got {min_fidelity}")
+        raise UserError(f"min_fidelity is a mean cosine, so it must lie in -1 to 1, got {min_fidelity}")
     document = load_front(store, name)
     students = document.students
     if not students:
-        raise ValueError(f"the front of {document.study} holds no student; search for longer")
+        raise UserError(f"the front of {document.study} holds no student; search for longer")
     if max_latency_ms is not None:
         within = [entry for entry in students if entry.latency_ms <= max_latency_ms]
         if not within:
             nearest = _numbers(min(students, key=lambda entry: entry.latency_ms))
-            raise ValueError(
+            raise UserError(
                 f"no student of {document.study} is within {max_latency_ms:g} ms; the nearest is {nearest}"
             )
         return max(within, key=lambda entry: entry.fidelity.cosine)
@@ -132,21 +133,21 @@ def select(
         within = [entry for entry in students if entry.fidelity.cosine >= min_fidelity]
         if not within:
             nearest = _numbers(max(students, key=lambda entry: entry.fidelity.cosine))
-            raise ValueError(
+            raise UserError(
                 f"no student of {document.study} has a fidelity of {min_fidelity:g} or more; the nearest is {nearest}"
             )
         return min(within, key=lambda entry: entry.latency_ms)
     for entry in students:
         if BALANCED in entry.aliases:
             return entry
-    raise ValueError(f"no student of {document.study} has the alias {BALANCED}; search again to set it")
+    raise UserError(f"no student of {document.study} has the alias {BALANCED}; search again to set it")
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
     """Point `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
     require_name("alias", alias)
     if alias in SEARCH_ALIASES or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
-        raise ValueError(
+        raise UserError(
             f"the alias {alias} is not free: {', '.join(SEARCH_ALIASES)} are set by every search, "
             "latest and v1, v2, ... are MLflow's; choose another, such as production"
         )
@@ -170,7 +171,7 @@ def resolve_model(store: Store, model: str | Path) -> Path:
             return student_folder(store, _logged_model_uri(client, text))
     match = _MODEL.fullmatch(text)
     if match is None:
-        raise ValueError(
+        raise UserError(
             f"{model} is neither a student folder nor a model: give a folder with a {DOCUMENT_FILE}, "
             "or NAME, NAME@ALIAS, NAME/VERSION of a registered model"
         )
@@ -210,7 +211,7 @@ def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
     try:
         found: str = client.get_logged_model(model_id).artifact_location
     except MlflowException:
-        raise ValueError(f"there is no logged model {model_id}; name a registered one, as in NAME@{BALANCED}") from None
+        raise UserError(f"there is no logged model {model_id}; name a registered one, as in NAME@{BALANCED}") from None
     return found
 
 
@@ -250,15 +251,15 @@ def _version(client: MlflowClient, name: str, *, version: str | None = None, ali
     require_name("model", name)
     versions = {str(found.version): found for found in versions_of(client, name)}
     if not versions:
-        raise ValueError(_unknown("model", name, [model.name for model in client.search_registered_models()]))
+        raise UserError(_unknown("model", name, [model.name for model in client.search_registered_models()]))
     if alias is not None:
         aliases = _aliases(client, name)
         if alias not in aliases:
-            raise ValueError(_unknown(f"alias of {name}", alias, sorted(aliases)))
+            raise UserError(_unknown(f"alias of {name}", alias, sorted(aliases)))
         version = aliases[alias]
     assert version is not None
     if version not in versions:
-        raise ValueError(_unknown(f"version of {name}", version, list(versions)))
+        raise UserError(_unknown(f"version of {name}", version, list(versions)))
     return versions[version]
 
 

@@ -170,7 +170,7 @@ class TrialLog:
                 self._client.update_run(run.id, status=status)
         else:
             totals = {"cost/seconds": record.seconds, TRAINING_TOKENS: float(n_tokens)}
-            tags = {STATE: record.state.value, OUTCOME: record.outcome}
+            tags = {STATE: record.state.value, OUTCOME: str(record.outcome or "")}
             self._client.log_batch(run.id, metrics=metrics_of(totals, step=n_tokens), tags=run_tags(tags))
             self._client.set_terminated(run.id, status=status)
             run.n_tokens = n_tokens

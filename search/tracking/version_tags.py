@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 from search.records.front import Entry
+from spaces.errors import UserError
 from spaces.profile import LatencyProfile
 from trainers.measure.fidelity import Fidelity
 
@@ -59,7 +60,7 @@ def entry_of(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple
             uri=f"models:/{name}/{version}",
         )
     except (KeyError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"version {version} of model {name} does not carry a student's tags ({error}); "
             "delete the version in the MLflow UI, or search again"
         ) from None

@@ -16,6 +16,7 @@ import ray
 import torch
 from ray.tune import Trainable
 
+from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
 from search.trials.work import TrialWork
 from search.workers.failure import failure_of
@@ -66,7 +67,7 @@ class Measured:
 class Failed:
     """An exception ended the trial."""
 
-    outcome: str
+    outcome: Outcome
     details: str
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from search.trials.journal import read_study
+from spaces.errors import UserError
 from spaces.profile import LatencyProfile
 from spaces.study.stored import stored_section, stored_space
 
@@ -33,7 +34,7 @@ def require_identity(stored: Mapping[str, Any], plan: TrialPlan) -> None:
     """Raises ValueError, with what changed, if a plan's identity means something else than the stored one."""
     changed = changed_parts(stored, plan.identity)
     if changed:
-        raise ValueError(
+        raise UserError(
             f"a study is continued with what it began with: {', '.join(changed)} changed since study "
             f"{plan.name!r} was first searched; give this one another --name, or delete {plan.folder}"
         )

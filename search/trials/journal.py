@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 
 RECORD = "record"
@@ -32,39 +33,54 @@ CONTINUES = "continues"
 INITIAL = "initial"
 """User attribute of a trial: the study's initial point that it tries, as text."""
 
-DRIVER_ENDED = "interrupted: the driver ended"
-
 _JOURNAL = "trials.journal"
-_OF_TRIALS = 4  # Optuna's codes for trials begin here, after those for studies: part of the file's format
 
 
-def open_storage(folder: Path) -> JournalStorage:
+def open_storage(folder: Path) -> TrialStorage:
     """The study folder's storage, for the one search that writes (`search.storage.lock`)."""
     journal = folder / _JOURNAL
     _cut_broken_line(journal)
-    return JournalStorage(WholeLines(str(journal)))
+    return TrialStorage(WholeLines(journal))
+
+
+class TrialStorage(JournalStorage):
+    """Optuna's storage in a journal whose writer says when what it wrote must be on the disk."""
+
+    def __init__(self, journal: WholeLines) -> None:
+        super().__init__(journal)
+        self._journal = journal
+
+    def sync(self) -> None:
+        """Forces all that was written to the disk. After every record of a trial: what follows can be had from it."""
+        self._journal.sync()
 
 
 class WholeLines(JournalFileBackend):
     """A journal of which a failed write leaves nothing, for the one process that writes.
 
     Where the disk is full, the system takes a part of a line. The next line would be written behind it, and nobody
-    could read the journal any more. As there is one writer, no lock is taken; and of what is told of a trial only its
-    record is forced to the disk, with all that was written before: what follows a record can be had from it.
+    could read the journal any more. As there is one writer, no lock is taken; and nothing is forced to the disk
+    before `sync`.
     """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def sync(self) -> None:
+        """Forces all that was written to the disk."""
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes all of the lines, or raises and writes none."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        size = os.path.getsize(self._file_path)
+        size = self._path.stat().st_size
         try:
-            with open(self._file_path, "ab") as file:
+            with self._path.open("ab") as file:
                 file.write(lines.encode())
-                file.flush()
-                if any(log["op_code"] < _OF_TRIALS or RECORD in log.get("user_attr", ()) for log in logs):
-                    os.fsync(file.fileno())
         except OSError:
-            os.truncate(self._file_path, size)
+            os.truncate(self._path, size)
             raise
 
 
@@ -129,9 +145,9 @@ def record_of(trial: FrozenTrial, folder: Path) -> TrialRecord | None:
         checkpoint = folder / record.checkpoint
         record = replace(record, checkpoint=checkpoint if checkpoint.is_dir() else None)
     if record.state is TrialState.RUNNING and trial.state is OptunaState.COMPLETE:
-        record = replace(record, state=TrialState.COMPLETE, outcome="complete")
+        record = replace(record, state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.COMPLETE))
     elif record.state is TrialState.RUNNING and trial.state.is_finished():
-        record = replace(record, state=TrialState.INTERRUPTED, outcome=DRIVER_ENDED)
+        record = replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
     return record
 
 

@@ -24,6 +24,7 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from search.optimiser.surrogate import Surrogate
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
 from search.trials.journal import (
@@ -86,7 +87,7 @@ class TrialManager:
         )
         self._pruning = make_pruning(plan.pruner, surrogate, prune_ratio=plan.prune_ratio)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = open_storage(plan.folder)
+        storage = self._storage = open_storage(plan.folder)
         self._study = optuna.create_study(
             study_name=plan.name,
             storage=storage,
@@ -148,7 +149,7 @@ class TrialManager:
                 self._begin(trial, record)
                 if not self._is_complete(record):
                     return record
-                self._end(record.number, record, TrialState.COMPLETE, "complete")  # measured, and never told so
+                self._end(record.number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))  # never told so
         self._drained = True
         if n_refused == MOST_REFUSALS:
             self.end_reason = (
@@ -171,7 +172,7 @@ class TrialManager:
         self._observe_pace(before, rung)
         record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
         if not math.isfinite(rung.fidelity.cosine):
-            self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {rung.fidelity.cosine}")
+            self._end(number, record, TrialState.FAILED, Outcome(OutcomeKind.NOT_FINITE, "the fidelity at a rung"))
             return False
         running.record = record
         self._store(running.trial, record)
@@ -179,14 +180,15 @@ class TrialManager:
             shutil.rmtree(before.checkpoint, ignore_errors=True)
         self._notify("rung_reached", record)
         if self._is_complete(record):
-            self._end(number, record, TrialState.COMPLETE, "complete")
+            self._end(number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))
         elif outcome := self._pruned(record):
             self._end(number, record, TrialState.PRUNED, outcome)
         elif not self._fits(record, n_tokens=self.plan.rungs[len(record.rungs)]):
-            self._end(number, record, TrialState.INTERRUPTED, f"time budget: ended after {record.n_tokens:,} tokens")
+            late = Outcome(OutcomeKind.TIME_BUDGET, f"ended after {record.n_tokens:,} tokens")
+            self._end(number, record, TrialState.INTERRUPTED, late)
         return number in self._open
 
-    def failed(self, number: int, outcome: str, *, details: str = "") -> None:
+    def failed(self, number: int, outcome: Outcome, *, details: str = "") -> None:
         """Ends a running trial as failed; `details` (a traceback) goes to a file. Nothing if it has ended already."""
         if number not in self._open:
             return
@@ -194,7 +196,7 @@ class TrialManager:
         write_error(self.plan.folder, record, details)
         self._end(number, record, TrialState.FAILED, outcome)
 
-    def lost(self, number: int, outcome: str, *, details: str = "") -> None:
+    def lost(self, number: int, outcome: Outcome, *, details: str = "") -> None:
         """Ends a running trial whose worker ended under it; the next `ask` goes on from its last rung.
 
         `outcome` is of a kind that `MOST_TRIES` knows: lost so often at one rung, the trial is failed instead.
@@ -204,8 +206,8 @@ class TrialManager:
         record = self._open[number].record
         write_error(self.plan.folder, record, details)
         n = n_losses(record, self._records)
-        if n >= MOST_TRIES[outcome.split(":", 1)[0]]:
-            self._end(number, record, TrialState.FAILED, f"{outcome}; {n} times at this rung")
+        if n >= MOST_TRIES[outcome.kind]:
+            self._end(number, record, TrialState.FAILED, outcome.repeated(f"{n} times at this rung"))
             return
         self._end(number, record, TrialState.INTERRUPTED, outcome)
         enqueue(self._study, self.plan, self.records)
@@ -221,7 +223,7 @@ class TrialManager:
         expected_s = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens)
         return rung_limit_s(self.plan.rung_time_limit_s, expected_s=expected_s)
 
-    def close(self, outcome: str) -> None:
+    def close(self, outcome: Outcome) -> None:
         """Ends every running trial as interrupted; the next search of this study continues it.
 
         One that was measured to its last rung is complete, whatever kept it from being told so.
@@ -229,7 +231,7 @@ class TrialManager:
         for number in sorted(self._open):
             record = self._open[number].record
             if self._is_complete(record):
-                self._end(number, record, TrialState.COMPLETE, "complete")
+                self._end(number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))
             else:
                 self._end(number, record, TrialState.INTERRUPTED, outcome)
 
@@ -260,7 +262,7 @@ class TrialManager:
         try:
             spec, recipe = self.plan.space.decode(point, self.plan.teacher)
         except ValueError as error:
-            return replace(record, state=TrialState.REFUSED, outcome=f"cannot be built: {error}")
+            return replace(record, state=TrialState.REFUSED, outcome=Outcome(OutcomeKind.CANNOT_BE_BUILT, str(error)))
         record = replace(record, spec=spec, recipe=recipe, predicted_latency_ms=self.plan.predict(spec))
         if continued is not None:
             saved = continued.checkpoint is not None
@@ -273,18 +275,18 @@ class TrialManager:
         refusal = self._refusal(record)
         return record if refusal is None else replace(record, state=TrialState.REFUSED, outcome=refusal)
 
-    def _refusal(self, record: TrialRecord) -> str | None:
+    def _refusal(self, record: TrialRecord) -> Outcome | None:
         """Why a point is not worth training; None if it is."""
         latency = record.predicted_latency_ms
         assert latency is not None
-        to_beat = self._teacher_latency_ms
-        if latency >= to_beat:
-            return f"hopeless: predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
+        if latency >= (to_beat := self._teacher_latency_ms):
+            details = f"predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
+            return Outcome(OutcomeKind.HOPELESS, details)
         for other in self._records.values():
             if other.state in (TrialState.REFUSED, TrialState.INTERRUPTED):
                 continue
             if (other.spec, other.recipe) == (record.spec, record.recipe):
-                return f"duplicate: the same student and recipe as {other.name}"
+                return Outcome(OutcomeKind.DUPLICATE, f"the same student and recipe as {other.name}")
         return None
 
     def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -292,7 +294,7 @@ class TrialManager:
         self._open[record.number] = _Open(trial, record)
         self._notify("trial_started", record)
 
-    def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: str) -> None:
+    def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: Outcome) -> None:
         kept = state in (TrialState.COMPLETE, TrialState.INTERRUPTED)
         checkpoint = record.checkpoint
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
@@ -313,21 +315,23 @@ class TrialManager:
     def _is_complete(self, record: TrialRecord) -> bool:
         return len(record.rungs) == len(self.plan.rungs)
 
-    def _pruned(self, record: TrialRecord) -> str:
-        """The outcome of a trial that is to be pruned; empty if it goes on."""
+    def _pruned(self, record: TrialRecord) -> Outcome | None:
+        """The outcome of a trial that is to be pruned; None if it goes on."""
         trial = self._study.get_trials(deepcopy=False)[record.number]
         verdict = self._pruning.judge(self._study, trial)
         if verdict is None:
-            return ""
+            return None
         step = self.plan.rungs[len(record.rungs) - 1]
         rivals = [self._records[number] for number in verdict.rivals[:2]]
         if not rivals:
-            return f"pruned: at {step:,} tokens, by {verdict.by}"
+            return Outcome(OutcomeKind.DOMINATED, f"at {step:,} tokens, by {verdict.by}")
         names = [f"{rival.name} ({rival.predicted_latency_ms:.3g} ms)" for rival in rivals]
-        return f"dominated: at {step:,} tokens, expected to end behind {' and '.join(names)}"
+        details = f"at {step:,} tokens, predicted to end behind {' and '.join(names)}"
+        return Outcome(OutcomeKind.DOMINATED, details, tuple(rival.number for rival in rivals))
 
     def _store(self, trial: optuna.Trial, record: TrialRecord) -> None:
         trial.set_user_attr(RECORD, document_of(record, self.plan.folder))
+        self._storage.sync()
         self._records[record.number] = record
 
     def _notify(self, event: str, record: TrialRecord) -> None:

@@ -21,6 +21,7 @@ import ray
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, TrialRecord
 from search.storage.environ import environment
 from search.storage.lock import exclusive
@@ -63,16 +64,16 @@ def run_trials(
         manager = TrialManager(plan, deadline=deadline, observers=observers)
         if manager.exhausted:
             return manager.records
-        outcome = "interrupted: the search ended with an error"
+        outcome = Outcome(OutcomeKind.INTERRUPTED, "the search ended with an error")
         try:
             ray_session: AbstractContextManager[None] = nullcontext()
             if not ray.is_initialized():
                 ray_session = cluster(address, n_cpus=n_workers, n_object_bytes=n_object_bytes)
             with environment(_TUNE_ENVIRONMENT), ray_session:
                 _run_tune(manager, work, n_workers=n_workers or n_cpus_available())
-            outcome = "time budget: ended before the next rung"
+            outcome = Outcome(OutcomeKind.TIME_BUDGET, "ended before the next rung")
         except KeyboardInterrupt:
-            outcome = "interrupted: Ctrl-C"
+            outcome = Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C")
             raise
         finally:
             manager.close(outcome)

@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 
 from search.optimiser.sampler import FrontSampler
 from search.optimiser.surrogate import Surrogate
+from spaces.errors import UserError
 
 
 def make_sampler(name: str, surrogate: Surrogate, *, seed: int, n_startup_trials: int) -> BaseSampler:
@@ -54,15 +55,15 @@ def make_named(what: str, name: str, base: type[Any], **arguments: Any) -> Any:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise ValueError(f"{rule}, got {name!r}: {error}; install it, or add its folder to PYTHONPATH") from error
+        raise UserError(f"{rule}, got {name!r}: {error}; install it, or add its folder to PYTHONPATH") from error
     except AttributeError:
-        raise ValueError(f"{rule}, got {name!r}: {module} has no {attribute}; correct the name") from None
+        raise UserError(f"{rule}, got {name!r}: {module} has no {attribute}; correct the name") from None
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise ValueError(f"search.{what} must be a subclass of Optuna's {base.__name__}, got {name!r}; derive it so")
+        raise UserError(f"search.{what} must be a subclass of Optuna's {base.__name__}, got {name!r}; derive it so")
     taken = inspect.signature(found).parameters
     try:
         return found(**{key: value for key, value in arguments.items() if key in taken})
     except TypeError as error:
-        raise ValueError(
+        raise UserError(
             f"search.{what} {name} must be made without further arguments: {error}; write a subclass that has defaults"
         ) from error

@@ -23,12 +23,12 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord
-from search.storage.disk_space import NO_DISK_SPACE
 from search.trials.actor import MEASURED, TASK, Failed, Measured, TrialTask
 from search.trials.manager import TrialManager
-from search.workers.heartbeat import HUNG, HangWatch
-from search.workers.retries import outcome_of_death
+from search.workers.heartbeat import HeartbeatMonitor
+from search.workers.retries import MOST_TRIES, outcome_of_death
 
 
 class ManagerSearcher(Searcher):
@@ -91,8 +91,9 @@ class ManagerScheduler(TrialScheduler):
         """The actor itself died; Tune has written what it knows of it to a file."""
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
-        outcome = outcome_of_death(text)
-        self._stopper.guard(lambda: self._manager.lost(_task_of(trial).number, outcome, details=text))
+        outcome = outcome_of_death(RuntimeError(text))  # not the exception itself, which is a pickle
+        end = self._manager.lost if outcome.kind in MOST_TRIES else self._manager.failed
+        self._stopper.guard(lambda: end(_task_of(trial).number, outcome, details=text))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remembers the trial, so that its actor can be found."""
@@ -115,16 +116,14 @@ class ManagerScheduler(TrialScheduler):
     def _take(self, task: TrialTask, measured: Measured | Failed) -> bool:
         match measured:
             case Failed(outcome, details):
-                if outcome.startswith(NO_DISK_SPACE):  # not the trial's fault: the search ends here
+                if outcome.kind is OutcomeKind.NO_SPACE:  # not the trial's fault: the search ends here
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(task.folder))
                 self._manager.failed(task.number, outcome, details=details)
                 return False
             case Measured(rung, checkpoint):
                 if not checkpoint.is_dir():
-                    self._manager.failed(
-                        task.number,
-                        f"checkpoint not found: {checkpoint}; the store must lie where all nodes of the cluster see it",
-                    )
+                    details = f"{checkpoint}; the store must lie where all nodes of the cluster see it"
+                    self._manager.failed(task.number, Outcome(OutcomeKind.CHECKPOINT_NOT_FOUND, details))
                     return False
                 return self._manager.reached(task.number, rung, checkpoint)
             case _:
@@ -140,7 +139,7 @@ class SearchStopper(Stopper):
         self._past_deadline = past_deadline
         self._error: Exception | None = None
         self._trials: list[Trial] = []
-        self._hang_watch = HangWatch()
+        self._heartbeats = HeartbeatMonitor()
 
     def __reduce__(self) -> Any:
         """Tune writes its state, which nobody reads; there this is a stopper that never stops."""
@@ -164,7 +163,7 @@ class SearchStopper(Stopper):
 
     def heard(self, trial: Trial) -> None:
         """A watched trial has reported."""
-        self._hang_watch.heard(_task_of(trial).number)
+        self._heartbeats.heard(_task_of(trial).number)
 
     def stop_all(self) -> bool:
         """Whether to end now. Raises what `guard` caught."""
@@ -187,9 +186,10 @@ class SearchStopper(Stopper):
         number = _task_of(trial).number
         limit_s = self._manager.rung_limit_s(number)
         if limit_s is None:  # the manager has ended it, Tune will
-            self._hang_watch.forget(number)
-        elif self._hang_watch.silence_s(number) > limit_s:
-            self._manager.failed(number, f"{HUNG}: no report within {limit_s:.0f} s (search.rung_time_limit)")
+            self._heartbeats.forget(number)
+        elif self._heartbeats.seconds_since(number) > limit_s:
+            details = f"no report within {limit_s:.0f} s (search.rung_time_limit)"
+            self._manager.failed(number, Outcome(OutcomeKind.HUNG, details))
             _kill_actor(trial)
 
 

@@ -7,6 +7,7 @@ hold its data as NumPy arrays, which workers then share without copies.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -57,6 +58,7 @@ class DistillationWork:
         self._device = device
         self._distillation: Distillation | None = None
         self._since = 0.0
+        self._loss = math.nan
 
     def __reduce__(self) -> Any:
         """What travels is the data and the device, not the student in work."""
@@ -69,7 +71,7 @@ class DistillationWork:
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
         """Inherits the student from its teacher."""
-        self._since = time.perf_counter()
+        self._since, self._loss = time.perf_counter(), math.nan
         student = inherit(self._inheritance, spec, seed=seed, device=torch.device(self._device))
         return_freed_memory()
         sparsity = 0.0 if spec.encoder is None else spec.encoder.sparsity
@@ -78,6 +80,8 @@ class DistillationWork:
     def advance(self, n_tokens: int) -> RungRecord:
         """Distils and evaluates; raises NotFiniteError if the loss diverges."""
         progress = self._running.advance(n_tokens)
+        if math.isfinite(progress.loss):  # not a number where no batch lies between two rungs
+            self._loss = progress.loss
         fidelity = self._running.evaluate()
         return_freed_memory()
         now = time.perf_counter()
@@ -85,7 +89,7 @@ class DistillationWork:
         return RungRecord(
             n_tokens=progress.n_tokens,
             fidelity=fidelity,
-            loss=progress.loss,
+            loss=self._loss,
             seconds=seconds,
             tokens_per_s=progress.tokens_per_s,
         )

@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 
 import ray
 
+from spaces.errors import UserError
+
 OBJECT_STORE_BYTES = 1 << 30  # enough for 160,000 cached sentences and a teacher; more is asked for by name
 _LOCAL = "local"
 _PROBE_S = 3.0
@@ -75,7 +77,7 @@ def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) ->
         _probe(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"no Ray cluster can be reached at {address!r}: {error}; start one (ray start --head), give its "
             "address and token, or leave --address out to use this machine"
         ) from error
@@ -107,7 +109,7 @@ def _probe(address: str) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"a Ray address is HOST:PORT, ray://HOST:PORT or auto, got {address!r}; the head prints it")
+        raise UserError(f"a Ray address is HOST:PORT, ray://HOST:PORT or auto, got {address!r}; the head prints it")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S):
         pass
 

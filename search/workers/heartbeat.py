@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices a trial that hangs: that runs, and has not reported for longer than it can possibly need.
+"""Heartbeats: a trial hangs if it runs, and has not reported for longer than it can possibly need.
 
 What a rung should take is learnt from the rungs of other trials. Unless the user names a limit the watch is generous: a
 slow node or a long evaluation must not look like a hang. Students that graduate are watched by the same rule, between
-the signs of life that they give (`search.graduation.job`).
+their heartbeats (`search.graduation.job`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-HUNG = "hung"
-"""Kind of outcome."""
 TIMES_EXPECTED = 10.0
 LEAST_S = 600.0  # a worker may wait so long for its imports and its data
 LONGEST_BLINK_S = 30.0  # between two looks, which are usually fractions of a second apart
@@ -26,8 +24,8 @@ def rung_limit_s(wanted_s: float | None, *, expected_s: float | None) -> float:
     return UNKNOWN_S if expected_s is None else max(LEAST_S, TIMES_EXPECTED * expected_s)
 
 
-class HangWatch:
-    """Remembers when each running trial, known by its number, was last heard of.
+class HeartbeatMonitor:
+    """Knows when each running trial, by its number, was last heard of.
 
     Time in which nobody looked does not count: of a process that was stopped itself, what trials reported meanwhile has
     not arrived yet.
@@ -42,7 +40,7 @@ class HangWatch:
         """The trial has reported."""
         self._heard[number] = self._look()
 
-    def silence_s(self, number: int) -> float:
+    def seconds_since(self, number: int) -> float:
         """Seconds since the trial was heard of; the first question counts as hearing of it."""
         now = self._look()
         return now - self._heard.setdefault(number, now)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spaces.errors import UserError
+
 GIB = 1 << 30
 _STATUS = Path("/proc/self/status")
 _SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation", "can't start new thread")
@@ -22,7 +24,7 @@ _SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "bad a
 def require_memory_limits() -> None:
     """Raises ValueError where the operating system keeps no such limit."""
     if sys.platform != "linux":
-        raise ValueError(
+        raise UserError(
             f"trial_memory_gib is kept on Linux only, and this is {sys.platform}; leave it out, or search on Linux"
         )
 

@@ -9,28 +9,53 @@ new save (`search.graduation.state`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from ray.exceptions import (
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+)
+
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 
-NODE_DIED = "node died"
-WORKER_DIED = "worker died"
-OUT_OF_MEMORY = "out of memory"
-
-MOST_TRIES = {NODE_DIED: 10, WORKER_DIED: 3, OUT_OF_MEMORY: 3}
+MOST_TRIES = {
+    OutcomeKind.NODE_DIED: 10,
+    OutcomeKind.WORKER_UNREACHABLE: 10,
+    OutcomeKind.WORKER_DIED: 3,
+    OutcomeKind.OUT_OF_MEMORY: 3,
+}
 """By kind of outcome: losses in a row, without a new rung between them, after which the trial is failed."""
 
-_NODE_WORDS = ("node has died", "node was terminated", "node is dead", "NodeDiedError", "NODE_DIED", "unavailable")
-_MEMORY_WORDS = ("OutOfMemoryError", "running low on memory")
+_NODE_DIED = "The actor died because its node has died."
+_UNREACHABLE = re.compile(r"The actor ([0-9a-f]+|None) is unavailable: ")
+_OUT_OF_MEMORY = re.compile("killed due to the node running low on memory|Worker exit type: NODE_OUT_OF_MEMORY")
+_SET_UP_FAILED = "The actor died because of an error raised in its creation task, "
+# Sentences of Ray 2.60: an ActorDiedError has no field that says whether the node died, and Ray
+# Train wraps it in an error of its own, whose text ends with the whole text of Ray's.
 
 
-def outcome_of_death(text: str) -> str:
-    """The outcome of a trial whose actor died, from what Ray says of the death."""
-    if any(word in text for word in _MEMORY_WORDS):
-        return f"{OUT_OF_MEMORY}: Ray ended the worker before the node ran out of memory"
-    if any(word in text for word in _NODE_WORDS):
-        return f"{NODE_DIED}: the worker is gone with its node, or cannot be reached any more"
-    return f"{WORKER_DIED}: a signal ended it (the operating system, when memory runs out), or it crashed"
+def outcome_of_death(error: BaseException) -> Outcome:
+    """The outcome of a trial whose actor died, from the error with which Ray says so.
+
+    Of kind `EXCEPTION` if the actor could not be set up: trying again would not help.
+    """
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
+        return Outcome(OutcomeKind.OUT_OF_MEMORY, "Ray ended the worker before the node ran out of memory")
+    if (isinstance(error, RayActorError) and error.actor_init_failed) or _SET_UP_FAILED in text:
+        return Outcome(OutcomeKind.EXCEPTION, f"the worker could not be set up: {text.strip().splitlines()[-1]}")
+    is_node = isinstance(error, NodeDiedError | LocalRayletDiedError)
+    if is_node or (isinstance(error, RayActorError) and error.preempted) or _NODE_DIED in text:
+        return Outcome(OutcomeKind.NODE_DIED, "the worker is gone with its node")
+    if isinstance(error, ActorUnavailableError) or _UNREACHABLE.search(text):
+        return Outcome(OutcomeKind.WORKER_UNREACHABLE, "the worker, its node or the network failed")
+    details = "a signal ended it (the operating system, when memory runs out), or it crashed"
+    return Outcome(OutcomeKind.WORKER_DIED, details)
 
 
 def n_losses(record: TrialRecord, records: Mapping[int, TrialRecord]) -> int:

@@ -17,6 +17,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from spaces.domain import Value
+from spaces.errors import UserError
 
 MAX_CHARACTERS = 60_000  # a study is a page; this bounds the time that a hostile file can cost
 MAX_DEPTH = 12
@@ -47,7 +48,7 @@ class Problem:
         return f"{place}{self.rule}{value}{f'; {self.remedy}' if self.remedy else ''}"
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """A study file that cannot be used, with all its problems in the order of the file."""
 
     def __init__(self, origin: str, problems: Iterable[Problem]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search.records.outcomes import Outcome
 from search.records.trial import RungRecord, TrialRecord, TrialState
 from spaces.recipe import RecipeSpec
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec
@@ -47,7 +48,7 @@ def record(
     *,
     state: TrialState = TrialState.RUNNING,
     rungs: Sequence[float] = (),
-    outcome: str = "",
+    outcome: Outcome | None = None,
     continues: int | None = None,
 ) -> TrialRecord:
     """A trial with a rung for every cosine."""

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.atomic import read_json
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
@@ -164,7 +165,7 @@ def record_search(
             n_rungs += 1
             if not manager.reached(record.number, measured, folder) or n_rungs == stop_after:
                 break
-    manager.close("interrupted: Ctrl-C")
+    manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
 
 
 @dataclass

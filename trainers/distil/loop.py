@@ -41,7 +41,7 @@ ADAM_BETAS = (0.9, 0.98)
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss became infinite or not a number: the trial has diverged."""
+    """The loss or a vector became infinite or not a number: the training has diverged."""
 
 
 class LostCheckpointError(Exception):
@@ -165,11 +165,19 @@ class Distillation:
         return student
 
     def evaluate(self) -> Fidelity:
-        """Fidelity of the averaged student on the held-out text, computed in the recipe's precision."""
+        """Fidelity of the averaged student on the held-out text, computed in the recipe's precision.
+
+        Raises NotFiniteError if the student's vectors are not finite.
+        """
         data = self.data
         vectors = embed_tokens(
             self.averaged(), data.held_out_token_ids, data.held_out_offsets, precision=self.recipe.precision
         )
+        n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
+        if n_bad:
+            raise NotFiniteError(
+                f"{n_bad} of {len(vectors)} vectors are not finite after {self.n_steps} steps; lower the learning rate"
+            )
         return measure_fidelity(vectors, data.held_out_embeddings)
 
     def save(self, folder: Path) -> None:

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from spaces.errors import UserError
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
 from trainers.measure.backends.backend import Call, Runnable
@@ -161,7 +162,7 @@ def _inputs(vocabulary_size: int, profile: LatencyProfile, *, seed: int) -> list
 
 def _check(name: str, spec: StudentSpec, profile: LatencyProfile) -> None:
     if spec.max_tokens is not None and profile.n_tokens > spec.max_tokens:
-        raise ValueError(
+        raise UserError(
             f"the latency profile asks for {profile.n_tokens} tokens, {name} takes at most {spec.max_tokens}; "
             "lower n_tokens"
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from runtime.folder import StudentFolder
 from runtime.layers import MASKED, SMALLEST_NORM
+from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec, Switch
 
 OPERATOR_SET = 20
@@ -30,7 +31,7 @@ def write_onnx(student: StudentFolder, path: Path) -> None:
     try:
         import onnx
     except ModuleNotFoundError:
-        raise ValueError("writing ONNX needs the package onnx: pip install 'understudy[export]'") from None
+        raise UserError("writing ONNX needs the package onnx: pip install 'understudy[export]'") from None
     model = onnx_model(student.spec, student.weights)
     if model.ByteSize() < LARGEST_FILE:
         onnx.checker.check_model(model, full_check=True)

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.atomic import write_json
+from spaces.errors import UserError
 from spaces.recipe import Precision
 from trainers.teacher.forward import TeacherForward
 from trainers.teacher.load import Teacher
@@ -122,7 +123,7 @@ def build_cache(
     _require_same_tokens(teacher, text)
     n = len(text) if n_sentences is None else min(n_sentences, len(text))
     if n < 1:
-        raise ValueError(f"a cache needs at least one sentence, got {n}; raise n_sentences")
+        raise UserError(f"a cache needs at least one sentence, got {n}; raise n_sentences")
     kinds = ["embeddings", *(["relations"] if needs_relations else []), *(["hidden"] if needs_hidden else [])]
     key = cache_key(teacher, text, precision=precision)
     files = _Files(cache_dir / key[:32], teacher=teacher, offsets=text.offsets)
@@ -172,12 +173,12 @@ def combine(vectors: Sequence[NDArray[np.floating]], *, weights: Sequence[float]
     Raises ValueError if the dimensions differ.
     """
     if len(vectors) != len(weights) or not vectors:
-        raise ValueError(f"every teacher needs one weight, got {len(vectors)} teachers and {len(weights)} weights")
+        raise UserError(f"every teacher needs one weight, got {len(vectors)} teachers and {len(weights)} weights")
     dimensions = [array.shape[1] for array in vectors]
     if len(set(dimensions)) > 1:
-        raise ValueError(f"teachers must have sentence vectors of one dimension, got {dimensions}; leave one out")
+        raise UserError(f"teachers must have sentence vectors of one dimension, got {dimensions}; leave one out")
     if min(weights) < 0 or not sum(weights) > 0:
-        raise ValueError(f"weights of teachers must not be negative, and their sum not 0, got {list(weights)}")
+        raise UserError(f"weights of teachers must not be negative, and their sum not 0, got {list(weights)}")
     if len(vectors) == 1:
         return vectors[0]
     combined = np.empty((min(map(len, vectors)), dimensions[0]), dtype=vectors[0].dtype)
@@ -216,7 +217,7 @@ class _Files:
             for name in KINDS[kind]:
                 file, n_bytes = self._file(name), self._offset(name, sentences)
                 if n_bytes and (not file.is_file() or file.stat().st_size < n_bytes):
-                    raise ValueError(f"{file} is shorter than the {n_bytes} bytes written to it; remove {path}")
+                    raise UserError(f"{file} is shorter than the {n_bytes} bytes written to it; remove {path}")
 
     def n_bytes(self, kind: str, start: int, end: int) -> int:
         """Bytes of a kind's rows from one sentence to another; 0 if the end comes first."""
@@ -312,12 +313,12 @@ def _report(progress: Callable[[int, int], None] | None, start: int, total: int,
 
 def _require_same_tokens(teacher: Teacher, text: TokenisedText) -> None:
     if text.tokenizer_sha256 != tokenizer_sha256(teacher.tokenizer_json):
-        raise ValueError(
+        raise UserError(
             f"a teacher's text must be in its own tokens, and this one is not in those of {teacher.name}; prepare the "
             "corpus with the teacher's tokenizer_json"
         )
     if text.max_tokens > teacher.max_tokens:
-        raise ValueError(
+        raise UserError(
             f"sentences must be cut to the {teacher.max_tokens} tokens of the teacher {teacher.name}, got "
             f"{text.max_tokens}; lower max_tokens of the corpus"
         )
@@ -326,7 +327,7 @@ def _require_same_tokens(teacher: Teacher, text: TokenisedText) -> None:
 def _require_disk_space(plan: CachePlan, *, free: int) -> None:
     needed = int(plan.n_bytes * FREE_SHARE)
     if needed > free:
-        raise ValueError(
+        raise UserError(
             f"the teacher's cache of {plan.n_sentences} sentences needs {needed / 1e9:.3g} GB, and the disk of "
             f"{plan.path} has {free / 1e9:.3g} GB free; free some, put the store on another disk, lower "
             "the corpus limit, or leave out the losses on relations and hidden states"

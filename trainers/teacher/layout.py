@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spaces.errors import UserError
 from spaces.student import Pooling, Projection
 
 DOWNLOAD_AGAIN = "download the teacher again"
@@ -40,11 +41,11 @@ def read_layout(folder: Path) -> Layout:
     origin = str(folder / "modules.json")
     modules = _read(folder / "modules.json")
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise ValueError(f"{origin} must hold a list of modules; {DOWNLOAD_AGAIN}")
+        raise UserError(f"{origin} must hold a list of modules; {DOWNLOAD_AGAIN}")
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
     allowed = ["Transformer", "Pooling", *(["Dense"] if "Dense" in kinds else []), "Normalize"]
     if kinds not in (allowed, allowed[:-1]):
-        raise ValueError(
+        raise UserError(
             f"{origin}: a teacher's modules must be Transformer, Pooling, at most one Dense, at most one Normalize, in "
             f"this order; got {', '.join(kinds)}; choose another teacher"
         )
@@ -67,7 +68,7 @@ def read_layout(folder: Path) -> Layout:
 def _inside(folder: Path, name: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder / 'modules.json'}: a module's path must lie in the folder, got {name!r}")
+        raise UserError(f"{folder / 'modules.json'}: a module's path must lie in the folder, got {name!r}")
     return path
 
 
@@ -76,7 +77,7 @@ def _refuse_default_prompt(folder: Path) -> None:
     settings = read_json(path) if path.is_file() else {}
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
     if prompt:
-        raise ValueError(
+        raise UserError(
             f"{path}: a teacher must not put a prompt before every text, got {prompt!r}; set default_prompt_name to "
             "null, and write the prompt into the corpus where it is wanted"
         )
@@ -90,7 +91,7 @@ def _pooling(config: Mapping[str, Any], *, origin: str) -> Pooling:
         modes = modes or ["mean"]
     modes = [modes] if isinstance(modes, str) else list(modes)
     if modes not in (["mean"], ["cls"]):
-        raise ValueError(f"{origin}: a teacher's pooling must be mean or cls, got {modes}; choose another teacher")
+        raise UserError(f"{origin}: a teacher's pooling must be mean or cls, got {modes}; choose another teacher")
     return Pooling(modes[0])
 
 
@@ -98,7 +99,7 @@ def _projection(config: Mapping[str, Any], *, origin: str) -> Projection:
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     kinds = {"Tanh": Projection.TANH, "Identity": Projection.LINEAR}
     if activation not in kinds or config.get("use_residual"):
-        raise ValueError(
+        raise UserError(
             f"{origin}: a teacher's Dense layer must have the activation Tanh or Identity and no residual connection, "
             f"got {activation}; choose another teacher"
         )
@@ -116,14 +117,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError if the file is missing or holds something else."""
     document = _read(path)
     if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold a JSON object; {DOWNLOAD_AGAIN}")
+        raise UserError(f"{path} must hold a JSON object; {DOWNLOAD_AGAIN}")
     return document
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"{path} is missing; give a complete folder of a transformers or sentence-transformers model")
+        raise UserError(f"{path} is missing; give a complete folder of a transformers or sentence-transformers model")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}; {DOWNLOAD_AGAIN}") from None
+        raise UserError(f"{path} is not JSON: {error}; {DOWNLOAD_AGAIN}") from None

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, normalizers
 
 from runtime.folder import expected_tensors
+from spaces.errors import UserError
 from spaces.fields import require_name
 from spaces.student import StudentSpec
 from spaces.study.spec import SourceKind, TeacherSpec
@@ -77,7 +78,7 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         case SourceKind.FOLDER:
             folder = Path(spec.reference).expanduser()
         case SourceKind.INSTALLED_DOCS | SourceKind.FILE:
-            raise ValueError(f"a teacher is package:NAME, hub:ORGANISATION/NAME or a folder, got {spec.source!r}")
+            raise UserError(f"a teacher is package:NAME, hub:ORGANISATION/NAME or a folder, got {spec.source!r}")
         case _:
             assert_never(spec.kind)
     name = folder.resolve().name if spec.kind is SourceKind.FOLDER else spec.reference.rpartition("/")[2]
@@ -90,7 +91,7 @@ def package_folder(distribution: str) -> Path:
     try:
         files = metadata.distribution(distribution).files or []
     except metadata.PackageNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"the package {distribution!r} of a teacher must be installed in this environment; run "
             f"`pip install {distribution}`"
         ) from None
@@ -100,7 +101,7 @@ def package_folder(distribution: str) -> Path:
     }
     if len(folders) != 1:
         found = ", ".join(map(str, sorted(folders))) or "none"
-        raise ValueError(
+        raise UserError(
             f"the package {distribution!r} must carry exactly one model folder (config.json, {WEIGHTS}), found {found}"
             "; give the model's folder as the teacher's source instead"
         )
@@ -142,7 +143,7 @@ def read_teacher(folder: Path, *, name: str, source: str, sha256: str | None = N
     _check(spec, weights, origin=str(folder))
     n_tokens = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
     if n_tokens > spec.vocabulary_size:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the tokenizer has {n_tokens} tokens and the token table {spec.vocabulary_size} rows; they are "
             f"not of one model, {DOWNLOAD_AGAIN}"
         )
@@ -160,7 +161,7 @@ def read_teacher(folder: Path, *, name: str, source: str, sha256: str | None = N
 def read_tokenizer(folder: Path, *, lowercase: bool = False) -> str:
     """The folder's tokenizer as the text of a tokenizer.json, without truncation and padding."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(
+        raise UserError(
             f"{folder} must hold the teacher's tokenizer (tokenizer.json), and has none; save it there with "
             "`AutoTokenizer.from_pretrained(...).save_pretrained(folder)`"
         )
@@ -168,7 +169,7 @@ def read_tokenizer(folder: Path, *, lowercase: bool = False) -> str:
     try:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _converted_tokenizer(folder)
     except Exception as error:  # tokenizers raises plain Exception, whatever is wrong
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {error}; {DOWNLOAD_AGAIN}") from None
+        raise UserError(f"{folder}: the tokenizer cannot be read: {error}; {DOWNLOAD_AGAIN}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if lowercase:
@@ -190,15 +191,15 @@ def _digest_weights(folder: Path, *, sha256: str | None = None) -> str:
     if not path.is_file():
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         if pickles:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: weights must be a {WEIGHTS}, and pickles, which can run code, are never read: found "
                 f"{', '.join(pickles)}; load the model where you trust it and call save_pretrained(folder)"
             )
-        raise ValueError(f"{folder}: {WEIGHTS} is missing; {DOWNLOAD_AGAIN}")
+        raise UserError(f"{folder}: {WEIGHTS} is missing; {DOWNLOAD_AGAIN}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and digest != sha256:
-        raise ValueError(
+        raise UserError(
             f"{path}: its SHA-256 must be the study's {sha256}, got {digest}; {DOWNLOAD_AGAIN}, or correct the study "
             "if these are the weights that you mean"
         )
@@ -215,7 +216,7 @@ class _Checkpoint:
         try:
             self._file = safe_open(path, framework="pt", device=str(CPU))
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}; {DOWNLOAD_AGAIN}") from None
+            raise UserError(f"{path} is damaged: {error}; {DOWNLOAD_AGAIN}") from None
         self._names = frozenset(self._file.keys())
 
     def take(self, name: str) -> NDArray[np.float32]:
@@ -225,15 +226,15 @@ class _Checkpoint:
             if candidate in self._names:
                 array: NDArray[np.float32] = to_array(self._file.get_tensor(candidate).to(torch.float32))
                 return array
-        raise ValueError(f"{self._path}: the tensor {name} is missing; {DOWNLOAD_AGAIN}")
+        raise UserError(f"{self._path}: the tensor {name} is missing; {DOWNLOAD_AGAIN}")
 
 
 def _check(spec: StudentSpec, weights: Mapping[str, NDArray[np.float32]], *, origin: str) -> None:
     for name, shape in expected_tensors(spec).items():
         if weights[name].shape != shape:
-            raise ValueError(
+            raise UserError(
                 f"{origin}: {name} must have the shape {shape} by the configuration, got {weights[name].shape}; "
                 f"{DOWNLOAD_AGAIN}"
             )
         if not np.isfinite(weights[name]).all():
-            raise ValueError(f"{origin}: {name} holds values that are NaN or infinite; {DOWNLOAD_AGAIN}")
+            raise UserError(f"{origin}: {name} holds values that are NaN or infinite; {DOWNLOAD_AGAIN}")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection
 
 Take = Callable[[str], NDArray[np.float32]]
@@ -101,7 +102,7 @@ def family_of(config: Mapping[str, Any], *, origin: str) -> Family:
     """The family of a config.json. Raises ValueError if it is none of ours, or a variant with another function."""
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"{origin}: a teacher's model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}; choose a "
             "teacher of these families"
         )
@@ -111,7 +112,7 @@ def family_of(config: Mapping[str, Any], *, origin: str) -> Family:
         "add_cross_attention": False,
     }.items():
         if config.get(key, value) != value:
-            raise ValueError(f"{origin}: a teacher needs {key} {value!r}, got {config[key]!r}; choose another teacher")
+            raise UserError(f"{origin}: a teacher needs {key} {value!r}, got {config[key]!r}; choose another teacher")
     return FAMILIES[model_type]
 
 
@@ -123,12 +124,12 @@ def encoder_spec(
 
     def number(key: str) -> int:
         if not isinstance(config.get(key), int):
-            raise ValueError(f"{origin}: {key} must be an integer, got {config.get(key)!r}; download the teacher again")
+            raise UserError(f"{origin}: {key} must be an integer, got {config.get(key)!r}; download the teacher again")
         return int(config[key])
 
     activation = config.get(family.activation, "gelu")
     if activation not in ACTIVATIONS:
-        raise ValueError(
+        raise UserError(
             f"{origin}: {family.activation} must be one of {', '.join(ACTIVATIONS)}, got {activation!r}; choose "
             "another teacher"
         )

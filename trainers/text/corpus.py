@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from runtime.atomic import atomic_file
 from runtime.tokenizer import SentenceTokenizer
+from spaces.errors import UserError
 from spaces.study.spec import CorpusSpec, SourceKind
 from trainers.text.sources import read_texts, source_identity
 from trainers.text.tokenised_text import (
@@ -126,7 +127,7 @@ def check_text(spec: CorpusSpec, *, most: int = 20_000) -> None:
         digests, _ = _spool(keep(texts()), spool)
     if len(n_read) == len(spec.sources) and max(n_read.values()) < most:
         if not len(digests):
-            raise ValueError(_nothing_left(spec, keep.counts))
+            raise UserError(_nothing_left(spec, keep.counts))
         _split(*_distinct(digests), held_out=spec.held_out, limit=spec.limit)
 
 
@@ -154,7 +155,7 @@ def _write(
         spool = files.enter_context(tempfile.TemporaryFile(dir=path.parent))
         digests, offsets = _spool(keep(text for source in spec.sources for text in read_texts(source)), spool)
         if not len(digests):
-            raise ValueError(_nothing_left(spec, keep.counts))
+            raise UserError(_nothing_left(spec, keep.counts))
         distinct, high = _distinct(digests)
         splits = _split(distinct, high, held_out=spec.held_out, limit=spec.limit)
         text = np.memmap(spool, dtype=np.uint8, mode="r")
@@ -217,7 +218,7 @@ def _split(
         if held_out <= n_share < len(rows):
             n_train = None if limit is None else limit - held_out
             return rows[n_share:][:n_train], rows[:held_out]
-    raise ValueError(
+    raise UserError(
         f"held_out must be less than about half of the corpus: {held_out} of {len(rows)} distinct sentences; lower "
         f"held_out to {n_share} or less, add text, or loosen the filters"
     )
@@ -247,7 +248,7 @@ def _tokenise(
     token_spool.flush()
     if 0 in token_lengths:
         sentence = text[offsets[rows[token_lengths.index(0)]] :][: text_lengths[token_lengths.index(0)]]
-        raise ValueError(
+        raise UserError(
             f"a sentence must have tokens, and the tokenizer finds none in {sentence.tobytes().decode()!r}; use a "
             "teacher whose tokenizer adds special tokens"
         )

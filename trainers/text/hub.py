@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spaces.errors import UserError
+
 if TYPE_CHECKING:
     import datasets
 
@@ -23,7 +25,7 @@ _OFFLINE = "check its name and the connection (HF_HUB_OFFLINE=1 allows only what
 def require_hub_id(kind: str, value: str) -> str:
     """The value, when it is a hub id: NAME or ORGANISATION/NAME; ValueError otherwise."""
     if _ID.fullmatch(value) is None or ".." in value or "--" in value:
-        raise ValueError(f"{kind} must be NAME or ORGANISATION/NAME on the Hugging Face Hub, got {value[:200]!r}")
+        raise UserError(f"{kind} must be NAME or ORGANISATION/NAME on the Hugging Face Hub, got {value[:200]!r}")
     return value
 
 
@@ -44,7 +46,7 @@ def download_model(name: str, *, cache_dir: Path | None = None, offline: bool = 
             local_files_only=offline,
         )
     except Exception as error:  # unknown, private, unreachable, offline: of huggingface_hub and of its HTTP client
-        raise ValueError(f"the teacher {name!r} cannot be had from the hub: {_first_line(error)}; {_OFFLINE}") from None
+        raise UserError(f"the teacher {name!r} cannot be had from the hub: {_first_line(error)}; {_OFFLINE}") from None
     return Path(folder)
 
 
@@ -56,7 +58,7 @@ def load_dataset(name: str, *, configuration: str | None, split: str | None) -> 
     try:
         return datasets.load_dataset(name, configuration, split=split or "train")
     except Exception as error:  # as above, and no such split or configuration
-        raise ValueError(
+        raise UserError(
             f"the data set {name!r} cannot be had from the hub: {_first_line(error)}; check its split and "
             f"configuration, {_OFFLINE}"
         ) from None

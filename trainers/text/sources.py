@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from spaces.errors import UserError
 from spaces.study.spec import SourceKind, SourceSpec
 from trainers.text.hub import load_dataset
 from trainers.text.installed_docs import installed_docs, installed_docs_identity
@@ -40,7 +41,7 @@ def read_texts(source: SourceSpec) -> Iterator[str]:
         case SourceKind.FILE:
             return _file_texts(_path(source), source.column)
         case SourceKind.PACKAGE | SourceKind.FOLDER:
-            raise ValueError(f"a source of text is installed-docs, hub:NAME or a file, got {source.source!r}")
+            raise UserError(f"a source of text is installed-docs, hub:NAME or a file, got {source.source!r}")
         case _:
             assert_never(source.kind)
 
@@ -68,9 +69,9 @@ def _path(source: SourceSpec) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"there is no text file {path}; give a path that exists, or installed-docs")
     if not path.is_file():
-        raise ValueError(f"a source of text is a file, and {path} is not one; name the files in the folder")
+        raise UserError(f"a source of text is a file, and {path} is not one; name the files in the folder")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; give a file with one sentence a line")
+        raise UserError(f"{path} is empty; give a file with one sentence a line")
     return path
 
 
@@ -100,18 +101,18 @@ def _lines(path: Path) -> Iterator[str]:
         with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 if b"\0" in line:
-                    raise ValueError(
+                    raise UserError(
                         f"{path}, line {number}: text must be UTF-8 and this holds NUL bytes, as UTF-16 and binary "
                         "files do; convert it, for example with `iconv -f UTF-16 -t UTF-8`"
                     )
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, line {number}: text must be UTF-8, byte 0x{error.object[error.start]:02x} at position "
             f"{error.start} is not; convert it, for example with `iconv -f ISO-8859-1 -t UTF-8`"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, after line {number}: not a whole gzip file ({error}); compress or copy it again"
         ) from None
 
@@ -128,7 +129,7 @@ def _csv_texts(path: Path, column: str, *, delimiter: str) -> Iterator[str]:
             if row[column] is not None:  # the row is too short
                 yield row[column]
     except csv.Error as error:
-        raise ValueError(f"{path}, after line {reader.line_num}: not a table: {error}; repair the row") from None
+        raise UserError(f"{path}, after line {reader.line_num}: not a table: {error}; repair the row") from None
 
 
 def _json_texts(path: Path, column: str) -> Iterator[str]:
@@ -139,9 +140,9 @@ def _json_texts(path: Path, column: str) -> Iterator[str]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{place}: not JSON: {error}; a .jsonl file holds one object a line") from None
+            raise UserError(f"{place}: not JSON: {error}; a .jsonl file holds one object a line") from None
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: must be a JSON object, got {type(row).__name__}; write one object a line")
+            raise UserError(f"{place}: must be a JSON object, got {type(row).__name__}; write one object a line")
         _require_column(column, row, origin=place)
         if row[column] is not None:
             yield _require_text(row[column], column, place=place)
@@ -155,7 +156,7 @@ def _parquet_texts(path: Path, column: str) -> Iterator[str]:
             for batch in file.iter_batches(columns=[column]):
                 yield from (text for text in batch.column(0).to_pylist() if text is not None)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}; write it again") from None
+        raise UserError(f"{path} is not a Parquet file: {error}; write it again") from None
 
 
 def dataset_texts(dataset: datasets.Dataset, column: str | None, *, origin: str) -> Iterator[str]:
@@ -169,15 +170,15 @@ def dataset_texts(dataset: datasets.Dataset, column: str | None, *, origin: str)
 def _require_column(column: str, columns: Iterable[str], *, origin: str) -> None:
     if column not in (columns := list(columns)):
         existing = ", ".join(map(repr, columns)) or "none"
-        raise ValueError(f"{origin}: there is no column {column!r}; set column to one that exists: {existing}")
+        raise UserError(f"{origin}: there is no column {column!r}; set column to one that exists: {existing}")
 
 
 def _require_text(value: Any, column: str, *, place: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{place}: column {column!r} must hold text, got {value!r}; name the column of the sentences")
+        raise UserError(f"{place}: column {column!r} must hold text, got {value!r}; name the column of the sentences")
     return value
 
 
 def _require_text_type(kind: pa.DataType, column: str, *, origin: str) -> None:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise ValueError(f"{origin}: column {column!r} must hold text, got {kind}; name the column of the sentences")
+        raise UserError(f"{origin}: column {column!r} must hold text, got {kind}; name the column of the sentences")

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from runtime.tokenizer import SentenceTokenizer
+from spaces.errors import UserError
 
 SCHEMA = pa.schema([("text", pa.large_string()), ("token_ids", pa.large_list(pa.int32()))])
 SPLITS = ("train", "held_out")
@@ -81,7 +82,7 @@ class TokenisedText:
     def take(self, n: int) -> TokenisedText:
         """The first n sentences (all, if there are fewer): of a corpus a uniform sample, as its order is by hash."""
         if n < 0:
-            raise ValueError(f"a number of sentences must not be negative, got {n}")
+            raise UserError(f"a number of sentences must not be negative, got {n}")
         n = min(n, len(self))
         return replace(self, texts=self.texts[:n], tokens=self.tokens[: self.offsets[n]], offsets=self.offsets[: n + 1])
 
@@ -128,10 +129,10 @@ def open_splits(path: Path) -> tuple[dict[str, pa.RecordBatch], dict[bytes, byte
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if not reader.schema.equals(SCHEMA) or reader.num_record_batches != len(SPLITS):
-            raise ValueError(f"{path} is not a corpus file of this version: {reader.schema}; remove it")
+            raise UserError(f"{path} is not a corpus file of this version: {reader.schema}; remove it")
         batches = {name: reader.get_batch(index) for index, name in enumerate(SPLITS)}
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is damaged: {error}; remove it") from None
+        raise UserError(f"{path} is damaged: {error}; remove it") from None
     return batches, reader.schema.metadata or {}
 
 

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -374,6 +375,22 @@ def test_a_mistake_can_show_where_it_was_noticed(bench: Bench) -> None:
 
 
 # What works
+
+
+def test_an_error_from_inside_is_no_bad_input_and_its_traceback_is_kept(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> NoReturn:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(json, "dumps", broken)
+    assert main(["front", "--store", str(bench.store.root), "--json"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("understudy: internal error, please report it: ValueError: operands could not")
+    file = Path(message.strip().rpartition(" is in ")[2])
+    assert file.parent == bench.store.root / "errors" and "could not be broadcast together" in file.read_text()
+    assert main(["doctor", "--json"]) == 1  # it has no store
+    assert "in _print_json" in capsys.readouterr().err
 
 
 def test_a_good_study_is_explained_on_stderr(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

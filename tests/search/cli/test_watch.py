@@ -7,6 +7,7 @@ import time
 import pytest
 
 from search.cli.watch import tell, watch
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.lock import COMMAND, exclusive, holder_of
 from search.storage.store import Store
@@ -44,7 +45,7 @@ def test_a_watcher_is_told_what_the_searchers_own_observers_are_told(tmp_path):
         now = reader.records()
         tell(before, now, [watcher])
         before = now
-    ledger.close("interrupted: Ctrl-C")
+    ledger.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     tell(before, reader.records(), [watcher])
 
     def facts(witness, event):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.console.live_table import LiveTable
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from spaces.recipe import RecipeSpec
 from tests.search.toy_search import TEACHER, rung
@@ -20,7 +21,8 @@ RUNNING = TrialRecord(
     predicted_latency_ms=2.125,
 )
 MEASURED = replace(RUNNING, rungs=(rung(12_000, 0.93125),))
-PRUNED = replace(MEASURED, state=TrialState.PRUNED, outcome="dominated: at 12,000 tokens by trial-0001 and trial-0002")
+DOMINATED = Outcome(OutcomeKind.DOMINATED, "at 12,000 tokens by trial-0001 and trial-0002", (1, 2))
+PRUNED = replace(MEASURED, state=TrialState.PRUNED, outcome=DOMINATED)
 
 
 class Terminal(io.StringIO):
@@ -51,7 +53,7 @@ def test_a_complete_trial_and_a_continued_one_have_lines_of_their_own():
     file = io.StringIO()
     with LiveTable(n_rungs=1, file=file) as table:
         table.trial_started(replace(RUNNING, continues=1))
-        table.trial_ended(replace(MEASURED, state=TrialState.COMPLETE, outcome="complete"))
+        table.trial_ended(replace(MEASURED, state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.COMPLETE)))
     assert file.getvalue().splitlines() == [
         "trial-0003 continues trial-0001: 4 x 32, 4 heads, dense 64, 2.12 ms predicted",
         "trial-0003 complete: fidelity 0.9313, 2.12 ms, 4 x 32, 4 heads, dense 64",
@@ -77,7 +79,7 @@ def test_a_trial_that_cannot_be_built_is_shown_with_its_reason(monkeypatch):
         recipe=None,
         predicted_latency_ms=None,
         state=TrialState.REFUSED,
-        outcome="cannot be built: n_heads must divide the width",
+        outcome=Outcome(OutcomeKind.CANNOT_BE_BUILT, "n_heads must divide the width"),
     )
     for file in (io.StringIO(), Terminal()):
         with LiveTable(n_rungs=3, file=file) as table:

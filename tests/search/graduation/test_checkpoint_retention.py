@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.graduation.checkpoint_retention import SPARE, CheckpointKeeper, with_checkpoints
@@ -24,6 +24,7 @@ def saved(folder: Path, number: int, latency_ms: float, cosine: float, **changes
 points = st.lists(st.tuples(st.floats(0.1, 10.0), st.floats(0.1, 0.99), st.integers(0, 3)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(points, st.integers(2, 6))
 def test_whoever_graduates_still_has_its_checkpoint(
     tmp_path_factory: object, found: list[tuple[float, float, int]], most: int

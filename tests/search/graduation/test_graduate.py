@@ -15,20 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.fault_injection.losses import Losses
 from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
 from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
 from search.graduation.worker import Graduation
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.storage.store import Store
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
 from search.trials.work import DistillationWork
 from search.workers.cluster import cluster
-from search.workers.retries import MOST_TRIES, WORKER_DIED
+from search.workers.retries import MOST_TRIES
 from spaces.student import Dense
 from spaces.study import GraduationSpec, StudySpec
 from tests.search.reporters import Silent
@@ -204,7 +205,25 @@ def test_a_student_that_diverges_is_dropped_with_its_outcome(
     data = replace(prepared.data, targets=replace(prepared.data.targets, embeddings=_with_nan(prepared)))
     with_relations = [records[1]]
     assert run(with_relations, replace(prepared, data=data), tmp_path, n_tokens=20_000, n_workers=1) == {}
-    assert failures_of(with_relations, tmp_path)[records[1].name].startswith("not finite")
+    assert failures_of(with_relations, tmp_path)[records[1].name].kind is OutcomeKind.NOT_FINITE
+
+
+def test_vectors_that_are_not_finite_fail_a_student_of_two_workers_at_once(
+    records: list[TrialRecord], prepared: Prepared, ray_session: None, tmp_path: Path
+) -> None:
+    poisoned, other = records[1], records[0]
+    assert poisoned.checkpoint is not None
+    checkpoint = Path(shutil.copytree(poisoned.checkpoint, tmp_path / "poisoned"))
+    (file,) = checkpoint.glob("*.safetensors")
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.startswith("average."):
+            tensor[:] = np.nan
+    save_file(tensors, file)
+    both, folder = [replace(poisoned, checkpoint=checkpoint), other], tmp_path / "graduation"
+    graduates = run(both, prepared, folder, n_tokens=4_000, n_workers=2, workers_per_student=2)
+    assert set(graduates) == {other.name}
+    assert failures_of(both, folder)[poisoned.name].kind is OutcomeKind.NOT_FINITE
 
 
 def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice(
@@ -214,7 +233,7 @@ def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(MOST_TRIES, WORKER_DIED, 2)
+    monkeypatch.setitem(MOST_TRIES, OutcomeKind.WORKER_DIED, 2)
     first, victim, last = in_turn(records)
     losses = Losses()
     with striking(tmp_path / victim.name, signal.SIGKILL, look=lambda: losses.watch_graduates(tmp_path)) as strikes:
@@ -225,7 +244,7 @@ def test_who_kills_every_worker_is_failed_in_the_end_and_nobody_is_trained_twice
     assert unfinished_of(records, tmp_path) == ()
     assert list(failures_of(records, tmp_path)) == [victim.name]
     outcome = failures_of(records, tmp_path)[victim.name]
-    assert outcome.startswith("worker died: ") and outcome.endswith("; 2 times since its last save")
+    assert outcome.kind is OutcomeKind.WORKER_DIED and outcome.details.endswith("; 2 times since its last save")
 
 
 def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on_and_with_more_time_so_does_it(
@@ -237,7 +256,7 @@ def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on_and_wit
             [first, victim, last], prepared, tmp_path, n_tokens=12_000, rung_time_limit_s=20.0, n_workers=1
         )
     assert set(graduates) == {first.name, last.name}
-    outcome = "hung: no sign of life within 20 s (search.rung_time_limit)"
+    outcome = Outcome(OutcomeKind.HUNG, "no heartbeat within 20 s (search.rung_time_limit)")
     assert failures_of(records, tmp_path) == {victim.name: outcome}
     assert len(strikes) == 1 and not any(map(is_alive, strikes))
     graduates = run([victim], prepared, tmp_path, n_tokens=12_000, rung_time_limit_s=60.0, n_workers=1)
@@ -253,7 +272,7 @@ def test_who_takes_more_memory_than_a_trial_may_is_failed_as_a_trial_is(
     large = replace(large, spec=replace(large.spec, encoder=encoder))
     limited = run([large, other], prepared, tmp_path, memory_gib=0.125, n_tokens=4_000, n_workers=1)
     assert set(limited) == {other.name}
-    outcome = "out of memory: it takes more than 0.125 GiB (search.trial_memory_gib)"
+    outcome = Outcome(OutcomeKind.OUT_OF_MEMORY, "it takes more than 0.125 GiB (search.trial_memory_gib)")
     assert failures_of([large, other], tmp_path) == {large.name: outcome}
 
 
@@ -276,7 +295,7 @@ def test_a_longer_graduation_that_runs_out_of_time_leaves_the_student_that_there
         max_tokens=None,
         document={},
         memory_gib=None,
-        silence_limit_s=60.0,
+        heartbeat_limit_s=60.0,
     )
     replica = Replica(rank=0, n_replicas=1, group=None)
     Graduation(task, prepared.data, replica=replica, slice_s=0.0, tokenizer_json="").run(folder / "stop")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,33 +14,41 @@ from search.graduation.state import (
     DONE,
     FAILED,
     UNFINISHED,
+    GraduationJob,
     GraduationState,
     GraduationTask,
-    show_life,
-    sign_of_life,
+    WorkerProcess,
+    last_heartbeat,
+    touch_heartbeat,
 )
-from search.workers.heartbeat import HUNG
-from search.workers.retries import MOST_TRIES, NODE_DIED, OUT_OF_MEMORY, WORKER_DIED
+from search.graduation.worker import WorkerError
+from search.records.outcomes import Outcome, OutcomeKind
+from search.storage.disk_space import is_disk_full
+from search.workers.retries import MOST_TRIES
 from spaces.recipe import RecipeSpec
 from spaces.student import StaticSpec, StudentSpec
 from tests.search.toy_search import rung
 
-DIED = f"{WORKER_DIED}: a signal ended it"
+DIED = Outcome(OutcomeKind.WORKER_DIED, "a signal ended it")
+GONE = Outcome(OutcomeKind.NODE_DIED, "gone")
+ERROR = Outcome(OutcomeKind.EXCEPTION, "no", exception="ValueError")
+MEMORY = Outcome(OutcomeKind.OUT_OF_MEMORY, "it takes more")
+HUNG = Outcome(OutcomeKind.HUNG, "no heartbeat")
 
 
 @pytest.mark.parametrize(
     ("outcome", "most"),
-    [(DIED, MOST_TRIES[WORKER_DIED]), (f"{NODE_DIED}: gone", MOST_TRIES[NODE_DIED]), ("ValueError: no", 3)],
+    [(DIED, MOST_TRIES[DIED.kind]), (GONE, MOST_TRIES[GONE.kind]), (ERROR, 3)],
 )
-def test_only_deaths_without_a_save_between_fail_a_student(outcome: str, most: int) -> None:
+def test_only_deaths_without_a_save_between_fail_a_student(outcome: Outcome, most: int) -> None:
     state = GraduationState(start_tokens=100)
     for n in range(1, most):
         state = state.died(outcome)
-        assert (state.status, state.n_deaths, state.outcome) == (UNFINISHED, n, "")
+        assert (state.status, state.n_deaths, state.outcome) == (UNFINISHED, n, None)
     saved = replace(state, n_deaths=0)
     assert saved.died(outcome).status == UNFINISHED
     state = state.died(outcome)
-    assert (state.status, state.outcome) == (FAILED, f"{outcome}; {most} times since its last save")
+    assert (state.status, state.outcome) == (FAILED, outcome.repeated(f"{most} times since its last save"))
 
 
 def test_a_finished_graduation_goes_on_from_before_its_decay_and_another_where_it_is() -> None:
@@ -47,17 +56,17 @@ def test_a_finished_graduation_goes_on_from_before_its_decay_and_another_where_i
     done = GraduationState(status=DONE, start_tokens=100, decay=(300, 400), curve=curve)
     begun = done.begun()
     assert (begun.status, begun.decay, begun.curve) == (UNFINISHED, None, curve[:2])
-    half = replace(done, status=UNFINISHED, outcome="its workers ended")
-    assert half.begun() == replace(half, outcome="")
+    half = replace(done, status=UNFINISHED, outcome=Outcome(OutcomeKind.WORKERS_ENDED))
+    assert half.begun() == replace(half, outcome=None)
 
 
-def test_every_sign_of_life_is_another_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
-    assert sign_of_life(tmp_path) is None
+def test_every_last_heartbeat_is_another_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
+    assert last_heartbeat(tmp_path) is None
     state = GraduationState(start_tokens=100, curve=(rung(200, 0.5),), n_deaths=1)
     state.write(tmp_path)
-    first = sign_of_life(tmp_path)
-    while sign_of_life(tmp_path) == first:  # clocks of file systems tick some hundred times a second
-        show_life(tmp_path)
+    first = last_heartbeat(tmp_path)
+    while last_heartbeat(tmp_path) == first:  # clocks of file systems tick some hundred times a second
+        touch_heartbeat(tmp_path)
     assert GraduationState.read(tmp_path) == state
 
 
@@ -77,17 +86,17 @@ def test_a_state_of_another_version_is_read_with_defaults_and_without_what_is_no
 @pytest.mark.parametrize(
     ("outcome", "limits", "may"),
     [
-        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 60.0), False),
-        (f"{OUT_OF_MEMORY}: it takes more", (1.0, 90.0), False),
-        (f"{OUT_OF_MEMORY}: it takes more", (2.0, 60.0), True),
-        (f"{OUT_OF_MEMORY}: it takes more", (None, 60.0), True),
-        (f"{HUNG}: no sign of life", (2.0, 60.0), False),
-        (f"{HUNG}: no sign of life", (0.5, 90.0), True),
-        ("not finite: loss is nan", (None, 90.0), False),
+        (MEMORY, (1.0, 60.0), False),
+        (MEMORY, (1.0, 90.0), False),
+        (MEMORY, (2.0, 60.0), True),
+        (MEMORY, (None, 60.0), True),
+        (HUNG, (2.0, 60.0), False),
+        (HUNG, (0.5, 90.0), True),
+        (Outcome(OutcomeKind.NOT_FINITE, "loss is nan"), (None, 90.0), False),
     ],
 )
 def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
-    outcome: str, limits: tuple[float | None, float], may: bool, tmp_path: Path
+    outcome: Outcome, limits: tuple[float | None, float], may: bool, tmp_path: Path
 ) -> None:
     GraduationState(start_tokens=100).failed(outcome, task(tmp_path, 1.0, 60.0)).write(tmp_path)
     failed = GraduationState.read(tmp_path)
@@ -96,7 +105,37 @@ def test_who_failed_at_a_limit_may_try_again_when_it_is_raised(
     assert not failed.begun().may_try_again(task(tmp_path, None, 1e9))
 
 
-def task(folder: Path, memory_gib: float | None, silence_limit_s: float) -> GraduationTask:
+def test_workers_are_told_how_long_and_not_until_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(tmp_path / "job", seconds=100.0)
+    assert "deadline" not in job.__dataclass_fields__
+    assert job.seconds_left() == 100.0  # as at the submission, as long as the driver has said nothing
+    job.write_seconds_left(60.0)
+    monkeypatch.setattr("time.time", lambda: 0.0)  # the clock of another node
+    assert job.seconds_left() == 60.0
+    job.write_seconds_left(-3.0)
+    assert job.seconds_left() == 0.0
+    assert replace(job, seconds=None).seconds_left() is None
+
+
+def test_a_worker_says_where_it_runs(tmp_path: Path) -> None:
+    assert WorkerProcess.read(tmp_path, 3) is None
+    worker = WorkerProcess(node_id="2751", pid=25546)
+    worker.write(tmp_path, 3)
+    assert WorkerProcess.read(tmp_path, 3) == worker and WorkerProcess.read(tmp_path, 2) is None
+
+
+def test_an_error_of_training_travels_with_its_outcome() -> None:
+    outcome = Outcome(OutcomeKind.NO_SPACE, "[Errno 28] No space left on device")
+    error = pickle.loads(pickle.dumps(WorkerError(outcome)))
+    assert error.outcome == outcome and is_disk_full(error)
+
+
+def job_of(folder: Path, *, seconds: float | None) -> GraduationJob:
+    """Of no student."""
+    return GraduationJob(groups=(), workers_per_student=1, seconds=seconds, folder=folder, tokenizer_json="")
+
+
+def task(folder: Path, memory_gib: float | None, heartbeat_limit_s: float) -> GraduationTask:
     """Of any student, under these limits."""
     return GraduationTask(
         name="trial-0000",
@@ -110,5 +149,5 @@ def task(folder: Path, memory_gib: float | None, silence_limit_s: float) -> Grad
         max_tokens=None,
         document={},
         memory_gib=memory_gib,
-        silence_limit_s=silence_limit_s,
+        heartbeat_limit_s=heartbeat_limit_s,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from spaces.recipe import RecipeSpec
 from spaces.student import Pooling, StaticSpec, Switch
@@ -23,7 +24,7 @@ def record(**changes):
         "seed": 3,
         "predicted_latency_ms": 1.5,
         "state": TrialState.PRUNED,
-        "outcome": "dominated: at 100 tokens by trial-0001",
+        "outcome": Outcome(OutcomeKind.DOMINATED, "at 100 tokens by trial-0001", (1,)),
         "rungs": (rung(100, 0.9), rung(200, 0.91)),
         "checkpoint": Path("trials/trial-0007/rung-2"),
         "continues": 5,
@@ -70,9 +71,19 @@ def test_a_record_sums_up_its_rungs():
     assert record(rungs=()).fidelity is None
 
 
-def test_the_outcome_kind_is_its_first_words():
-    assert record().outcome_kind == "dominated"
-    assert record(outcome="complete").outcome_kind == "complete"
+def test_rungs_without_a_batch_between_them_leave_the_trial_its_speed():
+    speeds = ((100, 50.0), (100, 0.0), (400, 25.0))
+    fast, none, slow = (replace(rung(n, 0.9), tokens_per_s=speed) for n, speed in speeds)
+    assert record(rungs=(fast,)).tokens_per_s == 50.0
+    assert record(rungs=(fast, none)).tokens_per_s == 50.0
+    assert record(rungs=(fast, none, slow)).tokens_per_s == pytest.approx(400 / (100 / 50 + 300 / 25))
+    assert record(rungs=(none,)).tokens_per_s > 0.0
+
+
+def test_a_record_of_an_older_version_holds_its_outcome_as_text():
+    document = {**record().to_json(), "outcome": "dominated: at 100 tokens by trial-0001"}
+    assert TrialRecord.from_json(document) == record()
+    assert TrialRecord.from_json({**document, "outcome": ""}) == record(outcome=None)
 
 
 def test_students_are_described_in_words():

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState, trials_once
 from search.report.rung_counts import count_rungs, pruned_trials, unmeasured
 from tests.search.toy_search import trial_record
@@ -14,7 +15,7 @@ RUNGS = (100, 200, 300)
 ENDS = [state for state in TrialState if state not in (TrialState.COMPLETE, TrialState.REFUSED)]
 
 
-def trial(number, n_rungs, state, *, outcome="", continues=None):
+def trial(number, n_rungs, state, *, outcome=None, continues=None):
     record = trial_record(number, 1.0 + number, *([0.9] * n_rungs), state=state, continues=continues)
     return replace(record, outcome=outcome)
 
@@ -27,7 +28,7 @@ def test_every_trial_is_counted_by_what_it_did_next():
         trial(3, 2, TrialState.INTERRUPTED),
         trial(4, 1, TrialState.RUNNING),
         trial(5, 0, TrialState.FAILED),
-        trial(6, 0, TrialState.REFUSED, outcome="hopeless: predicted 9 ms"),
+        trial(6, 0, TrialState.REFUSED, outcome=Outcome(OutcomeKind.HOPELESS, "predicted 9 ms")),
     ]
     first, second, third = count_rungs(trials, RUNGS)
     assert (first.arrived, first.went_on, first.pruned, first.running) == (5, 3, 1, 1)
@@ -63,7 +64,8 @@ def test_a_continued_trial_counts_once():
 
 
 def test_a_pruned_trial_names_its_rivals_as_they_are_called_now():
-    outcome = "dominated: at 200 tokens, expected to end behind trial-0000 (1 ms) and trial-0001 (2 ms)"
+    details = "at 200 tokens, predicted to end behind trial-0000 (1 ms) and trial-0001 (2 ms)"
+    outcome = Outcome(OutcomeKind.DOMINATED, details, (0, 1))
     trials = [
         trial(0, 2, TrialState.INTERRUPTED),
         trial(1, 1, TrialState.RUNNING),
@@ -78,5 +80,6 @@ def test_a_pruned_trial_names_its_rivals_as_they_are_called_now():
 
 
 def test_a_rival_that_the_study_does_not_hold_is_still_named():
-    (pruned,) = pruned_trials([trial(0, 1, TrialState.PRUNED, outcome="dominated: behind trial-0099")], RUNGS)
+    outcome = Outcome(OutcomeKind.DOMINATED, "behind trial-0099", (99,))
+    (pruned,) = pruned_trials([trial(0, 1, TrialState.PRUNED, outcome=outcome)], RUNGS)
     assert [(rival.name, rival.record) for rival in pruned.rivals] == [("trial-0099", None)]

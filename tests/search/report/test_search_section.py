@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from search.cli.search_summary import search_lines
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialPoint, TrialState
 from search.report.gaps_chart import shown_gaps
 from search.report.history import history_of
@@ -42,7 +43,7 @@ def trials_of(review):
             name=record.name,
             student=describe(record.spec),
             state=record.state.value,
-            outcome=record.outcome,
+            outcome=str(record.outcome or ""),
             latency_ms=record.predicted_latency_ms,
             cosine=record.fidelity.cosine if record.fidelity else None,
             n_tokens=record.n_tokens,
@@ -112,12 +113,13 @@ def test_the_page_with_its_search_loads_nothing(review):
 
 
 def test_no_outcome_of_a_trial_becomes_markup(review):
-    hostile = replace(review.pruned[0], rivals=(), record=replace(review.pruned[0].record, outcome=HOSTILE))
+    outcome = Outcome(OutcomeKind.DOMINATED, HOSTILE)
+    hostile = replace(review.pruned[0], rivals=(), record=replace(review.pruned[0].record, outcome=outcome))
     students = dict.fromkeys(review.students, HOSTILE)
     changed = replace(review, pruned=(hostile,), unmeasured={HOSTILE: 1}, students=students)
     plain = replace(
         review,
-        pruned=(replace(hostile, record=replace(hostile.record, outcome="x")),),
+        pruned=(replace(hostile, record=replace(hostile.record, outcome=Outcome(OutcomeKind.DOMINATED, "x"))),),
         unmeasured={"x": 1},
         students=dict.fromkeys(review.students, "x"),
     )

@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 
+from search.records.outcomes import OutcomeKind
 from search.storage.disk_space import DiskFullError, disk_full_explained, is_disk_full, require_disk_space
 from search.trials.journal import open_storage
 from search.workers.failure import failure_of
@@ -51,7 +52,7 @@ def test_a_full_disk_is_understood_behind_other_errors() -> None:
             raise RuntimeError("graduation ended") from error
     except RuntimeError as error:
         assert is_disk_full(error)
-        assert failure_of(error).startswith("no disk space: ")
+        assert failure_of(error).kind is OutcomeKind.NO_SPACE
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("no room for this"), KeyError(28)])

@@ -21,6 +21,7 @@ from runtime.folder import expected_tensors, student_digest, write_folder
 from runtime.loading import load
 from search.export.embed import embed_file
 from search.records.front import Entry, FrontDocument
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.report.page import report_html, write_report
 from search.storage.store import Store
@@ -456,13 +457,13 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
     log.write(record(3))
     log.write(record(3, rungs=[0.8]))
     log.write(record(3, rungs=[0.8, 0.9]))
-    log.write(record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome="full budget"))
+    log.write(record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.COMPLETE)))
     client = client_of(store)
     run = client.get_run(log.run_id("trial-0003"))
     history = client.get_metric_history(run.info.run_id, "fidelity/cosine")
     assert [(point.step, point.value) for point in history] == [(1000, 0.8), (2000, 0.9)]
     assert run.info.status == "FINISHED"
-    assert run.data.tags["understudy.outcome"] == "full budget"
+    assert run.data.tags["understudy.outcome"] == "complete"
     assert run.data.params["n_layers"] == "2"
     assert run.data.params["spec.encoder.width"] == "8"
     assert run.data.params["recipe.losses.cosine"] == "1.0"
@@ -478,10 +479,11 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
 def test_states_are_told_as_they_are(store: Store) -> None:
     log = TrialLog(store, "states", facts={})
     log.write(record(0))
-    log.write(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome="dominated: by 3 trials"))
+    log.write(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome=Outcome(OutcomeKind.DOMINATED, "by 3 trials")))
     log.write(record(1))
-    log.write(record(1, state=TrialState.FAILED, outcome="not finite: loss is nan"))
-    refused = replace(record(2, state=TrialState.REFUSED, outcome="cannot be built"), spec=None, recipe=None)
+    log.write(record(1, state=TrialState.FAILED, outcome=Outcome(OutcomeKind.NOT_FINITE, "loss is nan")))
+    refused = record(2, state=TrialState.REFUSED, outcome=Outcome(OutcomeKind.CANNOT_BE_BUILT))
+    refused = replace(refused, spec=None, recipe=None)
     log.write(replace(refused, predicted_latency_ms=None))
     client = client_of(store)
     statuses = [client.get_run(log.run_id(f"trial-000{i}")).info.status for i in range(3)]

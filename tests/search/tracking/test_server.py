@@ -17,6 +17,7 @@ import pytest
 
 from runtime.loading import load
 from search.cli.main import main
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.store import Store
 from search.storage.tracking_uri import require_tracking_uri
@@ -288,7 +289,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
     states = (
         record(3),
         record(3, rungs=[0.8]),
-        record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome="complete"),
+        record(3, rungs=[0.8, 0.9], state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.COMPLETE)),
     )
     n_cuts = 0
     for state in states:

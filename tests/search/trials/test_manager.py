@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.optimiser.pareto import non_dominated
 from search.optimiser.surrogate import Surrogate
+from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.lock import exclusive
 from search.trials.journal import read_trials
@@ -87,8 +88,8 @@ def test_a_pruned_trial_names_one_or_two_no_slower_ones(finished):
     _, records, _ = finished
     for record in records:
         if record.state is TrialState.PRUNED:
-            assert record.outcome_kind == "dominated"
-            rivals = [other for other in records if other.name in record.outcome]
+            assert record.outcome_kind is OutcomeKind.DOMINATED
+            rivals = [other for other in records if other.number in record.outcome.rivals]
             assert len(rivals) in (1, 2)
             for rival in rivals:
                 assert rival.predicted_latency_ms <= record.predicted_latency_ms
@@ -172,7 +173,7 @@ def test_a_point_that_cannot_be_built_is_refused_with_the_rule(tmp_path):
     assert manager.ask().point["n_heads"] == 4
     refused = manager.records[0]
     assert refused.spec is None
-    assert refused.outcome.startswith("cannot be built: n_heads must divide the width")
+    assert str(refused.outcome).startswith("cannot be built: n_heads must divide the width")
 
 
 def test_a_finite_space_is_searched_once_and_then_ends(tmp_path, monkeypatch):
@@ -189,10 +190,10 @@ def test_a_failed_trial_says_why_and_the_search_goes_on(tmp_path):
     manager = TrialManager(plan(tmp_path))
     record = manager.ask()
     (tmp_path / "trials" / record.name / "rung-1").mkdir(parents=True)
-    manager.failed(record.number, "out of memory: no room", details="Traceback ...")
-    manager.failed(record.number, "told twice")
+    manager.failed(record.number, Outcome(OutcomeKind.OUT_OF_MEMORY, "no room"), details="Traceback ...")
+    manager.failed(record.number, Outcome(OutcomeKind.EXCEPTION, "told twice"))
     assert manager.records[0].state is TrialState.FAILED
-    assert manager.records[0].outcome == "out of memory: no room"
+    assert manager.records[0].outcome == Outcome(OutcomeKind.OUT_OF_MEMORY, "no room")
     assert (tmp_path / "errors" / "trial-0000.txt").read_text() == "Traceback ..."
     assert not (tmp_path / "trials" / record.name).exists()
     assert stored(tmp_path).trials[0].state is optuna.trial.TrialState.FAIL
@@ -215,7 +216,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, finished):
     search(manager, 3)
     record = manager.ask()
     train(manager, record, rungs=2)
-    manager.close("interrupted: Ctrl-C")
+    manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     left = manager.records[3]
     assert (left.state, len(left.rungs)) == (TrialState.INTERRUPTED, 2)
 
@@ -247,7 +248,7 @@ def test_what_a_killed_search_left_running_is_failed_and_tried_again(tmp_path, n
 
     again = TrialManager(plan(tmp_path, initial_points=[{"n_layers": 1}, {"n_layers": 2}]))
     assert again.records[0].state is TrialState.INTERRUPTED
-    assert again.records[0].outcome == "interrupted: the driver ended"
+    assert again.records[0].outcome == Outcome(OutcomeKind.DRIVER_ENDED)
     assert stored(tmp_path).trials[0].state is optuna.trial.TrialState.FAIL
     begun = search(again, 3)
     assert [record.point["n_layers"] for record in begun[:2]] == [1, 2]
@@ -320,7 +321,7 @@ def test_an_error_after_the_last_rung_leaves_a_complete_trial(tmp_path):
     manager = TrialManager(plan(tmp_path, n_trials=1), observers=[Deaf()])
     with pytest.raises(OSError, match="terminal"):
         search(manager)
-    manager.close("interrupted: the search ended with an error")
+    manager.close(Outcome(OutcomeKind.INTERRUPTED, "the search ended with an error"))
     (record,) = manager.records
     assert (record.state, len(record.rungs)) == (TrialState.COMPLETE, 3)
     assert stored(tmp_path).trials[0].values == [record.predicted_latency_ms, record.fidelity.cosine]
@@ -333,7 +334,7 @@ def test_an_interrupted_trial_with_all_its_rungs_is_completed_by_the_next_search
         train(manager, manager.ask())
     with monkeypatch.context() as patch:
         patch.setattr(manager, "_is_complete", lambda record: False)  # as earlier versions ended it
-        manager.close("interrupted: the search ended with an error")
+        manager.close(Outcome(OutcomeKind.INTERRUPTED, "the search ended with an error"))
     assert [record.state for record in manager.records] == [TrialState.INTERRUPTED]
     again = TrialManager(plan(tmp_path, n_trials=2))
     search(again)
@@ -347,7 +348,7 @@ def test_an_interrupted_trial_with_all_its_rungs_is_completed_by_the_next_search
 def test_a_report_of_a_trial_that_was_given_up_is_not_taken(tmp_path):
     manager = TrialManager(plan(tmp_path))
     record = manager.ask()
-    manager.failed(record.number, "hung: no report within 3 s")
+    manager.failed(record.number, Outcome(OutcomeKind.HUNG, "no report within 3 s"))
     assert not manager.reached(record.number, rung(100, 0.9), tmp_path / "late")
     assert (manager.records[0].state, manager.records[0].rungs) == (TrialState.FAILED, ())
 
@@ -358,10 +359,10 @@ def test_what_was_interrupted_goes_on_before_initial_points_that_wait(tmp_path, 
     manager = TrialManager(toy)
     left = train(manager, manager.ask(), rungs=2)
     if how == "the search ends":
-        manager.close("interrupted: Ctrl-C")
+        manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
         manager = TrialManager(toy)
     else:
-        manager.lost(left.number, "worker died: a signal ended it")
+        manager.lost(left.number, Outcome(OutcomeKind.WORKER_DIED, "a signal ended it"))
     begun = search(manager)
     assert [record.continues for record in begun] == [left.number, None]
     assert [record.point["n_layers"] for record in begun] == [3, 2]
@@ -375,10 +376,10 @@ def test_interrupted_trials_are_no_failures(tmp_path):
         if (record := manager.ask()) is None:
             break
         if n % 2:
-            manager.failed(record.number, "out of memory: it takes more than 1 GiB")
+            manager.failed(record.number, Outcome(OutcomeKind.OUT_OF_MEMORY, "it takes more than 1 GiB"))
             failed.append(record.number)
         elif n == 2:
-            manager.lost(record.number, "worker died: a signal ended it")
+            manager.lost(record.number, Outcome(OutcomeKind.WORKER_DIED, "a signal ended it"))
         else:
             train(manager, record)
     rungs = manager.plan.rungs
@@ -426,7 +427,7 @@ def test_a_power_failure_costs_nothing_that_an_observer_was_told(tmp_path, monke
 def test_a_lost_checkpoint_means_starting_again(tmp_path):
     manager = TrialManager(plan(tmp_path))
     left = train(manager, manager.ask(), rungs=1)
-    manager.close("interrupted: Ctrl-C")
+    manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     (left.checkpoint / "toy.json").unlink()
     left.checkpoint.rmdir()
     again = TrialManager(plan(tmp_path))
@@ -497,7 +498,7 @@ def test_a_trial_that_cannot_reach_its_next_rung_in_time_ends_and_is_continued(t
     assert not manager.reached(record.number, rung(100, 0.9, seconds=6.0), folder)
     ended = manager.records[0]
     assert ended.state is TrialState.INTERRUPTED
-    assert ended.outcome == "time budget: ended after 100 tokens"
+    assert ended.outcome == Outcome(OutcomeKind.TIME_BUDGET, "ended after 100 tokens")
     assert folder.is_dir()
 
     again = TrialManager(plan(tmp_path), clock=clock)

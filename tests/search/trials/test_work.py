@@ -8,6 +8,7 @@ import pytest
 import ray.cloudpickle
 import torch
 
+from search.graduation.schedule import time_weights
 from search.records.trial import TrialState
 from search.trials.journal import read_trials
 from search.trials.ray_tune import run_trials
@@ -18,6 +19,7 @@ from spaces.recipe import Precision, RecipeSpec
 from spaces.space import Space
 from spaces.student import StaticSpec
 from spaces.study.spec import Device
+from tests.search.tiny_records import record as record_of
 from tests.search.toy_search import ToyWork, Witness, plan
 from tests.trainers.tiny import SPEC, data, encoder_with, inheritance
 from trainers.distil.loop import NotFiniteError
@@ -63,6 +65,16 @@ def test_work_learns(work):
     assert last.seconds > 0
 
 
+def test_rungs_closer_than_a_batch_are_measured_and_graduation_knows_the_speed(real):
+    real.start(STUDENT, RECIPE, seed=1)
+    first = real.advance(500)
+    second = real.advance(first.n_tokens)
+    assert (second.n_tokens, second.fidelity, second.loss) == (first.n_tokens, first.fidelity, first.loss)
+    trial = replace(record_of(0), rungs=(first, second))
+    assert trial.tokens_per_s == pytest.approx(first.tokens_per_s)
+    assert time_weights([trial.tokens_per_s, trial.tokens_per_s]) == [0.5, 0.5]
+
+
 def test_a_new_start_forgets_the_student_before(work):
     work.start(STUDENT, RECIPE, seed=1)
     first = curve(work, 500)
@@ -95,20 +107,20 @@ def test_the_bytes_that_are_shipped_are_those_of_all_arrays(real):
 
 
 def test_nan_out_of_memory_and_other_exceptions_are_three_outcomes():
-    assert failure_of(NotFiniteError("the loss is nan")) == "not finite: the loss is nan"
-    assert failure_of(MemoryError()) == "out of memory: MemoryError"
-    assert failure_of(torch.OutOfMemoryError("CUDA")) == "out of memory: CUDA"
-    assert failure_of(ValueError("no\n  such thing")) == "ValueError: no such thing"
+    assert str(failure_of(NotFiniteError("the loss is nan"))) == "not finite: the loss is nan"
+    assert str(failure_of(MemoryError())) == "out of memory: MemoryError"
+    assert str(failure_of(torch.OutOfMemoryError("CUDA"))) == "out of memory: CUDA"
+    assert str(failure_of(ValueError("no\n  such thing"))) == "ValueError: no such thing"
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
-    assert failure_of(caught.value).startswith("out of memory: ")
+    assert str(failure_of(caught.value)).startswith("out of memory: ")
 
 
 def test_a_rate_that_diverges_is_not_finite(real):
     real.start(STUDENT, replace(RECIPE, learning_rate=1e30, warmup_tokens=0), seed=1)
     with pytest.raises(NotFiniteError) as caught:
         real.advance(5000)
-    assert failure_of(caught.value).startswith("not finite: ")
+    assert str(failure_of(caught.value)).startswith("not finite: ")
 
 
 @pytest.mark.slow

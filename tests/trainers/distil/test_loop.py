@@ -106,6 +106,13 @@ def test_divergence_is_its_own_error(tiny_data: DistillationData) -> None:
         Distillation(build(SPEC, seed=0), RECIPE, poisoned, seed=0).advance(1000)
 
 
+def test_a_student_whose_vectors_are_not_finite_has_diverged(tiny_data: DistillationData) -> None:
+    distillation = Distillation(build(SPEC, seed=0), RECIPE, tiny_data, seed=0)
+    next(iter(distillation.average.values())).fill_(np.nan)
+    with pytest.raises(NotFiniteError, match="vectors are not finite"):
+        distillation.evaluate()
+
+
 def test_the_learning_rate_rises_stays_and_falls(tiny_data: DistillationData) -> None:
     distillation = Distillation(build(STATIC, seed=0), COSINE_ONLY, tiny_data, seed=0)
     distillation.begin_decay(2000, 4000)
