@@ -23,6 +23,8 @@ class OutcomeKind(StrEnum):
     """Distilled for longer, and finished."""
     DOMINATED = "dominated"
     """Pruned: trials that are no slower are predicted to end with less error."""
+    PRUNED = "pruned"
+    """Stopped at a rung by a pruner that does not say for whom."""
     DUPLICATE = "duplicate"
     """Refused: another trial has the same student and recipe."""
     HOPELESS = "hopeless"

@@ -324,7 +324,7 @@ class TrialManager:
         step = self.plan.rungs[len(record.rungs) - 1]
         rivals = [self._records[number] for number in verdict.rivals[:2]]
         if not rivals:
-            return Outcome(OutcomeKind.DOMINATED, f"at {step:,} tokens, by {verdict.by}")
+            return Outcome(OutcomeKind.PRUNED, f"at {step:,} tokens, by {verdict.by}")
         names = [f"{rival.name} ({rival.predicted_latency_ms:.3g} ms)" for rival in rivals]
         details = f"at {step:,} tokens, predicted to end behind {' and '.join(names)}"
         return Outcome(OutcomeKind.DOMINATED, details, tuple(rival.number for rival in rivals))

@@ -22,30 +22,30 @@ from tests.search.toy_search import ToyWork, Witness, plan
 STUDY = "toy"
 
 
-def train(ledger, *, n_rungs=3):
+def train(manager, *, n_rungs=3):
     """One trial of the toy search, up to a rung."""
-    record = ledger.ask()
+    record = manager.ask()
     work = ToyWork()
     work.start(record.spec, record.recipe, seed=0)
-    for target in ledger.plan.rungs[:n_rungs]:
+    for target in manager.plan.rungs[:n_rungs]:
         rung = work.advance(target)
-        checkpoint = ledger.plan.folder / "trials" / record.name / str(target)
+        checkpoint = manager.plan.folder / "trials" / record.name / str(target)
         work.save(checkpoint)
-        if not ledger.reached(record.number, rung, checkpoint):
+        if not manager.reached(record.number, rung, checkpoint):
             break
 
 
 def test_a_watcher_is_told_what_the_searchers_own_observers_are_told(tmp_path):
     own, watcher = Witness(), Witness()
-    ledger = TrialManager(plan(tmp_path, n_trials=6), observers=[own])
+    manager = TrialManager(plan(tmp_path, n_trials=6), observers=[own])
     reader = TrialReader(tmp_path, STUDY)
     before = ()
     for n_rungs in (3, 1, 3, 3):
-        train(ledger, n_rungs=n_rungs)
+        train(manager, n_rungs=n_rungs)
         now = reader.records()
         tell(before, now, [watcher])
         before = now
-    ledger.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
+    manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     tell(before, reader.records(), [watcher])
 
     def facts(witness, event):
@@ -57,16 +57,16 @@ def test_a_watcher_is_told_what_the_searchers_own_observers_are_told(tmp_path):
 
 
 def test_a_look_parses_only_what_has_changed(tmp_path):
-    ledger = TrialManager(plan(tmp_path, n_trials=6))
+    manager = TrialManager(plan(tmp_path, n_trials=6))
     reader = TrialReader(tmp_path, STUDY)
     for n_rungs in (3, 3):
-        train(ledger, n_rungs=n_rungs)
+        train(manager, n_rungs=n_rungs)
     before = {record.number: record for record in reader.records()}
-    train(ledger, n_rungs=1)
+    train(manager, n_rungs=1)
     now = {record.number: record for record in reader.records()}
     assert len(now) > len(before) >= 2
     assert all(now[number] is record for number, record in before.items())
-    ledger.close("interrupted: Ctrl-C")
+    manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
     assert reader.records() == read_trials(tmp_path, STUDY)
 
 
@@ -78,9 +78,9 @@ def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd)
     with exclusive(state.folder, lock=COMMAND):
         (tmp_path / "files").mkdir()
         state.claim(with_overrides(tiny_study(tmp_path / "files"), name=STUDY))
-        ledger = TrialManager(plan(state.folder, n_trials=6))
+        manager = TrialManager(plan(state.folder, n_trials=6))
         watcher.start()
-        train(ledger)
+        train(manager)
         state.write(STEP, "graduating the front's students")
         time.sleep(2.5)
         assert watcher.is_alive()

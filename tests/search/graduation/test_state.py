@@ -27,6 +27,7 @@ from search.storage.disk_space import is_disk_full
 from search.workers.retries import MOST_TRIES
 from spaces.recipe import RecipeSpec
 from spaces.student import StaticSpec, StudentSpec
+from spaces.study.spec import Device
 from tests.search.toy_search import rung
 
 DIED = Outcome(OutcomeKind.WORKER_DIED, "a signal ended it")
@@ -132,7 +133,9 @@ def test_an_error_of_training_travels_with_its_outcome() -> None:
 
 def job_of(folder: Path, *, seconds: float | None) -> GraduationJob:
     """Of no student."""
-    return GraduationJob(groups=(), workers_per_student=1, seconds=seconds, folder=folder, tokenizer_json="")
+    return GraduationJob(
+        groups=(), workers_per_student=1, seconds=seconds, folder=folder, tokenizer_json="", device=Device.CPU
+    )
 
 
 def task(folder: Path, memory_gib: float | None, heartbeat_limit_s: float) -> GraduationTask:

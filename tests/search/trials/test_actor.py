@@ -40,7 +40,7 @@ def test_a_checkpoint_of_another_run_ends_the_trial(tmp_path: Path) -> None:
     folder = tmp_path / "trials" / "trial-0001"
     failed = result_of(folder, n_done=1, rungs=(200, 400), restore=tmp_path, work=OthersCheckpoint())
     assert isinstance(failed, Failed)
-    assert failed.outcome.startswith("ValueError: ") and "another recipe or seed" in failed.outcome
+    assert failed.outcome.exception == "ValueError" and "another recipe or seed" in str(failed.outcome)
     assert "another recipe or seed" in failed.details
 
 
