@@ -155,7 +155,7 @@ def measure(*, n_trials: int, seconds: float, n_workers: int, on_server: bool) -
         uri = stack.enter_context(tracking_server(Path(folder) / "server")).uri if on_server else None
         stack.enter_context(cluster(n_cpus=n_workers))
         store = create_store(Store(Path(folder) / "store", uri))
-        log = TrialLog(store, "overhead", facts={}, teacher_latency_ms=1.0)
+        log = TrialLog(store, "overhead", params={}, teacher_latency_ms=1.0)
         writer = stack.enter_context(TrialWriter(log, address=store.tracking_uri, say=print))
         timed = Timed(writer)
         plan = plan_in(Path(folder) / "study", study.space, n_trials=n_trials)

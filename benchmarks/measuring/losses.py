@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.graduation.graduate import failures_of, graduates_of
 from search.graduation.select import choose_graduates
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.trial import TrialRecord, TrialState
 from search.storage.atomic import read_json
 from search.storage.lock import COMMAND, TRIALS, exclusive
@@ -182,7 +182,7 @@ class Losses:
         wanted = {record.name for record in chosen} - killed
         if graduates != wanted:
             self.add("front_differs", f"graduated are {sorted(graduates)}, chosen were {sorted(wanted)}")
-        again = FrontDocument.of(
+        again = Front.of(
             study.name,
             teacher=front.teacher,
             profile=front.profile,
@@ -203,7 +203,7 @@ def read_records(store: Store, study: StudySpec) -> dict[str, TrialRecord]:
     return {record.name: record for record in read_trials(store.study_folder(study.name), study.name)}
 
 
-def _measured(folder: Path) -> list[Entry]:
+def _measured(folder: Path) -> list[MeasuredStudent]:
     document = StudyState(folder).read("measurement")
     assert document is not None, "a complete study was measured"
-    return [Entry.from_record(entry) for entry in document["students"]]
+    return [MeasuredStudent.from_record(entry) for entry in document["students"]]

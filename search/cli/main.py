@@ -36,7 +36,7 @@ from search.storage.disk_space import room_explained
 from search.tracking.client import require_tracking
 
 if TYPE_CHECKING:
-    from search.records.front import Entry
+    from search.records.front import MeasuredStudent
     from search.storage.store import Store
 
 PROGRAM = "understudy"
@@ -319,7 +319,7 @@ def _written(options: argparse.Namespace) -> list[Path]:
     return folders if out is None else [*folders, out.absolute().parent]
 
 
-def _describe(entry: Entry) -> str:
+def _describe(entry: MeasuredStudent) -> str:
     from spaces.student import StudentSpec
     from spaces.student_words import describe
 

@@ -6,28 +6,28 @@ from __future__ import annotations
 from typing import IO
 
 from search.records.formatting import describe_profile
-from search.records.front import FrontDocument
+from search.records.front import Front
 from search.records.front_table import _COLUMNS, _baseline, _cells, rows_of
 
 
-def print_front(document: FrontDocument, *, file: IO[str] | None = None) -> None:
+def print_front(front: Front, *, file: IO[str] | None = None) -> None:
     """Draw the front as a table on `file` (None: stdout)."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    baseline = _baseline(document)
+    baseline = _baseline(front)
     table = Table(
-        title=escape(f"{document.study}: students of {document.teacher}"),
-        caption=escape(f"latency: {describe_profile(document.profile)}; a constant vector has a cosine of {baseline}"),
+        title=escape(f"{front.study}: students of {front.teacher}"),
+        caption=escape(f"latency: {describe_profile(front.profile)}; a constant vector has a cosine of {baseline}"),
         header_style="bold",
     )
     for column, side in _COLUMNS:
         table.add_column(column, justify="right" if side == "right" else "left", overflow="fold")
     styles = {"student": "", "dominated": "dim", "reference": "italic"}
     previous = "student"
-    for kind, entry in rows_of(document):
+    for kind, entry in rows_of(front):
         if kind != previous:
             table.add_section()
         previous = kind

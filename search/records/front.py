@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One measured encoder (`Entry`) and a study's front with its references (`FrontDocument`).
+"""One measured encoder (`MeasuredStudent`) and a study's result (`Front`: students and references).
 
 `to_json` of both is the stable interface of `understudy front --json` and `select --json`; `to_record`
 holds more (what the registry and the report need) and is read back by `from_record`.
@@ -19,7 +19,7 @@ from trainers.measure.fidelity import Fidelity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class MeasuredStudent:
     """A student or a reference, measured under one latency profile."""
 
     name: str
@@ -66,7 +66,7 @@ class Entry:
         latency_interval_ms: tuple[float, float],
         teacher_latency_ms: float,
         fidelity: Fidelity,
-    ) -> Entry:
+    ) -> MeasuredStudent:
         """An unregistered entry; what follows from the spec alone is computed from it."""
         counted = cost(spec)
         return cls(
@@ -86,7 +86,7 @@ class Entry:
         """What the front compares: (latency, mean cosine)."""
         return (self.latency_ms, self.fidelity.cosine)
 
-    def changed(self, **fields: Any) -> Entry:
+    def changed(self, **fields: Any) -> MeasuredStudent:
         """A copy with some fields replaced."""
         return replace(self, **fields)
 
@@ -114,7 +114,7 @@ class Entry:
         return {**self.to_json(with_uri=True), "dominated_by": self.dominated_by, "on_front": self.on_front}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Entry:
+    def from_record(cls, record: Mapping[str, Any]) -> MeasuredStudent:
         """The entry that `to_record` wrote. Raises ValueError on anything else."""
         try:
             return cls(**{**record, "fidelity": Fidelity(**record["fidelity"])})
@@ -125,7 +125,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrontDocument:
+class Front:
     """A study's result: the students that no other beats, beside the references."""
 
     study: str
@@ -134,11 +134,11 @@ class FrontDocument:
     """Name of the teacher, or several joined by ` + `."""
     profile: LatencyProfile
     """The conditions of every latency in the document."""
-    references: tuple[Entry, ...]
+    references: tuple[MeasuredStudent, ...]
     """The teacher first, then what costs nothing or little."""
-    students: tuple[Entry, ...]
+    students: tuple[MeasuredStudent, ...]
     """Front students, fastest first; no reference dominates one of them."""
-    dominated: tuple[Entry, ...] = ()
+    dominated: tuple[MeasuredStudent, ...] = ()
     """Students that no other student beats but a reference does (`dominated_by`): shown, never registered."""
 
     def __post_init__(self) -> None:
@@ -154,9 +154,9 @@ class FrontDocument:
         *,
         teacher: str,
         profile: LatencyProfile,
-        references: Iterable[Entry],
-        students: Iterable[Entry],
-    ) -> FrontDocument:
+        references: Iterable[MeasuredStudent],
+        students: Iterable[MeasuredStudent],
+    ) -> Front:
         """The front of measured students: those that neither a student nor a reference dominates.
 
         Students that are not finite or that another student dominates are left out; those that only a
@@ -201,16 +201,16 @@ class FrontDocument:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> FrontDocument:
+    def from_record(cls, record: Mapping[str, Any]) -> Front:
         """The document that `to_record` wrote. Raises ValueError on anything else."""
         try:
             return cls(
                 study=record["study"],
                 teacher=record["teacher"],
                 profile=LatencyProfile.from_json(record["profile"]),
-                references=tuple(Entry.from_record(entry) for entry in record["references"]),
-                students=tuple(Entry.from_record(entry) for entry in record["students"]),
-                dominated=tuple(Entry.from_record(entry) for entry in record.get("dominated", ())),
+                references=tuple(MeasuredStudent.from_record(entry) for entry in record["references"]),
+                students=tuple(MeasuredStudent.from_record(entry) for entry in record["students"]),
+                dominated=tuple(MeasuredStudent.from_record(entry) for entry in record.get("dominated", ())),
             )
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a front: missing or wrong {error}") from None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search.records.formatting import describe_profile, format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
@@ -28,33 +28,33 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
 )
 
 
-def rows_of(document: FrontDocument) -> Iterator[tuple[str, Entry]]:
+def rows_of(front: Front) -> Iterator[tuple[str, MeasuredStudent]]:
     """(kind, entry): front students by rising latency, then those a reference dominates, then references."""
-    for entry in document.students:
+    for entry in front.students:
         yield "student", entry
-    for entry in document.dominated:
+    for entry in front.dominated:
         yield "dominated", entry
-    for entry in document.references:
+    for entry in front.references:
         yield "reference", entry
 
 
-def front_markdown(document: FrontDocument) -> str:
+def front_markdown(front: Front) -> str:
     """The front as a Markdown table under one sentence."""
     lines = [
-        f"Students of **{document.teacher}**; latency: {describe_profile(document.profile)}; "
-        f"a constant vector has a cosine of {_baseline(document)}.",
+        f"Students of **{front.teacher}**; latency: {describe_profile(front.profile)}; "
+        f"a constant vector has a cosine of {_baseline(front)}.",
         "",
         "| " + " | ".join(column for column, _ in _COLUMNS) + " |",
         "|" + "|".join("---:" if side == "right" else "---" for _, side in _COLUMNS) + "|",
     ]
-    for kind, entry in rows_of(document):
+    for kind, entry in rows_of(front):
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(kind, entry)) + " |")
     return "\n".join(lines) + "\n"
 
 
-def front_columns(document: FrontDocument) -> dict[str, list[str | float | int | None]]:
+def front_columns(front: Front) -> dict[str, list[str | float | int | None]]:
     """Column by name, numbers as numbers: the table that MLflow shows."""
-    rows = list(rows_of(document))
+    rows = list(rows_of(front))
     columns: dict[str, list[str | float | int | None]] = {
         "name": [entry.name for _, entry in rows],
         "kind": [kind for kind, _ in rows],
@@ -72,7 +72,7 @@ def front_columns(document: FrontDocument) -> dict[str, list[str | float | int |
     return columns
 
 
-def _cells(kind: str, entry: Entry) -> list[str]:
+def _cells(kind: str, entry: MeasuredStudent) -> list[str]:
     low_ms, high_ms = entry.latency_interval_ms
     fidelity = entry.fidelity
     notes = list(entry.aliases)
@@ -98,6 +98,6 @@ def _cells(kind: str, entry: Entry) -> list[str]:
     ]
 
 
-def _baseline(document: FrontDocument) -> str:
-    entries = [entry for _, entry in rows_of(document)]
+def _baseline(front: Front) -> str:
+    entries = [entry for _, entry in rows_of(front)]
     return f"{entries[0].fidelity.constant_baseline:.3f}" if entries else "unknown"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from search.optimiser.pareto import is_finite
 from search.records.formatting import describe_profile, format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.trial import TrialPoint
 
 WIDTH, HEIGHT = 920, 580
@@ -32,23 +32,21 @@ _TRIAL_STATES = ("complete", "pruned", "failed", "interrupted", "running", "refu
 CHART_CSS = Path(__file__).with_name("assets") / "chart.css"
 
 
-def front_svg(document: FrontDocument, trials: Sequence[TrialPoint] = ()) -> str:
+def front_svg(front: Front, trials: Sequence[TrialPoint] = ()) -> str:
     """The front as a complete SVG file, for a README: nothing but itself is loaded."""
     style = CHART_CSS.read_text(encoding="utf-8")
-    heading = f"{document.study}: students of {document.teacher}"
-    return front_chart(document, trials, style=f"<style>{style}</style>", heading=heading)
+    heading = f"{front.study}: students of {front.teacher}"
+    return front_chart(front, trials, style=f"<style>{style}</style>", heading=heading)
 
 
-def front_chart(
-    document: FrontDocument, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = ""
-) -> str:
+def front_chart(front: Front, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = "") -> str:
     """The chart as an `<svg>` element; each mark has `data-key`, by which the report's script finds it.
 
     Links find it by its id, `mark-` and the key.
     """
-    marks = [_Mark("student", f"s{i}", entry) for i, entry in enumerate(document.students)]
-    marks += [_Mark("dominated", f"d{i}", entry) for i, entry in enumerate(document.dominated)]
-    marks += [_Mark("reference", f"r{i}", entry) for i, entry in enumerate(document.references)]
+    marks = [_Mark("student", f"s{i}", entry) for i, entry in enumerate(front.students)]
+    marks += [_Mark("dominated", f"d{i}", entry) for i, entry in enumerate(front.dominated)]
+    marks += [_Mark("reference", f"r{i}", entry) for i, entry in enumerate(front.references)]
     marks = [mark for mark in marks if is_finite(mark.entry.point)]
     dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_place(trial)) is not None]
     if not marks and not dots:
@@ -60,18 +58,18 @@ def front_chart(
     above = 0 if heading else HEADING
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="group" '
-        f'viewBox="0 {above} {WIDTH} {HEIGHT - above}" aria-label="{escape(_summary(document))}" '
+        f'viewBox="0 {above} {WIDTH} {HEIGHT - above}" aria-label="{escape(_summary(front))}" '
         f'data-left="{LEFT}" data-right="{WIDTH - RIGHT}" '
         f'data-top="{TOP}" data-bottom="{HEIGHT - BOTTOM}" data-low="{axes.low_ms!r}" data-high="{axes.high_ms!r}">',
         style,
         f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>',
-        *_grid(axes, document, heading=heading),
+        *_grid(axes, front, heading=heading),
         *(_dot(axes, i, trial, latency_ms, cosine) for i, trial, latency_ms, cosine in dots),
-        *_front_line(axes, document.students),
+        *_front_line(axes, front.students),
         *(_whisker(axes, mark) for mark in marks),
         *_labels(axes, marks),
         *(_symbol(axes, mark) for mark in reversed(marks)),
-        *_legend(document, trials),
+        *_legend(front, trials),
         "</svg>",
     ]
     return "\n".join(part for part in parts if part)
@@ -81,7 +79,7 @@ def front_chart(
 class _Mark:
     kind: str
     key: str
-    entry: Entry
+    entry: MeasuredStudent
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ def _pairs(dots: Iterable[tuple[int, TrialPoint, float, float]]) -> list[tuple[i
     return [(i, (latency_ms, cosine)) for i, _, latency_ms, cosine in dots]
 
 
-def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
+def _grid(axes: _Axes, front: Front, *, heading: str) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<text class="heading" x="{LEFT}" y="26">{escape(heading)}</text>'] if heading else []
     for latency_ms in latency_ticks(axes.low_ms, axes.high_ms):
@@ -155,11 +153,11 @@ def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
         f'<path class="axis" d="M{LEFT} {TOP}V{y - 2}M{LEFT - 5} {y + 1}l10 -6M{LEFT - 5} {y + 6}l10 -6"/>',
         f'<path class="axis" d="M{LEFT} {y + 3}V{bottom}H{right}"/>',
         f'<text class="title" x="{(LEFT + right) / 2}" y="{HEIGHT - 16}" text-anchor="middle">latency in milliseconds '
-        f"(log scale): {escape(describe_profile(document.profile))}</text>",
+        f"(log scale): {escape(describe_profile(front.profile))}</text>",
         f'<text class="title" transform="translate(18 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
         "fidelity: mean cosine with the teacher</text>",
     ]
-    for speedup, x in _speedups(axes, document):
+    for speedup, x in _speedups(axes, front):
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{TOP}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 9}" text-anchor="middle">{speedup:g}{TIMES}</text>')
     return parts
@@ -176,9 +174,9 @@ def latency_ticks(low_ms: float, high_ms: float) -> list[float]:
     return ticks
 
 
-def _speedups(axes: _Axes, document: FrontDocument) -> list[tuple[float, float]]:
+def _speedups(axes: _Axes, front: Front) -> list[tuple[float, float]]:
     """(speed-up, x) of the upper axis; none as long as nothing is measured beside the teacher."""
-    entries = (*document.students, *document.dominated, *document.references)
+    entries = (*front.students, *front.dominated, *front.references)
     if not entries:
         return []
     entry = entries[0]
@@ -187,7 +185,7 @@ def _speedups(axes: _Axes, document: FrontDocument) -> list[tuple[float, float]]
     return [(tick, axes.x(teacher_ms / tick)) for tick in ticks]
 
 
-def _front_line(axes: _Axes, students: Sequence[Entry]) -> list[str]:
+def _front_line(axes: _Axes, students: Sequence[MeasuredStudent]) -> list[str]:
     """The best fidelity within each latency: a staircase, with what it dominates shaded."""
     if not students:
         return []
@@ -273,7 +271,7 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
     return parts
 
 
-def short_name(entry: Entry) -> str:
+def short_name(entry: MeasuredStudent) -> str:
     """Depth and width, as in `3 x 384` but with a true multiplication sign; `static` for depth 0."""
     encoder = entry.spec.get("encoder")
     return f"{encoder['n_layers']} {TIMES} {encoder['width']}" if encoder else "static"
@@ -283,11 +281,11 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
-    rows = [("mark student", "on the front", '<circle r="5"/>')] if document.students else []
-    if document.dominated:
+def _legend(front: Front, trials: Sequence[TrialPoint]) -> list[str]:
+    rows = [("mark student", "on the front", '<circle r="5"/>')] if front.students else []
+    if front.dominated:
         rows.append(("mark dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
-    if document.references:
+    if front.references:
         rows.append(("mark reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
     if any(trial_place(trial) is not None for trial in trials):
         rows.append(("", "brief trial, at its predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
@@ -300,8 +298,8 @@ def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
     return parts
 
 
-def _summary(document: FrontDocument) -> str:
+def _summary(front: Front) -> str:
     return (
-        f"Latency against fidelity: {len(document.students)} front students and {len(document.references)} references "
-        f"of the study {document.study}; the same numbers are in the table"
+        f"Latency against fidelity: {len(front.students)} front students and {len(front.references)} references "
+        f"of the study {front.study}; the same numbers are in the table"
     )

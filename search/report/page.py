@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from search.records.formatting import describe_profile, format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.trial import TrialPoint
 from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.report.load import read_search
@@ -63,8 +63,8 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     """
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
-    document = _document(store, name)
-    page = report_html(document, load_trials(store, document.study), review_of(store, document))
+    front = _front_or_empty(store, name)
+    page = report_html(front, load_trials(store, front.study), review_of(store, front))
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     return out
 
 
-def _document(store: Store, name: str | None) -> FrontDocument:
+def _front_or_empty(store: Store, name: str | None) -> Front:
     """The front of a study, or an empty one if its search has begun and found none yet."""
     try:
         return load_front(store, name)
@@ -85,7 +85,7 @@ def _document(store: Store, name: str | None) -> FrontDocument:
         if name is None or study is None or not load_trials(store, name):
             raise
         sources = [teacher["source"] for teacher in study["teachers"]]
-        return FrontDocument(
+        return Front(
             study=name,
             teacher=" + ".join(source.partition(":")[2] or source for source in sources),
             profile=LatencyProfile.from_json(study["profile"]),
@@ -94,21 +94,21 @@ def _document(store: Store, name: str | None) -> FrontDocument:
         )
 
 
-def review_of(store: Store, document: FrontDocument) -> SearchReview | None:
+def review_of(store: Store, front: Front) -> SearchReview | None:
     """The study's search in review; None if its journal is gone."""
-    teacher = StudentSpec.from_json(dict(document.references[0].spec)) if document.references else None
-    search = read_search(store, document.study, teacher=teacher)
+    teacher = StudentSpec.from_json(dict(front.references[0].spec)) if front.references else None
+    search = read_search(store, front.study, teacher=teacher)
     return None if search is None else review_search(search)
 
 
-def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
+def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
     """The whole page as text; without a review it does not show the search."""
-    entries = _keyed(document)
-    chart = front_chart(document, trials)
+    entries = _keyed(front)
+    chart = front_chart(front, trials)
     slots = {
-        "title": escape(f"{document.study}: students of {document.teacher}"),
-        "study": escape(document.study),
-        "subtitle": _subtitle(document, trials),
+        "title": escape(f"{front.study}: students of {front.teacher}"),
+        "study": escape(front.study),
+        "subtitle": _subtitle(front, trials),
         "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
         "cards": "\n".join(_cards(entries)),
         "chart": chart,
@@ -116,22 +116,22 @@ def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = (), revi
         "head": "".join(_head(*column) for column in _COLUMNS),
         "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
         "baseline": _baseline(entries),
-        "data": _script_json(_data(document, entries, trials)),
+        "data": _script_json(_data(front, entries, trials)),
         "script": (_PAGE / "page.js").read_text("utf-8"),
     }
     template = (_PAGE / "page.html").read_text("utf-8")
     return _SLOT.sub(lambda match: slots[match[1]], template)  # one pass: text that looks like a slot stays text
 
 
-def _keyed(document: FrontDocument) -> list[tuple[str, str, Entry]]:
+def _keyed(front: Front) -> list[tuple[str, str, MeasuredStudent]]:
     """(key, kind, entry), the keys those of the chart's marks."""
-    entries = [(f"s{i}", "student", entry) for i, entry in enumerate(document.students)]
-    entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(document.dominated)]
-    return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(document.references)]
+    entries = [(f"s{i}", "student", entry) for i, entry in enumerate(front.students)]
+    entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(front.dominated)]
+    return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(front.references)]
 
 
 def _link(
-    chart: str, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+    chart: str, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
 ) -> Callable[[str], str | None]:
     """From a name to the id of its mark in the chart: the student's that it became, else the trial's."""
     ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
@@ -140,18 +140,18 @@ def _link(
     return drawn.get
 
 
-def _subtitle(document: FrontDocument, trials: Sequence[TrialPoint]) -> str:
+def _subtitle(front: Front, trials: Sequence[TrialPoint]) -> str:
     n_pruned = sum(trial.state == "pruned" for trial in trials)
-    students = "1 student" if len(document.students) == 1 else f"{len(document.students)} students"
-    words = f"{students} of {document.teacher} that nothing beats in both latency and fidelity"
-    if not document.students:
-        words = f"No student of {document.teacher} has been measured at the end yet"
+    students = "1 student" if len(front.students) == 1 else f"{len(front.students)} students"
+    words = f"{students} of {front.teacher} that nothing beats in both latency and fidelity"
+    if not front.students:
+        words = f"No student of {front.teacher} has been measured at the end yet"
     if trials:
         words += f", out of {count(len(trials), 'trial')} ({n_pruned} pruned)"
-    return escape(f"{words}. Latency: {describe_profile(document.profile)}.")
+    return escape(f"{words}. Latency: {describe_profile(front.profile)}.")
 
 
-def _cards(entries: Sequence[tuple[str, str, Entry]]) -> list[str]:
+def _cards(entries: Sequence[tuple[str, str, MeasuredStudent]]) -> list[str]:
     cards = []
     for alias, words in ((FASTEST, "fastest"), (BALANCED, "balanced"), (MOST_FAITHFUL, "most faithful")):
         for key, _, entry in entries:
@@ -168,7 +168,7 @@ def _head(name: str, kind: str) -> str:
     return f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
 
 
-def _row(key: str, kind: str, entry: Entry) -> str:
+def _row(key: str, kind: str, entry: MeasuredStudent) -> str:
     low_ms, high_ms = entry.latency_interval_ms
     fidelity = entry.fidelity
     cells: list[tuple[str, float | str]] = [
@@ -196,15 +196,15 @@ def _row(key: str, kind: str, entry: Entry) -> str:
     return f'<tr class="{kind}" data-key="{key}">{head}{tail}</tr>'
 
 
-def _words(entry: Entry) -> str:
+def _words(entry: MeasuredStudent) -> str:
     return describe(StudentSpec.from_json(dict(entry.spec)))
 
 
-def _speedup(entry: Entry) -> str:
+def _speedup(entry: MeasuredStudent) -> str:
     return f"{entry.speedup:.3g}{TIMES}"
 
 
-def _notes(kind: str, entry: Entry) -> str:
+def _notes(kind: str, entry: MeasuredStudent) -> str:
     notes = ["reference"] if kind == "reference" else []
     notes += entry.aliases
     if entry.dominated_by:
@@ -212,12 +212,12 @@ def _notes(kind: str, entry: Entry) -> str:
     return ", ".join(notes)
 
 
-def _baseline(entries: Sequence[tuple[str, str, Entry]]) -> str:
+def _baseline(entries: Sequence[tuple[str, str, MeasuredStudent]]) -> str:
     return f"{entries[0][2].fidelity.constant_baseline:.3f}" if entries else "unknown"
 
 
 def _data(
-    document: FrontDocument, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+    front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
 ) -> dict[str, Any]:
     """What the script shows in tooltips and details."""
     shown: dict[str, Any] = {}
@@ -238,7 +238,7 @@ def _data(
             "size": f"{entry.n_bytes / 1e6:.3g} MB",
             "fidelity": entry.fidelity.to_json(),
             "spec": json.dumps(dict(entry.spec), indent=2),
-            "commands": _commands(document, entry),
+            "commands": _commands(front, entry),
         }
     for i, trial in enumerate(trials):
         place = trial_place(trial)
@@ -255,16 +255,16 @@ def _data(
     return shown
 
 
-def _commands(document: FrontDocument, entry: Entry) -> list[tuple[str, str]]:
+def _commands(front: Front, entry: MeasuredStudent) -> list[tuple[str, str]]:
     if entry.version is None:
         return []
     spec = StudentSpec.from_json(dict(entry.spec))
     switch = spec.encoder is not None and isinstance(spec.encoder.feed_forward, Switch)
     standard = not switch and (spec.encoder is None or spec.static is None)
-    model = f"{document.study}/{entry.version}"
+    model = f"{front.study}/{entry.version}"
     budget_ms = _rounded_up(entry.latency_ms)
     return [
-        ("select it by its latency", f"understudy select {document.study} --max-latency-ms {budget_ms:g}"),
+        ("select it by its latency", f"understudy select {front.study} --max-latency-ms {budget_ms:g}"),
         ("export it", f"understudy export {model} OUT --format {'sentence-transformers' if standard else 'onnx'}"),
         ("embed a file with it", f"understudy embed {model} FILE"),
         ("load it in Python", f'mlflow.pyfunc.load_model("models:/{model}").predict(["a sentence"])'),

@@ -19,7 +19,7 @@ from runtime.folder import read_folder, student_digest
 from runtime.loading import load_exact
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
-from search.records.front import Entry
+from search.records.front import MeasuredStudent
 from search.storage.atomic import read_json, write_json
 from search.storage.study_state import StudyState
 from search.study.prepare import Prepared
@@ -39,9 +39,9 @@ _FACT = "measurement"
 class Measured:
     """All that stands on a study's page."""
 
-    references: tuple[Entry, ...]
+    references: tuple[MeasuredStudent, ...]
     """The teacher first."""
-    students: tuple[Entry, ...]
+    students: tuple[MeasuredStudent, ...]
     """The graduates, by trial number."""
 
 
@@ -60,8 +60,8 @@ def measure_all(
     known = state.read(_FACT) or {}
     if known.get("key") == key:
         return Measured(
-            references=tuple(Entry.from_record(entry) for entry in known["references"]),
-            students=tuple(Entry.from_record(entry) for entry in known["students"]),
+            references=tuple(MeasuredStudent.from_record(entry) for entry in known["references"]),
+            students=tuple(MeasuredStudent.from_record(entry) for entry in known["students"]),
         )
     reporter.step(f"measuring the latency of {len(graduates)} students and {len(references)} references")
     runnables = {graduate.record.name: _runnable(graduate.folder, profile) for graduate in graduates}
@@ -72,7 +72,7 @@ def measure_all(
         assert graduate.record.spec is not None
         latency = latencies[graduate.record.name]
         students.append(
-            Entry.measured(
+            MeasuredStudent.measured(
                 graduate.record.name,
                 graduate.record.spec,
                 latency_ms=latency.median_ms,
@@ -84,7 +84,7 @@ def measure_all(
         _write_down(graduate.folder, students[-1], profile)
     measured = Measured(
         references=tuple(
-            Entry.measured(
+            MeasuredStudent.measured(
                 reference.name,
                 reference.spec,
                 latency_ms=latencies[reference.name].median_ms,
@@ -132,7 +132,7 @@ def _runnable(folder: Path, profile: LatencyProfile) -> Measurable:
             assert_never(profile.runtime)
 
 
-def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
+def _write_down(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -> None:
     """The measurements go into student.json, so that the folder tells them wherever it is copied."""
     path = folder / "student.json"
     document = read_json(path)

@@ -20,7 +20,7 @@ from search.console.progress import ConsoleReporter, Reporter
 from search.graduation.checkpoint_retention import CheckpointKeeper, with_checkpoints
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
-from search.records.front import FrontDocument
+from search.records.front import Front
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
 from search.storage.disk_space import room_explained
@@ -40,21 +40,21 @@ from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
 from search.tracking.publish import register_front
 from search.tracking.registry import load_front
-from search.tracking.trial_runs import Facts, TrialLog
+from search.tracking.trial_runs import RunParams, TrialLog
 from search.trials.journal import DRIVER_ENDED, read_trials
 from search.workers.cluster import connect, disconnect
 from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 
 _RETRY_S = 1.0
-_SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
+_FLUSH_S = 10.0  # that the final measurement waits for MLflow to take what it is told
 _PATIENCE_S = 60.0  # that the end of a study waits for MLflow to be back
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def run_search(
     study: StudySpec, *, store: Store, address: str | None = None, progress: Reporter | None = None
-) -> FrontDocument:
+) -> Front:
     """Runs a study, or goes on with it, and returns its registered front.
 
     `address` is a Ray cluster's; None: `RAY_ADDRESS`, else this machine. `progress` is told what happens; None: bars or
@@ -104,7 +104,7 @@ class _Run:
             max_students=study.graduation.max_students,
         )
 
-    def registered(self) -> FrontDocument | None:
+    def registered(self) -> Front | None:
         """The front, if the study is complete as it stands; None if there is something left to do."""
         if self.state.read("complete") != _wishes(self.study):
             return None
@@ -117,7 +117,7 @@ class _Run:
         )
         return document
 
-    def through(self) -> FrontDocument:
+    def through(self) -> Front:
         """All steps, from what is there."""
         remembered = self.store.remembers
         create_store(self.store)
@@ -133,7 +133,7 @@ class _Run:
         log = TrialLog(
             self.store,
             self.study.name,
-            facts=self._facts(prepared),
+            params=self._run_params(prepared),
             teacher_latency_ms=prepared.calibration.teacher_latency_ms,
         )
         with TrialWriter(log, address=self.store.tracking_uri, say=self.reporter.say) as writer:
@@ -144,7 +144,7 @@ class _Run:
             for record in graduated:
                 writer.trial_ended(record)
             disconnect()  # the final measurement wants the machine for itself
-            writer.settle(_SETTLE_S)
+            writer.flush(_FLUSH_S)
             self.stop_clock()
             measured = measure_all(
                 prepared,
@@ -155,7 +155,7 @@ class _Run:
                 state=self.state,
                 reporter=self.reporter,
             )
-            document = FrontDocument.of(
+            document = Front.of(
                 self.study.name,
                 teacher=prepared.teacher_name,
                 profile=self.study.profile,
@@ -164,7 +164,9 @@ class _Run:
             )
             folders = {one.record.name: one.folder for one in graduates}
             told = {record.name: record for record in (*records, *graduated)}
-            document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
+            document = self._register(
+                document, folders, told.values(), writer=writer, params=self._run_params(prepared)
+            )
         chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
             self.state.write("complete", _wishes(self.study))
@@ -178,20 +180,20 @@ class _Run:
 
     def _register(
         self,
-        document: FrontDocument,
+        document: Front,
         folders: Mapping[str, Path],
         records: Iterable[TrialRecord],
         *,
         writer: TrialWriter,
-        facts: Facts,
-    ) -> FrontDocument:
+        params: RunParams,
+    ) -> Front:
         """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
         self.reporter.step("registering the front")
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 writer.finish(records)
-                return register_front(self.store, document, folders=folders, page=report_html, facts=facts)
+                return register_front(self.store, document, folders=folders, page=report_html, params=params)
             except tracking_errors() as error:
                 if not self.store.on_server or time.monotonic() > deadline:
                     raise ValueError(
@@ -211,11 +213,11 @@ class _Run:
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds
         earlier = read_trials(self.state.folder, study.name)
-        writer.catch_up(map(_interrupted, earlier))
+        writer.backfill(map(_interrupted, earlier))
         keeper = CheckpointKeeper(max_students=study.graduation.max_students, records=earlier)
         self.reporter.say("searching")
         table = LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline)
-        with table, writer.heard_by(table.say):
+        with table, writer.reporting_to(table.say):
             records = search_trials(
                 study,
                 prepared,
@@ -225,7 +227,7 @@ class _Run:
                 observers=(writer, table, keeper, self.clock),
             )
         records = tuple(with_checkpoints(records))
-        writer.catch_up(records)
+        writer.backfill(records)
         self.state.write("search", wishes)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
@@ -273,7 +275,7 @@ class _Run:
     def _connect(self, prepared: Prepared) -> None:
         connect(self.address, n_cpus=_n_cpus(self.study), n_object_bytes=prepared.n_object_bytes)
 
-    def _facts(self, prepared: Prepared) -> Facts:
+    def _run_params(self, prepared: Prepared) -> RunParams:
         """What all runs of the study share."""
         error = prepared.predictor_error
         return {

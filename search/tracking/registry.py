@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.folder import DOCUMENT_FILE
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.artifacts import read_artifact, student_folder
@@ -66,20 +66,18 @@ def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run.data.tags[STUDY] for run in runs if run.info.end_time))
 
 
-def load_front(store: Store, name: str | None = None) -> FrontDocument:
+def load_front(store: Store, name: str | None = None) -> Front:
     """The front of study `name` (None: the latest), with today's versions and aliases.
 
     Raises ValueError if there is no store or no such study, naming those that exist.
     """
     name = _study(store, name)
     with connected(store) as client:
-        document = FrontDocument.from_record(
-            json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE))
-        )
+        document = Front.from_record(json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE)))
         return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
 
 
-def registered_entries(client: MlflowClient, name: str) -> tuple[Entry, ...]:
+def registered_entries(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
     """Every version of the study's model, on the front or not, oldest first."""
     aliases = _aliases(client, name)
     return tuple(
@@ -100,7 +98,7 @@ def select(
     max_latency_ms: float | None = None,
     min_fidelity: float | None = None,
     balanced: bool = False,
-) -> Entry:
+) -> MeasuredStudent:
     """The front student for exactly one wish; every entry carries its `uri`.
 
     `max_latency_ms`: the most faithful student at most that slow. `min_fidelity`: the fastest one with at least
@@ -273,7 +271,7 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
     return f"there is no {kind} {value}; there are {', '.join(known)}{hint}"
 
 
-def _numbers(entry: Entry) -> str:
+def _numbers(entry: MeasuredStudent) -> str:
     numbers = f"{entry.latency_ms:.3g} ms and a fidelity of {entry.fidelity.cosine:.4f}"
     return f"{entry.name} (version {entry.version}) with {numbers}"
 

@@ -46,7 +46,7 @@ COSINE = "fidelity/cosine"
 PREDICTED_LATENCY = "cost/predicted_latency_ms"
 TRAINING_TOKENS = "cost/training_tokens"
 
-Facts = Mapping[str, str | int | float | None]
+RunParams = Mapping[str, str | int | float | None]
 """What all trials of a search share: teacher, profile, sample counts, commit, device."""
 
 _MOST_METRICS = 1000  # that MLflow takes in one call
@@ -78,23 +78,23 @@ class _Run:
 class TrialLog:
     """The trials of a study as runs of the store's MLflow; whoever writes does so from one thread at a time.
 
-    `facts` become parameters of every run; with the teacher's predicted latency every rung gets its score.
+    `params` become parameters of every run; with the teacher's predicted latency every rung gets its score.
     """
 
-    def __init__(self, store: Store, study: str, *, facts: Facts, teacher_latency_ms: float | None = None) -> None:
+    def __init__(self, store: Store, study: str, *, params: RunParams, teacher_latency_ms: float | None = None) -> None:
         """Touches nothing but the store's client; the runs are looked up when the first is written."""
         self._store = store
         self._client = client_of(store)
         self._study = study
-        self._facts = {**provenance(), **facts}
+        self._run_params = {**provenance(), **params}
         self._teacher_latency_ms = teacher_latency_ms
         self._runs: dict[str, _Run] | None = None
         self._experiment = ""
         self._moments: dict[tuple[str, int], int] = {}
         self._continued: dict[int, int] = {}  # by the number of the trial that goes on
 
-    def follow(self, records: Iterable[TrialRecord]) -> None:
-        """Learn which trials go on with which: one may have ended before anything was written of it."""
+    def track_continuations(self, records: Iterable[TrialRecord]) -> None:
+        """Remembers which trial continues which: one may have ended before anything was written of it."""
         self._continued |= {one.number: one.continues for one in records if one.continues is not None}
 
     def write(self, record: TrialRecord) -> None:
@@ -150,7 +150,7 @@ class TrialLog:
     def _created(self, record: TrialRecord) -> _Run:
         tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: TrialState.RUNNING.value}
         tags[STUDENT] = describe(record.spec)
-        commit = self._facts.get("commit")
+        commit = self._run_params.get("commit")
         if commit is not None:
             tags["mlflow.source.git.commit"] = str(commit)
         created = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
@@ -176,7 +176,7 @@ class TrialLog:
         run.state, run.status = record.state.value, status
 
     def _write_start(self, run: _Run, record: TrialRecord) -> None:
-        values = trial_parameters(record) | {key: value for key, value in self._facts.items() if value is not None}
+        values = trial_parameters(record) | {key: value for key, value in self._run_params.items() if value is not None}
         # Parameters cannot be changed, and come whole or not at all: those of an earlier command stay.
         params = [] if "params" in run.known else _params(values)
         metrics = {name: value for name, value in _known_at_start(record).items() if name not in run.known}

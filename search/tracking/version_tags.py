@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 
-from search.records.front import Entry
+from search.records.front import MeasuredStudent
 from spaces.profile import LatencyProfile
 from trainers.measure.fidelity import Fidelity
 
@@ -19,7 +19,7 @@ PROFILE = "profile"
 TEACHER = "teacher"
 
 
-def tags_of(entry: Entry, *, teacher: str, profile: LatencyProfile) -> dict[str, str]:
+def tags_of(entry: MeasuredStudent, *, teacher: str, profile: LatencyProfile) -> dict[str, str]:
     """Tags that `entry_of` turns back into an equal entry; an absent value is an empty tag."""
     low_ms, high_ms = entry.latency_interval_ms
     return {
@@ -39,10 +39,10 @@ def tags_of(entry: Entry, *, teacher: str, profile: LatencyProfile) -> dict[str,
     } | {f"fidelity.{name}": repr(float(value)) for name, value in asdict(entry.fidelity).items()}
 
 
-def entry_of(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple[str, ...]) -> Entry:
+def entry_of(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple[str, ...]) -> MeasuredStudent:
     """The entry of version `version` of model `name`. Raises ValueError if its tags are not those of a student."""
     try:
-        return Entry(
+        return MeasuredStudent(
             name=tags[STUDENT],
             n_layers=int(tags["n_layers"]),
             spec=json.loads(tags["spec"]),

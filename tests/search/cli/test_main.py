@@ -21,7 +21,7 @@ import pytest
 
 from runtime import load
 from search.cli.main import main
-from search.records.front import Entry
+from search.records.front import MeasuredStudent
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.tracking.async_writer import TrialWriter
@@ -470,7 +470,7 @@ def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsy
     store = Store(Path("moved"))
     study = {"teachers": [{"source": "package:some-teacher"}], "profile": LatencyProfile().to_json()}
     StudyState.of(store, "begun").write("study", study)
-    with TrialWriter(TrialLog(store, "begun", facts={}), address="here", say=print) as writer:
+    with TrialWriter(TrialLog(store, "begun", params={}), address="here", say=print) as writer:
         record_search(store, name="begun", n_trials=3, stop_after=4, observers=[writer])
         writer.finish([])
     assert main(["report", "begun", "page.html", "--store", "moved"]) == 0
@@ -641,4 +641,4 @@ def test_entries_are_complete(made: Bench) -> None:
     from search.tracking.registry import load_front
 
     document = load_front(Store(made.store.root), "toy")
-    assert all(isinstance(entry, Entry) and entry.uri for entry in document.students)
+    assert all(isinstance(entry, MeasuredStudent) and entry.uri for entry in document.students)

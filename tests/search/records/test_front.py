@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.optimiser.pareto import dominates
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from spaces.cost import cost
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec
@@ -45,7 +45,7 @@ FIDELITY_KEYS = {
 }
 
 
-def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9) -> Entry:
+def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9) -> MeasuredStudent:
     fidelity = Fidelity(
         cosine=cosine,
         cosine_p5=0.7,
@@ -55,7 +55,7 @@ def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9
         overlap_at_10=0.65,
         constant_baseline=0.3,
     )
-    return Entry.measured(
+    return MeasuredStudent.measured(
         name,
         SPEC,
         latency_ms=latency_ms,
@@ -65,10 +65,8 @@ def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9
     )
 
 
-def document(*students: Entry, references: tuple[Entry, ...] = ()) -> FrontDocument:
-    return FrontDocument.of(
-        "study", teacher="teacher", profile=LatencyProfile(), references=references, students=students
-    )
+def document(*students: MeasuredStudent, references: tuple[MeasuredStudent, ...] = ()) -> Front:
+    return Front.of("study", teacher="teacher", profile=LatencyProfile(), references=references, students=students)
 
 
 def test_an_entry_counts_what_its_spec_says() -> None:
@@ -94,9 +92,9 @@ def test_records_keep_every_field() -> None:
     registered = entry().changed(
         version="3", aliases=("balanced",), dominated_by="static-table", on_front=False, uri="models:/study/3"
     )
-    assert Entry.from_record(json.loads(json.dumps(registered.to_record()))) == registered
+    assert MeasuredStudent.from_record(json.loads(json.dumps(registered.to_record()))) == registered
     worse = entry("trial-0002", 3.0, 0.5)
-    front = FrontDocument(
+    front = Front(
         study="study",
         teacher="a + b",
         profile=LatencyProfile(runtime=Runtime.NUMPY, batch_size=8),
@@ -104,15 +102,15 @@ def test_records_keep_every_field() -> None:
         students=(registered,),
         dominated=(worse,),
     )
-    assert FrontDocument.from_record(json.loads(json.dumps(front.to_record()))) == front
+    assert Front.from_record(json.loads(json.dumps(front.to_record()))) == front
 
 
 @pytest.mark.parametrize("record", [{}, {"name": "x"}, {**entry().to_record(), "colour": "red"}])
 def test_what_is_no_record_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not an entry"):
-        Entry.from_record(record)
+        MeasuredStudent.from_record(record)
     with pytest.raises(ValueError, match="not a front"):
-        FrontDocument.from_record(record)
+        Front.from_record(record)
 
 
 def test_students_stand_by_rising_latency() -> None:

@@ -20,7 +20,7 @@ from runtime.engine import native_module
 from runtime.folder import expected_tensors, student_digest, write_folder
 from runtime.loading import load
 from search.export.embed import embed_file
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.trial import TrialState
 from search.report.page import report_html, write_report
 from search.storage.store import Store
@@ -53,8 +53,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return create_store(Store(tmp_path_factory.mktemp("stores") / "st ore #1 é"))
 
 
-def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> Entry:
-    return Entry.measured(
+def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> MeasuredStudent:
+    return MeasuredStudent.measured(
         name,
         spec_of(n_layers),
         latency_ms=latency_ms,
@@ -70,13 +70,13 @@ SMALL = entry("trial-0001", 1, 2.0, 0.93)
 LARGE = entry("trial-0002", 3, 6.0, 0.98)
 
 
-def front(study: str, students: Sequence[Entry] = (STATIC, SMALL, LARGE)) -> FrontDocument:
-    return FrontDocument.of(
-        study, teacher="tiny-teacher", profile=LatencyProfile(), references=REFERENCES, students=students
-    )
+def front(study: str, students: Sequence[MeasuredStudent] = (STATIC, SMALL, LARGE)) -> Front:
+    return Front.of(study, teacher="tiny-teacher", profile=LatencyProfile(), references=REFERENCES, students=students)
 
 
-def folders(root: Path, students: Sequence[Entry] = (STATIC, SMALL, LARGE), *, seed: int = 0) -> dict[str, Path]:
+def folders(
+    root: Path, students: Sequence[MeasuredStudent] = (STATIC, SMALL, LARGE), *, seed: int = 0
+) -> dict[str, Path]:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     found = {}
@@ -93,7 +93,7 @@ def folders(root: Path, students: Sequence[Entry] = (STATIC, SMALL, LARGE), *, s
 def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
     """A study with a front of three students; tests that change a study register their own."""
     paths = folders(tmp_path_factory.mktemp("students"))
-    register_front(store, front("shared"), page=report_html, folders=paths, facts={"corpus": "tiny"})
+    register_front(store, front("shared"), page=report_html, folders=paths, params={"corpus": "tiny"})
     return "shared", paths
 
 
@@ -451,7 +451,7 @@ def trial_runs(store: Store, study: str) -> dict[str, dict[str, str]]:
 
 
 def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
-    log = TrialLog(store, "curves", facts={"held_out_sentences": 7}, teacher_latency_ms=8.0)
+    log = TrialLog(store, "curves", params={"held_out_sentences": 7}, teacher_latency_ms=8.0)
     log.write(record(3))
     log.write(record(3, rungs=[0.8]))
     log.write(record(3, rungs=[0.8, 0.9]))
@@ -475,7 +475,7 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
 
 
 def test_states_are_told_as_they_are(store: Store) -> None:
-    log = TrialLog(store, "states", facts={})
+    log = TrialLog(store, "states", params={})
     log.write(record(0))
     log.write(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome="dominated: by 3 trials"))
     log.write(record(1))
@@ -493,13 +493,13 @@ def test_states_are_told_as_they_are(store: Store) -> None:
 
 
 def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
-    killed = TrialLog(store, "resumed", facts={})
+    killed = TrialLog(store, "resumed", params={})
     killed.write(record(0))
     killed.write(record(0, rungs=[0.9], state=TrialState.COMPLETE))
     killed.write(record(1))
     killed.write(record(1, rungs=[0.8]))
 
-    log = TrialLog(store, "resumed", facts={"another": "fact"})
+    log = TrialLog(store, "resumed", params={"another": "fact"})
     log.write(record(1, rungs=[0.8], state=TrialState.INTERRUPTED))
     assert trial_runs(store, "resumed")["trial-0001"]["understudy.state"] == "interrupted"
     log.write(record(2, rungs=[0.8], continues=1))
@@ -510,20 +510,20 @@ def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
 
 
 def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> None:
-    TrialLog(store, "caught-up", facts={}).write(record(0))
-    log = TrialLog(store, "caught-up", facts={})
+    TrialLog(store, "caught-up", params={}).write(record(0))
+    log = TrialLog(store, "caught-up", params={})
     interrupted = record(1, state=TrialState.INTERRUPTED)
     goes_on = record(2, rungs=[0.7], state=TrialState.PRUNED, continues=1)
     records = [record(0, rungs=[0.9], state=TrialState.COMPLETE), interrupted, goes_on]
     with TrialWriter(log, address="the store", say=print) as writer:
-        writer.catch_up(records)
+        writer.backfill(records)
         writer.finish(records)
     states = {name: tags["understudy.state"] for name, tags in trial_runs(store, "caught-up").items()}
     assert states == {"trial-0000": "complete", "trial-0002": "pruned"}
 
 
 def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: Path) -> None:
-    log = TrialLog(store, "sourced", facts={})
+    log = TrialLog(store, "sourced", params={})
     log.write(record(1, rungs=[0.9], state=TrialState.COMPLETE))
     client = client_of(store)
     before = client.get_run(log.run_id("trial-0001")).info

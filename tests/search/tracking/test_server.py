@@ -162,7 +162,7 @@ def test_something_else_that_answers_is_no_server(tmp_path: Path) -> None:
 
 def test_no_trial_waits_for_a_server_that_is_away(dead_end: str, tmp_path: Path) -> None:
     said: list[str] = []
-    log = TrialLog(Store(tmp_path, dead_end), "away", facts={})
+    log = TrialLog(Store(tmp_path, dead_end), "away", params={})
     with TrialWriter(log, address=dead_end, say=said.append) as writer:
         start = time.monotonic()
         for number in range(50):
@@ -170,7 +170,7 @@ def test_no_trial_waits_for_a_server_that_is_away(dead_end: str, tmp_path: Path)
             writer.rung_reached(record(number, rungs=[0.8]))
             writer.trial_ended(record(number, rungs=[0.8], state=TrialState.COMPLETE))
         assert time.monotonic() - start < 1.0
-        writer.settle(30.0)
+        writer.flush(30.0)
         with pytest.raises(tracking_errors(), match="Connection refused") as caught:
             writer.finish([])
         assert not is_refusal(caught.value)
@@ -181,7 +181,7 @@ def test_no_trial_waits_for_a_server_that_is_away(dead_end: str, tmp_path: Path)
 
 
 def test_a_mistake_in_writing_is_raised_at_the_end_and_stops_no_trial(database: Store) -> None:
-    log = TrialLog(database, "Default", facts={})  # not a study's name
+    log = TrialLog(database, "Default", params={})  # not a study's name
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_started(record(0))
         writer.trial_ended(record(0, rungs=[0.8], state=TrialState.COMPLETE))
@@ -233,7 +233,7 @@ def test_mlflows_own_variable_sends_nothing_anywhere(
     shutil.copyfile(database.database, tmp_path / "mlflow.db")
     store = create_store(Store(tmp_path))
     assert store.tracking_uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    TrialLog(store, "local", facts={}).write(record(0))
+    TrialLog(store, "local", params={}).write(record(0))
     assert [trial.name for trial in load_trials(store, "local")] == ["trial-0000"]
 
 
@@ -264,7 +264,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
 ) -> None:
     """The line is cut at each call in turn, before or after the database has done what it was asked."""
     study = f"cut-{call}-{after}"
-    log = TrialLog(database, study, facts={"a": "fact"})
+    log = TrialLog(database, study, params={"a": "fact"})
     log.run_id("none")
     n_calls = 0
 
@@ -301,7 +301,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
 
 
 def test_a_run_that_was_made_twice_is_one(database: Store) -> None:
-    log = TrialLog(database, "twice-made", facts={})
+    log = TrialLog(database, "twice-made", params={})
     log.write(record(0, rungs=[0.8]))
     client = client_of(database)
     experiment = client.get_experiment_by_name("twice-made").experiment_id
@@ -316,17 +316,17 @@ def test_a_run_that_was_made_twice_is_one(database: Store) -> None:
 
 def test_a_run_that_was_left_running_is_ended(database: Store) -> None:
     ended = record(0, rungs=[0.8], state=TrialState.COMPLETE)
-    log = TrialLog(database, "reopened", facts={})
+    log = TrialLog(database, "reopened", params={})
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_ended(ended)
-        writer.settle(30.0)
+        writer.flush(30.0)
         client_of(database).update_run(log.run_id("trial-0000"), status="RUNNING")  # as logging a model into it does
         writer.finish([ended])
     assert state_of(database, "reopened") == {"trial-0000": ("complete", "FINISHED", [1000], True)}
 
 
 def test_a_trial_that_goes_on_in_the_same_search_takes_over_its_run(database: Store) -> None:
-    log = TrialLog(database, "goes-on", facts={})
+    log = TrialLog(database, "goes-on", params={})
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_started(record(0))
         writer.rung_reached(record(0, rungs=[0.7]))
@@ -339,15 +339,15 @@ def test_a_trial_that_goes_on_in_the_same_search_takes_over_its_run(database: St
 
 
 def test_a_trial_that_goes_on_with_one_of_which_nothing_was_written_takes_over_the_run_before(database: Store) -> None:
-    log = TrialLog(database, "goes-on-twice", facts={})
+    log = TrialLog(database, "goes-on-twice", params={})
     first = record(0, rungs=[0.7], state=TrialState.INTERRUPTED)
     second = record(1, rungs=[0.7], state=TrialState.INTERRUPTED, continues=0)
     last = record(2, rungs=[0.7, 0.8], state=TrialState.COMPLETE, continues=1)
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_started(record(0))
-        writer.settle(30.0)
-    with TrialWriter(TrialLog(database, "goes-on-twice", facts={}), address="here", say=lambda line: None) as writer:
-        writer.catch_up([first, second])
+        writer.flush(30.0)
+    with TrialWriter(TrialLog(database, "goes-on-twice", params={}), address="here", say=lambda line: None) as writer:
+        writer.backfill([first, second])
         writer.trial_started(replace(last, state=TrialState.RUNNING))
         writer.finish([first, second, last])
     assert state_of(database, "goes-on-twice") == {"trial-0002": ("complete", "FINISHED", [1000, 2000], True)}
@@ -355,7 +355,7 @@ def test_a_trial_that_goes_on_with_one_of_which_nothing_was_written_takes_over_t
 
 def test_what_mlflow_refuses_keeps_nothing_else_back(database: Store) -> None:
     said: list[str] = []
-    log = TrialLog(database, "refused", facts={})
+    log = TrialLog(database, "refused", params={})
     bad = replace(record(0, rungs=[0.8], state=TrialState.COMPLETE), point={"a name\nof two lines": 1})
     good = record(1, rungs=[0.8], state=TrialState.COMPLETE)
     with TrialWriter(log, address="here", say=said.append) as writer:
@@ -414,7 +414,7 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     first = Heard(training=server.kill)  # the static table, before the first trial
     with pytest.raises(ValueError, match=r"cannot be registered .* the same command registers it when that is back"):
         run_search(study, store=store, progress=first)  # type: ignore[arg-type]
-    assert capfd.readouterr().err.count(f"tracking at {server.uri} is away (Connection refused)") == 1
+    assert capfd.readouterr().err.count(f"tracking at {server.uri} is unreachable (Connection refused)") == 1
     measured = read_trials(store.study_folder(study.name), study.name)
     assert len([r for r in measured if r.state in (TrialState.COMPLETE, TrialState.PRUNED)]) == study.search.n_trials
 
