@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from search.graduation.graduate import failures_of, graduates_of
 from search.graduation.select import choose_graduates
 from search.records.front import Front, MeasuredStudent
+from search.records.objective import objective_of
 from search.records.trial import TrialRecord, TrialState
 from search.storage.atomic import read_json
 from search.storage.lock import COMMAND, TRIALS, exclusive
@@ -22,7 +23,7 @@ from search.storage.study_state import StudyState
 from search.tracking.client import client_of
 from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
 from search.tracking.registry import load_front, load_trials, registered_entries
-from search.tracking.trial_runs import COSINE
+from search.tracking.trial_runs import TRAINING_LOSS
 from search.trials.journal import read_trials
 from search.workers.retries import WORKER_DIED
 from spaces.study import StudySpec
@@ -133,7 +134,7 @@ class Losses:
                 self.add("locks_left", str(error))
 
     def _check_mlflow(self, store: Store, study: StudySpec, records: Records) -> None:
-        trials = load_trials(store, study.name)
+        trials = load_trials(store, study.name, objective_of(study.objective))
         for name, n in Counter(trial.name for trial in trials).items():
             if n > 1 or name not in records:
                 self.add("mlflow_differs", f"{name} has {n} runs" if n > 1 else f"{name} is not in the journal")
@@ -157,7 +158,7 @@ class Losses:
 
     def _check_run(self, client: MlflowClient, run_id: str, record: TrialRecord) -> None:
         """The run's curve and its parameters."""
-        steps = sorted(metric.step for metric in client.get_metric_history(run_id, COSINE))
+        steps = sorted(metric.step for metric in client.get_metric_history(run_id, TRAINING_LOSS))
         if not set(steps) >= {rung.n_tokens for rung in record.rungs} or len(steps) > len(set(steps)):
             self.add("mlflow_differs", f"{record.name} has rungs at {steps} in MLflow, {record.rungs} in the journal")
         if not set(client.get_run(run_id).data.params) >= {*record.point, "seed"}:
@@ -175,7 +176,11 @@ class Losses:
         """The front once more from what was measured: the trials that graduate, their students, the best of them."""
         front = load_front(store, study.name)
         folder = store.study_folder(study.name)
-        chosen = choose_graduates(list(records.values()), max_students=study.graduation.max_students)
+        chosen = choose_graduates(
+            list(records.values()),
+            max_students=study.graduation.max_students,
+            objective=objective_of(study.objective),
+        )
         graduates = {one.record.name for one in graduates_of(list(records.values()), folder / "graduation")}
         failures = failures_of(chosen, folder / "graduation")
         killed = {name for name, outcome in failures.items() if outcome.startswith(WORKER_DIED)}  # again and again
@@ -186,11 +191,12 @@ class Losses:
             study.name,
             teacher=front.teacher,
             profile=front.profile,
+            objective=front.objective,
             references=front.references,
             students=[entry for entry in _measured(folder) if entry.name in graduates],
         )
-        points = {(entry.name, entry.point) for entry in front.students}
-        if points != {(entry.name, entry.point) for entry in again.students}:
+        points = {(entry.name, front.point_of(entry)) for entry in front.students}
+        if points != {(entry.name, front.point_of(entry)) for entry in again.students}:
             self.add("front_differs", f"{sorted(points)} in the registry, {again.students} as measured")
         names = Counter(entry.name for entry in registered_entries(client_of(store), study.name) if entry.on_front)
         for name, n in names.items():

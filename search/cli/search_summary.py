@@ -26,8 +26,8 @@ def search_lines(review: SearchReview) -> str:
     lines.append(f"latency      {_shares(review.latency)}")
     for _, number, each in shown_gaps(review):
         gap = each.gap
-        high = "the teacher" if gap.more_faithful is None else f"{1.0 - gap.low_error:.3f}"
-        low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.3f}"
+        high = "the teacher" if gap.more_faithful is None else review.fidelity_at(gap.low_error)
+        low = "the reference" if gap.faster is None else review.fidelity_at(gap.high_error)
         words = [
             f"{format_ms(2.0**gap.low_cost)} to {format_ms(2.0**gap.high_cost)} ms, fidelity {low} to {high}",
             f"{count(len(each.tried), 'trial')} there",

@@ -23,6 +23,7 @@ from search.graduation.job import JobEnd, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.records.objective import Objective
 from search.records.trial import RungRecord, TrialRecord
 from search.storage.atomic import read_json
 from search.storage.disk_space import is_no_room
@@ -63,6 +64,7 @@ def graduate(
     data: DistillationData,
     *,
     spec: GraduationSpec,
+    objective: Objective,
     folder: Path,
     tokenizer_json: str,
     document: Mapping[str, Any],
@@ -82,7 +84,7 @@ def graduate(
     Train fails and there is no graduate, or because a disk is full; else `failures_of` says who is not through, and the
     next command goes on.
     """
-    chosen = choose_graduates(records, max_students=spec.max_students)
+    chosen = choose_graduates(records, max_students=spec.max_students, objective=objective)
     weights = time_weights([record.rungs[-1].tokens_per_s for record in chosen])
     tasks = [
         _task(

@@ -216,8 +216,8 @@ class Graduation:
                 seconds=time.monotonic() - self._evaluated,
                 tokens_per_s=self._speed,
             )
-            if not math.isfinite(rung.fidelity.cosine):
-                self._failure = f"not finite: the fidelity is {rung.fidelity.cosine} after {rung.n_tokens:,} tokens"
+            if not rung.fidelity.is_finite:
+                self._failure = f"not finite: the fidelity after {rung.n_tokens:,} tokens is {rung.fidelity}"
             elif not self._state.curve or self._state.n_tokens < rung.n_tokens:
                 self._state = replace(self._state, curve=(*self._state.curve, rung))
             self._write()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from search.optimiser.pareto import Point, dominator, is_finite, non_dominated
+from search.records.objective import Objective, objective_from_json
 from spaces.cost import cost
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
@@ -81,11 +82,6 @@ class MeasuredStudent:
             fidelity=fidelity,
         )
 
-    @property
-    def point(self) -> Point:
-        """What the front compares: (latency, mean cosine)."""
-        return (self.latency_ms, self.fidelity.cosine)
-
     def changed(self, **fields: Any) -> MeasuredStudent:
         """A copy with some fields replaced."""
         return replace(self, **fields)
@@ -134,6 +130,8 @@ class Front:
     """Name of the teacher, or several joined by ` + `."""
     profile: LatencyProfile
     """The conditions of every latency in the document."""
+    objective: Objective
+    """What fidelity means here."""
     references: tuple[MeasuredStudent, ...]
     """The teacher first, then what costs nothing or little."""
     students: tuple[MeasuredStudent, ...]
@@ -154,6 +152,7 @@ class Front:
         *,
         teacher: str,
         profile: LatencyProfile,
+        objective: Objective,
         references: Iterable[MeasuredStudent],
         students: Iterable[MeasuredStudent],
     ) -> Front:
@@ -163,11 +162,13 @@ class Front:
         reference dominates become `dominated`, with its name.
         """
         references = tuple(references)
-        measured = [entry for entry in students if is_finite(entry.point)]
+        measured = [(objective.point(entry.latency_ms, entry.fidelity), entry) for entry in students]
+        measured = [(point, entry) for point, entry in measured if is_finite(point)]
+        to_beat = [objective.point(reference.latency_ms, reference.fidelity) for reference in references]
         front, dominated = [], []
-        for i in non_dominated([entry.point for entry in measured]):
-            entry = measured[i]
-            by = dominator(entry.point, [reference.point for reference in references])
+        for i in non_dominated([point for point, _ in measured]):
+            point, entry = measured[i]
+            by = dominator(point, to_beat)
             if by is None:
                 front.append(replace(entry, dominated_by=None, on_front=True))
             else:
@@ -176,10 +177,19 @@ class Front:
             study=study,
             teacher=teacher,
             profile=profile,
+            objective=objective,
             references=references,
             students=tuple(front),
             dominated=tuple(dominated),
         )
+
+    def fidelity_of(self, entry: MeasuredStudent) -> float:
+        """The fidelity of a student or reference, in the measurement that the objective names."""
+        return self.objective.of(entry.fidelity)
+
+    def point_of(self, entry: MeasuredStudent) -> Point:
+        """(latency, fidelity) of a student or reference."""
+        return self.objective.point(entry.latency_ms, entry.fidelity)
 
     def to_json(self) -> dict[str, Any]:
         """The document of `front --json`."""
@@ -195,6 +205,7 @@ class Front:
         """All fields as a JSON object that `from_record` turns back into an equal document."""
         return {
             **self.to_json(),
+            "objective": {"fidelity": self.objective.name},
             "references": [entry.to_record() for entry in self.references],
             "students": [entry.to_record() for entry in self.students],
             "dominated": [entry.to_record() for entry in self.dominated],
@@ -208,6 +219,7 @@ class Front:
                 study=record["study"],
                 teacher=record["teacher"],
                 profile=LatencyProfile.from_json(record["profile"]),
+                objective=objective_from_json(record.get("objective")),
                 references=tuple(MeasuredStudent.from_record(entry) for entry in record["references"]),
                 students=tuple(MeasuredStudent.from_record(entry) for entry in record["students"]),
                 dominated=tuple(MeasuredStudent.from_record(entry) for entry in record.get("dominated", ())),

@@ -13,7 +13,7 @@ from string import ascii_uppercase
 
 from search.records.formatting import format_ms
 from search.records.trial import TrialState
-from search.report.front_chart import COSINE_TICKS, halvings, latency_ticks
+from search.report.front_chart import FIDELITY_TICKS, error_step, latency_ticks
 from search.report.gap_contents import GapContents
 from search.report.review import Place, SearchReview
 from search.report.svg import count, drawing, line, linear, text, tip
@@ -39,39 +39,40 @@ def gaps_chart(review: SearchReview) -> str:
     costs += [cost for _, _, each in shown for cost in (each.gap.low_cost, each.gap.high_cost)]
     margin = max(0.3, 0.04 * (max(costs) - min(costs)))
     low_cost, high_cost = min(costs) - margin, max(costs) + margin
-    steps = [_step(place.error) for place in front]
-    steps += [_step(each.promise.error) for _, _, each in shown if each.promise is not None]
+    steps = [error_step(place.error) for place in front]
+    steps += [error_step(each.promise.error) for _, _, each in shown if each.promise is not None]
     low, high = max(0.0, min(steps) - 0.4), max(steps) + 0.9
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     x = linear(low_cost, high_cost, LEFT, right)
     scale = linear(low, high, bottom, TOP)
 
     def y(error: float) -> float:
-        return min(float(bottom), max(float(TOP), scale(_step(error))))
+        return min(float(bottom), max(float(TOP), scale(error_step(error))))
 
     parts = []
     for latency_ms in latency_ticks(2.0**low_cost, 2.0**high_cost):
         at = x(math.log2(latency_ms))
         parts += [line(at, TOP, at, bottom), text(at, bottom + 18, f"{latency_ms:g}", anchor="middle")]
     drawn: list[float] = []
-    for cosine in COSINE_TICKS:
-        at = scale(halvings(cosine))
-        if low <= halvings(cosine) <= high and all(abs(at - other) >= 22 for other in drawn):
+    for fidelity in FIDELITY_TICKS:
+        step = error_step(review.objective.error(fidelity))
+        at = scale(step)
+        if low <= step <= high and all(abs(at - other) >= 22 for other in drawn):
             drawn.append(at)
-            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, f"{cosine:g}", anchor="end")]
+            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, f"{fidelity:g}", anchor="end")]
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
     for letter, _, each in shown:
         gap = each.gap
-        parts += _gap(letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
+        parts += _gap(review, letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
     corners = [(x(place.cost), y(place.error)) for place in front]
     if corners:
         stairs = f"M{corners[0][0]:.1f} {corners[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in corners[1:])
         parts.append(f'<path class="front" d="{stairs}H{right}"/>')
     for place in sorted(review.places, key=lambda place: place.on_front):
-        if place.on_front or _step(place.error) >= low:
-            parts.append(_dot(place, x(place.cost), y(place.error)))
+        if place.on_front or error_step(place.error) >= low:
+            parts.append(_dot(review, place, x(place.cost), y(place.error)))
     for letter, i, each in shown:
-        if each.promise is not None and _step(each.promise.error) >= low:
+        if each.promise is not None and error_step(each.promise.error) >= low:
             promise = each.promise
             at, facts = x(promise.cost), tip([f"gap {letter}: untried", *promise_facts(review, i)])
             top_y, bottom_y = y(promise.low_error), y(promise.high_error)
@@ -104,8 +105,8 @@ def promise_facts(review: SearchReview, number: int) -> list[str]:
         return []
     return [
         review.students[number],
-        f"{format_ms(2.0**promise.cost)} ms, fidelity {1.0 - promise.error:.3f} "
-        f"({1.0 - promise.high_error:.3f} to {1.0 - promise.low_error:.3f})",
+        f"{format_ms(2.0**promise.cost)} ms, fidelity {review.fidelity_at(promise.error)} "
+        f"({review.fidelity_at(promise.high_error)} to {review.fidelity_at(promise.low_error)})",
         f"on the front with a probability of {_probability(promise.chance)}",
     ]
 
@@ -118,14 +119,11 @@ def _between(each: GapContents) -> str:
     return f"{format_ms(2.0**each.gap.low_cost)} and {format_ms(2.0**each.gap.high_cost)} ms"
 
 
-def _step(error: float) -> float:
-    return halvings(1.0 - error)
-
-
-def _gap(letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: float) -> list[str]:
+def _gap(review: SearchReview, letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: float) -> list[str]:
     facts = (
         f"gap {letter}",
-        f"between {_between(each)}, fidelity {1.0 - each.gap.high_error:.3f} to {1.0 - each.gap.low_error:.3f}",
+        f"between {_between(each)}, fidelity {review.fidelity_at(each.gap.high_error)} to "
+        f"{review.fidelity_at(each.gap.low_error)}",
         f"{count(len(each.tried), 'trial')} there",
     )
     return [
@@ -135,14 +133,14 @@ def _gap(letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: fl
     ]
 
 
-def _dot(place: Place, x: float, y: float) -> str:
+def _dot(review: SearchReview, place: Place, x: float, y: float) -> str:
     complete = place.record.state is TrialState.COMPLETE
     style = "step gained" if place.on_front else "trial complete" if complete else "trial pruned"
     radius = 4.5 if place.on_front else 3.2 if complete else 2.8
     verb = "fidelity" if complete else f"{place.record.state.value}, expected to reach"
     facts = (
         f"{place.record.name}: {describe(place.record.spec)}",
-        f"{format_ms(2.0**place.cost)} ms predicted, {verb} {1.0 - place.error:.4f}",
+        f"{format_ms(2.0**place.cost)} ms predicted, {verb} {review.fidelity_at(place.error)}",
     )
     return f'<circle class="{style} tip" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip(facts)}</circle>'
 

@@ -20,6 +20,9 @@ from typing import Any
 
 from search.records.formatting import describe_profile, format_ms
 from search.records.front import Front, MeasuredStudent
+from search.records.front_table import COLUMNS, Column, baseline_of, notes_of, words_of
+from search.records.objective import BASELINE, MEASUREMENTS, objective_from_json
+from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL
 from search.records.trial import TrialPoint
 from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.report.load import read_search
@@ -28,30 +31,17 @@ from search.report.search_section import search_section
 from search.report.svg import count
 from search.storage.store import Store
 from search.storage.study_state import StudyState
-from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, load_front, load_trials
+from search.tracking.registry import load_front, load_trials
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec, Switch
-from spaces.student_words import describe
 
 _PAGE = CHART_CSS.parent
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
-_COLUMNS = (
-    ("name", "text"),
-    ("student", "text"),
-    ("ms", "number"),
-    ("95% interval", "number"),
-    ("speed-up", "number"),
-    ("cosine", "number"),
-    ("5th pct.", "number"),
-    ("centred", "number"),
-    ("Spearman", "number"),
-    ("top 1", "number"),
-    ("top 10", "number"),
-    ("parameters", "number"),
-    ("MB", "number"),
-    ("notes", "text"),
+_MEGABYTES = Column(
+    heading="MB", text=lambda _, entry: f"{entry.n_bytes / 1e6:.3g}", value=lambda entry: float(entry.n_bytes)
 )
+_COLUMNS = (*(column for column in COLUMNS[:-1] if column.heading != "version"), _MEGABYTES, COLUMNS[-1])
 
 _NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has been measured at the end yet.</td></tr>'
 
@@ -64,7 +54,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     front = _front_or_empty(store, name)
-    page = report_html(front, load_trials(store, front.study), review_of(store, front))
+    page = report_html(front, load_trials(store, front.study, front.objective), review_of(store, front))
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -82,13 +72,17 @@ def _front_or_empty(store: Store, name: str | None) -> Front:
         return load_front(store, name)
     except ValueError:
         study = None if name is None else StudyState.of(store, name).read("study")
-        if name is None or study is None or not load_trials(store, name):
+        if name is None or study is None:
+            raise
+        objective = objective_from_json(study.get("objective"))
+        if not load_trials(store, name, objective):
             raise
         sources = [teacher["source"] for teacher in study["teachers"]]
         return Front(
             study=name,
             teacher=" + ".join(source.partition(":")[2] or source for source in sources),
             profile=LatencyProfile.from_json(study["profile"]),
+            objective=objective,
             references=(),
             students=(),
         )
@@ -110,12 +104,14 @@ def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchR
         "study": escape(front.study),
         "subtitle": _subtitle(front, trials),
         "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
-        "cards": "\n".join(_cards(entries)),
+        "cards": "\n".join(_cards(front, entries)),
         "chart": chart,
         "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
-        "head": "".join(_head(*column) for column in _COLUMNS),
+        "head": "".join(_head(column) for column in _COLUMNS),
         "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
-        "baseline": _baseline(entries),
+        "objective": escape(front.objective.label),
+        "perfect": f"{front.objective.high:g}",
+        "baseline": baseline_of(front),
         "data": _script_json(_data(front, entries, trials)),
         "script": (_PAGE / "page.js").read_text("utf-8"),
     }
@@ -151,7 +147,7 @@ def _subtitle(front: Front, trials: Sequence[TrialPoint]) -> str:
     return escape(f"{words}. Latency: {describe_profile(front.profile)}.")
 
 
-def _cards(entries: Sequence[tuple[str, str, MeasuredStudent]]) -> list[str]:
+def _cards(front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]]) -> list[str]:
     cards = []
     for alias, words in ((FASTEST, "fastest"), (BALANCED, "balanced"), (MOST_FAITHFUL, "most faithful")):
         for key, _, entry in entries:
@@ -159,61 +155,42 @@ def _cards(entries: Sequence[tuple[str, str, MeasuredStudent]]) -> list[str]:
                 cards.append(
                     f'<button type="button" class="card" data-key="{key}"><span class="eyebrow">{words}</span>'
                     f"<strong>{escape(short_name(entry))}</strong><span>{_speedup(entry)} the teacher's speed</span>"
-                    f"<span>fidelity {entry.fidelity.cosine:.3f}</span></button>"
+                    f"<span>fidelity {front.objective.format(front.fidelity_of(entry))}</span></button>"
                 )
     return cards
 
 
-def _head(name: str, kind: str) -> str:
-    return f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
+def _kind(column: Column) -> str:
+    return "text" if column.value is None else "number"
+
+
+def _head(column: Column) -> str:
+    return f'<th scope="col" class="{_kind(column)}"><button type="button">{escape(column.heading)}</button></th>'
 
 
 def _row(key: str, kind: str, entry: MeasuredStudent) -> str:
-    low_ms, high_ms = entry.latency_interval_ms
-    fidelity = entry.fidelity
-    cells: list[tuple[str, float | str]] = [
-        (_words(entry), _words(entry)),
-        (format_ms(entry.latency_ms), entry.latency_ms),
-        (f"{format_ms(low_ms)} to {format_ms(high_ms)}", high_ms - low_ms),
-        (_speedup(entry), entry.speedup),
-        (f"{fidelity.cosine:.4f}", fidelity.cosine),
-        (f"{fidelity.cosine_p5:.4f}", fidelity.cosine_p5),
-        (f"{fidelity.cosine_centred:.4f}", fidelity.cosine_centred),
-        (f"{fidelity.spearman:.4f}", fidelity.spearman),
-        (f"{fidelity.overlap_at_1:.3f}", fidelity.overlap_at_1),
-        (f"{fidelity.overlap_at_10:.3f}", fidelity.overlap_at_10),
-        (f"{entry.n_parameters:,}", entry.n_parameters),
-        (f"{entry.n_bytes / 1e6:.3g}", entry.n_bytes),
-        (_notes(kind, entry), _notes(kind, entry)),
-    ]
-    columns = _COLUMNS[1:]
-    tail = "".join(
-        f'<td class="{column_kind}" data-sort="{escape(str(value))}">{escape(text)}</td>'
-        for (text, value), (_, column_kind) in zip(cells, columns, strict=True)
-    )
+    cells = []
+    for column in _COLUMNS[1:]:
+        text = column.text(kind, entry)
+        value = text if column.value is None else str(column.value(entry))
+        cells.append(f'<td class="{_kind(column)}" data-sort="{escape(value)}">{escape(text)}</td>')
     name = f'<button type="button" data-key="{key}">{escape(entry.name)}</button>'
     head = f'<th scope="row" data-sort="{escape(entry.name)}">{name}</th>'
-    return f'<tr class="{kind}" data-key="{key}">{head}{tail}</tr>'
-
-
-def _words(entry: MeasuredStudent) -> str:
-    return describe(StudentSpec.from_json(dict(entry.spec)))
+    return f'<tr class="{kind}" data-key="{key}">{head}{"".join(cells)}</tr>'
 
 
 def _speedup(entry: MeasuredStudent) -> str:
     return f"{entry.speedup:.3g}{TIMES}"
 
 
-def _notes(kind: str, entry: MeasuredStudent) -> str:
-    notes = ["reference"] if kind == "reference" else []
-    notes += entry.aliases
-    if entry.dominated_by:
-        notes.append(f"dominated by {entry.dominated_by}")
-    return ", ".join(notes)
-
-
-def _baseline(entries: Sequence[tuple[str, str, MeasuredStudent]]) -> str:
-    return f"{entries[0][2].fidelity.constant_baseline:.3f}" if entries else "unknown"
+def _bars(entry: MeasuredStudent) -> list[tuple[str, float, str, float | None]]:
+    """(heading, value, text, what a constant vector has) of every measurement."""
+    values = [(each, each.read(entry.fidelity)) for each in MEASUREMENTS]
+    baseline = entry.fidelity.constant_baseline
+    return [
+        (each.heading, value, each.format(value), baseline if each.field == BASELINE else None)
+        for each, value in values
+    ]
 
 
 def _data(
@@ -228,8 +205,8 @@ def _data(
             "name": entry.name,
             "version": entry.version,
             "short": short_name(entry),
-            "words": _words(entry),
-            "notes": _notes(kind, entry),
+            "words": words_of(entry),
+            "notes": ", ".join(notes_of(kind, entry)),
             "latency_ms": entry.latency_ms,
             "latency": f"{format_ms(entry.latency_ms)} ms",
             "interval": f"{format_ms(low_ms)} to {format_ms(high_ms)} ms",
@@ -237,6 +214,9 @@ def _data(
             "parameters": f"{entry.n_parameters:,}",
             "size": f"{entry.n_bytes / 1e6:.3g} MB",
             "fidelity": entry.fidelity.to_json(),
+            "value": front.fidelity_of(entry),
+            "shown": front.objective.format(front.fidelity_of(entry)),
+            "bars": _bars(entry),
             "spec": json.dumps(dict(entry.spec), indent=2),
             "commands": _commands(front, entry),
         }
@@ -249,7 +229,7 @@ def _data(
                 "words": trial.student,
                 "notes": f"{trial.state}: {trial.outcome}" if trial.outcome else trial.state,
                 "latency": f"{format_ms(place[0])} ms predicted",
-                "cosine": place[1],
+                "shown": front.objective.format(place[1]),
                 "tokens": f"{trial.n_tokens:,}",
             }
     return shown

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from search.records.formatting import format_ms
-from search.records.trial import TrialRecord, TrialState
+from search.records.trial import RungRecord, TrialRecord, TrialState
 from search.report.gap_contents import GapContents
 from search.report.gaps_chart import gaps_chart, promise_facts, shown_gaps
 from search.report.history import Corner, SearchHistory
@@ -62,11 +62,11 @@ def _history_panels(review: SearchReview) -> list[str]:
     over_tokens, over_time = history_charts(history, ideal)
     cost_limit, error_limit = history.reference
     explained = (
-        f"The area that the complete trials dominate, doublings of latency times halvings of the error, up to the "
-        f"reference of the search: {format_ms(2.0**cost_limit)} ms and a fidelity of {1.0 - error_limit:.3f}. The "
-        f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful as "
-        f"the best, {1.0 - ideal[1]:.4f}. Latencies are predicted; a trial counts from the moment it was complete. "
-        f"Before {ALMOST:.0%} of the end nothing is drawn."
+        f"The area that the complete trials dominate, log2 latency times log2 error, up to the reference point of the "
+        f"search: {format_ms(2.0**cost_limit)} ms and a fidelity of {review.fidelity_at(error_limit)}. The "
+        f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful "
+        f"as the best, {review.fidelity_at(ideal[1])}. Latencies are predicted; a trial counts from the moment it "
+        f"was complete. Before {ALMOST:.0%} of the end nothing is drawn."
     )
     time = (
         "Time in which at least one trial ran: workers side by side count once, pauses between commands do not. A "
@@ -193,8 +193,8 @@ def _gaps_panel(review: SearchReview, link: Link) -> str:
 
 def _gap_row(review: SearchReview, letter: str, number: int, each: GapContents, link: Link) -> list[str]:
     gap = each.gap
-    high = f"{1.0 - gap.low_error:.4f}"
-    low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.4f}"
+    high = review.fidelity_at(gap.low_error)
+    low = "the reference" if gap.faster is None else review.fidelity_at(gap.high_error)
     whole = ""
     if review.history is not None and review.ideal is not None:
         whole = f"{share_of_ideal(review.history, review.ideal)(gap.area):.2f}%"
@@ -221,7 +221,7 @@ def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
         short = f", {closest.excess:.4f} short of its faster neighbour"
     return (
         f"{count(len(each.tried), 'trial')}; closest is {_linked(record.name, link)} "
-        f"({escape(describe(record.spec))}), which {verb} {1.0 - closest.error:.4f}{short}"
+        f"({escape(describe(record.spec))}), which {verb} {review.fidelity_at(closest.error)}{short}"
     )
 
 
@@ -245,8 +245,8 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
             _text(describe(each.record.spec)),
             _number("" if each.record.predicted_latency_ms is None else format_ms(each.record.predicted_latency_ms)),
             _number(f"{each.target:,}"),
-            _number(f"{each.rung.fidelity.cosine:.4f}"),
-            f'<td class="words">{_rivals(each, link)}</td>',
+            _number(_fidelity(review, each.rung)),
+            f'<td class="words">{_rivals(review, each, link)}</td>',
         ]
         for each in review.pruned
     ]
@@ -255,22 +255,26 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
     return _panel("Pruned trials", f"<p>{words}</p>{_table(head, rows, summary=summary)}", wide=True)
 
 
-def _rivals(each: Pruned, link: Link) -> str:
+def _rivals(review: SearchReview, each: Pruned, link: Link) -> str:
     if not each.rivals:
         return escape(each.record.outcome)
-    return "; ".join(_rival(rival, link) for rival in each.rivals)
+    return "; ".join(_rival(review, rival, link) for rival in each.rivals)
 
 
-def _rival(rival: Rival, link: Link) -> str:
+def _rival(review: SearchReview, rival: Rival, link: Link) -> str:
     words = _linked(rival.name, link)
     if rival.record is None:
         return words
     facts = [escape(describe(rival.record.spec))]
     if rival.rung is not None:
-        facts.append(f"{rival.rung.fidelity.cosine:.4f}")
+        facts.append(_fidelity(review, rival.rung))
     if rival.record.predicted_latency_ms is not None:
         facts.append(f"{format_ms(rival.record.predicted_latency_ms)} ms")
     return f"{words} ({', '.join(facts)})"
+
+
+def _fidelity(review: SearchReview, rung: RungRecord) -> str:
+    return review.objective.format(review.objective.of(rung.fidelity))
 
 
 def _begun(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -48,7 +48,9 @@ class StudyState:
         now = study.to_json()
         before = self.read("study")
         if before is not None:
-            changed = [key for key in now if key not in _FREE and before.get(key) != _plain(now[key])]
+            changed = sorted(
+                key for key in {*now, *before} if key not in _FREE and before.get(key) != _plain(now.get(key))
+            )
             if before.get("search", {}).get("rungs") != list(study.search.rungs):
                 changed.append("search.rungs")
             if changed:

@@ -21,6 +21,7 @@ from search.graduation.checkpoint_retention import CheckpointKeeper, with_checkp
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
 from search.records.front import Front
+from search.records.objective import Objective, objective_of
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
 from search.storage.disk_space import room_explained
@@ -104,6 +105,11 @@ class _Run:
             max_students=study.graduation.max_students,
         )
 
+    @property
+    def objective(self) -> Objective:
+        """What fidelity means in the study."""
+        return objective_of(self.study.objective)
+
     def registered(self) -> Front | None:
         """The front, if the study is complete as it stands; None if there is something left to do."""
         if self.state.read("complete") != _wishes(self.study):
@@ -134,6 +140,7 @@ class _Run:
             self.store,
             self.study.name,
             params=self._run_params(prepared),
+            objective=self.objective,
             teacher_latency_ms=prepared.calibration.teacher_latency_ms,
         )
         with TrialWriter(log, address=self.store.tracking_uri, say=self.reporter.say) as writer:
@@ -159,6 +166,7 @@ class _Run:
                 self.study.name,
                 teacher=prepared.teacher_name,
                 profile=self.study.profile,
+                objective=self.objective,
                 references=measured.references,
                 students=measured.students,
             )
@@ -167,7 +175,8 @@ class _Run:
             document = self._register(
                 document, folders, told.values(), writer=writer, params=self._run_params(prepared)
             )
-        chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
+        n_most = self.study.graduation.max_students
+        chosen = choose_graduates(records, max_students=n_most, objective=self.objective)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
             self.state.write("complete", _wishes(self.study))
         self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
@@ -214,9 +223,14 @@ class _Run:
         deadline = None if seconds is None else time.monotonic() + seconds
         earlier = read_trials(self.state.folder, study.name)
         writer.backfill(map(_interrupted, earlier))
-        keeper = CheckpointKeeper(max_students=study.graduation.max_students, records=earlier)
+        keeper = CheckpointKeeper(max_students=study.graduation.max_students, objective=self.objective, records=earlier)
         self.reporter.say("searching")
-        table = LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline)
+        table = LiveTable(
+            n_rungs=len(study.search.rungs),
+            objective=self.objective,
+            n_trials=study.search.n_trials,
+            deadline=deadline,
+        )
         with table, writer.reporting_to(table.say):
             records = search_trials(
                 study,
@@ -232,7 +246,7 @@ class _Run:
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
-        if not choose_graduates(records, max_students=1):
+        if not choose_graduates(records, max_students=1, objective=self.objective):
             outcomes = sorted({record.outcome for record in records if record.state is TrialState.FAILED})
             raise ValueError(
                 f"no trial of {study.name} reached a rung ({shown or 'none began'}"
@@ -248,6 +262,7 @@ class _Run:
             records,
             prepared.data,
             spec=study.graduation,
+            objective=self.objective,
             folder=folder,
             tokenizer_json=teacher.tokenizer_json,
             document={

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from search.records.objective import objective_of
 from search.records.trial import Observer, TrialRecord
 from search.trials.plan import TrialPlan
 from search.trials.ray_tune import run_trials
 from search.trials.work import DistillationWork
+from spaces.objective import ObjectiveSpec
 from spaces.study.spec import StudySpec, space_to_json
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         teacher=prepared.teacher.spec,
         rungs=study.search.rungs,
         predict=prepared.predictor.predict,
+        objective=objective_of(study.objective),
         seed=study.search.seed,
         n_trials=study.search.n_trials,
         n_startup_trials=study.search.n_startup_trials,
@@ -62,6 +65,8 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         trial_memory_gib=study.search.trial_memory_gib,
         initial_points=study.initial_points,
         identity={
+            # Left out where it is the default: a study that is older than the choice is the same study.
+            **({} if study.objective == ObjectiveSpec() else {"objective": study.objective.to_json()}),
             "space": space_to_json(study.space),
             "rungs": list(study.search.rungs),
             "profile": study.profile.to_json(),

@@ -25,6 +25,8 @@ from runtime.engine import native_module
 from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE, student_digest
 from search.records.front import Front, MeasuredStudent
 from search.records.front_table import front_columns, front_markdown
+from search.records.objective import Objective
+from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL, SEARCH_ALIASES, balanced
 from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.client import activated, client_of
@@ -38,16 +40,7 @@ from search.tracking.experiment import (
     study_experiment,
     summary_run,
 )
-from search.tracking.registry import (
-    BALANCED,
-    FASTEST,
-    MOST_FAITHFUL,
-    RECORD_FILE,
-    SEARCH_ALIASES,
-    load_trials,
-    registered_entries,
-    versions_of,
-)
+from search.tracking.registry import RECORD_FILE, load_trials, registered_entries, versions_of
 from search.tracking.trial_runs import RunParams, provenance
 from search.tracking.version_tags import DIGEST, ON_FRONT, tags_of
 from spaces.student import StudentSpec
@@ -107,33 +100,12 @@ def register_front(
             versions.setdefault(number, entry)
 
     _update_versions(client, front, versions)
-    _update_aliases(client, study, {number: entry for number, entry in versions.items() if entry.on_front})
+    on_front = {number: entry for number, entry in versions.items() if entry.on_front}
+    _update_aliases(client, study, on_front, front.objective)
     students = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
     registered = replace(front, students=students)
     _write_summary(store, client, summary, registered, page=page, params=params or {})
     return registered
-
-
-def balanced(students: Sequence[MeasuredStudent]) -> int:
-    """Index of the knee of a front: the student between its ends with the most fidelity for its milliseconds.
-
-    Both axes are scaled so that the front spans 0 to 1 in milliseconds and in mean cosine; the knee has the largest
-    (scaled cosine - scaled latency), so it is the farthest above the line from end to end. A front of one or two
-    students has nothing between its ends: the most faithful one.
-    """
-    order = sorted(range(len(students)), key=lambda i: students[i].point)
-    if len(order) < 3:
-        return order[-1]
-    fastest, slowest = students[order[0]], students[order[-1]]
-    span_ms = slowest.latency_ms - fastest.latency_ms
-    span_cosine = slowest.fidelity.cosine - fastest.fidelity.cosine
-
-    def height(i: int) -> float:
-        latency = students[i].latency_ms - fastest.latency_ms
-        cosine = students[i].fidelity.cosine - fastest.fidelity.cosine
-        return cosine * span_ms - latency * span_cosine
-
-    return max(order[1:-1], key=height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,12 +207,14 @@ def _update_versions(client: MlflowClient, front: Front, versions: Mapping[str, 
                 client.set_model_version_tag(front.study, str(version.version), name, value)
 
 
-def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, MeasuredStudent]) -> None:
+def _update_aliases(
+    client: MlflowClient, study: str, versions: Mapping[str, MeasuredStudent], objective: Objective
+) -> None:
     wanted: dict[str, str] = {}
     if versions:
         wanted[FASTEST] = min(versions, key=lambda number: versions[number].latency_ms)
-        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: versions[number].fidelity.cosine)
-        wanted[BALANCED] = list(versions)[balanced(list(versions.values()))]
+        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: objective.of(versions[number].fidelity))
+        wanted[BALANCED] = list(versions)[balanced(list(versions.values()), objective)]
     present = client.get_registered_model(study).aliases
     for alias in SEARCH_ALIASES:
         if alias not in wanted and alias in present:
@@ -261,7 +235,7 @@ def _write_summary(
     """Front as table, JSON, page and whole record; the run ends only when all are there."""
     import pandas as pd
 
-    trials = load_trials(store, front.study)
+    trials = load_trials(store, front.study, front.objective)
     # What MLflow's `log_table` writes; but that would append to the table of an earlier search.
     table = pd.DataFrame(front_columns(front), dtype=object).to_json(orient="split", index=False)
     client.log_text(run, table, TABLE_FILE)

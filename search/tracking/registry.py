@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from runtime.folder import DOCUMENT_FILE
 from search.records.front import Front, MeasuredStudent
+from search.records.objective import Objective
+from search.records.selection import BALANCED, SEARCH_ALIASES, select_student
 from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.artifacts import read_artifact, student_folder
 from search.tracking.client import connected
 from search.tracking.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
-from search.tracking.trial_runs import COSINE, PREDICTED_LATENCY, TRAINING_TOKENS
+from search.tracking.trial_runs import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
 from search.tracking.version_tags import entry_of
 from spaces.fields import require_name
 
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "front-record.json"
 """Artifact of the summary run that holds the whole front document, references included."""
-
-FASTEST = "fastest"
-MOST_FAITHFUL = "most-faithful"
-BALANCED = "balanced"
-SEARCH_ALIASES = (FASTEST, MOST_FAITHFUL, BALANCED)
-"""Set by every search; `set_alias` leaves them alone."""
 
 _MODEL = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
@@ -99,41 +94,13 @@ def select(
     min_fidelity: float | None = None,
     balanced: bool = False,
 ) -> MeasuredStudent:
-    """The front student for exactly one wish; every entry carries its `uri`.
+    """The front student for exactly one condition (`search.records.selection.select_student`), with its `uri`.
 
-    `max_latency_ms`: the most faithful student at most that slow. `min_fidelity`: the fastest one with at least
-    that mean cosine. `balanced`: the one with the alias. Raises ValueError, naming the nearest student, if none fits.
+    `name` None is the latest study. Raises ValueError, naming the nearest student, if none fits.
     """
-    if (max_latency_ms is not None) + (min_fidelity is not None) + balanced != 1:
-        raise ValueError("give exactly one of max_latency_ms, min_fidelity and balanced")
-    if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0.0):
-        raise ValueError(f"max_latency_ms must be a finite number above 0, got {max_latency_ms}")
-    if min_fidelity is not None and not -1.0 <= min_fidelity <= 1.0:
-        raise ValueError(f"min_fidelity is a mean cosine, so it must lie in -1 to 1, got {min_fidelity}")
-    document = load_front(store, name)
-    students = document.students
-    if not students:
-        raise ValueError(f"the front of {document.study} holds no student; search for longer")
-    if max_latency_ms is not None:
-        within = [entry for entry in students if entry.latency_ms <= max_latency_ms]
-        if not within:
-            nearest = _numbers(min(students, key=lambda entry: entry.latency_ms))
-            raise ValueError(
-                f"no student of {document.study} is within {max_latency_ms:g} ms; the nearest is {nearest}"
-            )
-        return max(within, key=lambda entry: entry.fidelity.cosine)
-    if min_fidelity is not None:
-        within = [entry for entry in students if entry.fidelity.cosine >= min_fidelity]
-        if not within:
-            nearest = _numbers(max(students, key=lambda entry: entry.fidelity.cosine))
-            raise ValueError(
-                f"no student of {document.study} has a fidelity of {min_fidelity:g} or more; the nearest is {nearest}"
-            )
-        return min(within, key=lambda entry: entry.latency_ms)
-    for entry in students:
-        if BALANCED in entry.aliases:
-            return entry
-    raise ValueError(f"no student of {document.study} has the alias {BALANCED}; search again to set it")
+    return select_student(
+        load_front(store, name), max_latency_ms=max_latency_ms, min_fidelity=min_fidelity, balanced=balanced
+    )
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
@@ -175,14 +142,14 @@ def resolve_model(store: Store, model: str | Path) -> Path:
         return student_folder(store, client.get_model_version_download_uri(name, found.version))
 
 
-def load_trials(store: Store, name: str) -> tuple[TrialPoint, ...]:
-    """The trials of study `name`, in order of their names."""
+def load_trials(store: Store, name: str, objective: Objective) -> tuple[TrialPoint, ...]:
+    """The trials of study `name`, in order of their names, with the fidelity that the objective names."""
     store.require_exists()
     with connected(store) as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return ()
-        trials = [_trial_point(run) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
+        trials = [_trial_point(run, objective) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
     return tuple(sorted(trials, key=lambda trial: trial.name))
 
 
@@ -271,12 +238,7 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
     return f"there is no {kind} {value}; there are {', '.join(known)}{hint}"
 
 
-def _numbers(entry: MeasuredStudent) -> str:
-    numbers = f"{entry.latency_ms:.3g} ms and a fidelity of {entry.fidelity.cosine:.4f}"
-    return f"{entry.name} (version {entry.version}) with {numbers}"
-
-
-def _trial_point(run: Run) -> TrialPoint:
+def _trial_point(run: Run, objective: Objective) -> TrialPoint:
     tags, metrics = run.data.tags, run.data.metrics
     return TrialPoint(
         name=tags[TRIAL],
@@ -284,6 +246,6 @@ def _trial_point(run: Run) -> TrialPoint:
         state=tags.get(STATE, ""),
         outcome=tags.get(OUTCOME, ""),
         latency_ms=metrics.get(PREDICTED_LATENCY),
-        cosine=metrics.get(COSINE),
+        fidelity=metrics.get(fidelity_metric(objective.name)),
         n_tokens=int(metrics.get(TRAINING_TOKENS, 0)),
     )

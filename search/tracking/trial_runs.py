@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.records.objective import Objective
 from search.records.score import score
 from search.records.trial import RungRecord, TrialRecord, TrialState, trials_once
 from search.storage.store import Store
@@ -42,7 +43,7 @@ from spaces.student_words import describe
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
 
-COSINE = "fidelity/cosine"
+TRAINING_LOSS = "training/loss"
 PREDICTED_LATENCY = "cost/predicted_latency_ms"
 TRAINING_TOKENS = "cost/training_tokens"
 
@@ -81,11 +82,20 @@ class TrialLog:
     `params` become parameters of every run; with the teacher's predicted latency every rung gets its score.
     """
 
-    def __init__(self, store: Store, study: str, *, params: RunParams, teacher_latency_ms: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        study: str,
+        *,
+        params: RunParams,
+        objective: Objective,
+        teacher_latency_ms: float | None = None,
+    ) -> None:
         """Touches nothing but the store's client; the runs are looked up when the first is written."""
         self._store = store
         self._client = client_of(store)
         self._study = study
+        self._objective = objective
         self._run_params = {**provenance(), **params}
         self._teacher_latency_ms = teacher_latency_ms
         self._runs: dict[str, _Run] | None = None
@@ -186,7 +196,7 @@ class TrialLog:
 
     def _write_rungs(self, run: _Run, record: TrialRecord) -> None:
         if run.rungs is None:
-            run.rungs = {metric.step for metric in self._client.get_metric_history(run.id, COSINE)}
+            run.rungs = {metric.step for metric in self._client.get_metric_history(run.id, TRAINING_LOSS)}
         metrics: list[Metric] = []
         steps = [rung for rung in record.rungs if rung.n_tokens not in run.rungs]
         for rung in steps:
@@ -198,11 +208,19 @@ class TrialLog:
         run.rungs |= {rung.n_tokens for rung in steps}
 
     def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
-        values = {f"fidelity/{name}": float(value) for name, value in asdict(rung.fidelity).items()}
-        values |= {"training/loss": rung.loss, "training/tokens_per_s": rung.tokens_per_s}
+        values = {fidelity_metric(name): float(value) for name, value in asdict(rung.fidelity).items()}
+        values |= {TRAINING_LOSS: rung.loss, "training/tokens_per_s": rung.tokens_per_s}
         if self._teacher_latency_ms is not None and record.predicted_latency_ms is not None:
-            values["score"] = score(rung.fidelity.cosine, self._teacher_latency_ms / record.predicted_latency_ms)
+            values["score"] = score(
+                self._objective.error(self._objective.of(rung.fidelity)),
+                self._teacher_latency_ms / record.predicted_latency_ms,
+            )
         return values
+
+
+def fidelity_metric(field: str) -> str:
+    """Name of the metric of a field of `Fidelity`."""
+    return f"fidelity/{field}"
 
 
 def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 
 RECORD = "record"
@@ -162,20 +163,20 @@ def stands_for_its_point(trial: FrozenTrial) -> bool:
     return not trial.state.is_finished() or RECORD in trial.user_attrs
 
 
-def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord) -> None:
+def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord, objective: Objective) -> None:
     """Ends a trial in Optuna as its record ended; only a complete one has values."""
     state = optuna_state(record.state)
     if state is OptunaState.COMPLETE:
         assert record.predicted_latency_ms is not None and record.fidelity is not None
-        study.tell(trial, values=[record.predicted_latency_ms, record.fidelity.cosine])
+        study.tell(trial, values=[record.predicted_latency_ms, objective.of(record.fidelity)])
     else:
         study.tell(trial, state=state)
 
 
-def tell_twin(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord | None) -> None:
+def tell_twin(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord | None, objective: Objective) -> None:
     """Ends a trial's twin in the study of one objective; without a record it failed."""
     state = OptunaState.FAIL if record is None else optuna_state(record.state)
     if record is not None and state is OptunaState.COMPLETE and record.fidelity is not None:
-        study.tell(trial, values=record.fidelity.cosine)
+        study.tell(trial, values=objective.of(record.fidelity))
     else:
         study.tell(trial, state=state)

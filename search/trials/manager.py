@@ -86,6 +86,7 @@ class TrialLedger:
             rungs=plan.rungs,
             predict=plan.predict,
             limit_ms=self._teacher_latency_ms,
+            objective=plan.objective,
         )
         self._pruner = FrontPruner(outlook, patience=plan.patience)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -172,10 +173,11 @@ class TrialLedger:
         before = running.record
         self._observe_pace(before, rung)
         record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
-        if not math.isfinite(rung.fidelity.cosine):
-            self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {rung.fidelity.cosine}")
+        value = self.plan.objective.of(rung.fidelity)
+        if not math.isfinite(value):
+            self._end(number, record, TrialState.FAILED, f"not finite: the fidelity is {value}")
             return False
-        running.twin.report(rung.fidelity.cosine, step=self.plan.rungs[len(record.rungs) - 1])
+        running.twin.report(value, step=self.plan.rungs[len(record.rungs) - 1])
         running.record = record
         self._store(running.trial, record)
         if before.checkpoint is not None and before.checkpoint != checkpoint:
@@ -287,7 +289,7 @@ class TrialLedger:
             twin.set_user_attr(CONTINUES, record.continues)
         twin.set_user_attr(LATENCY, record.predicted_latency_ms)
         for target, rung in zip(self.plan.rungs, record.rungs, strict=False):
-            twin.report(rung.fidelity.cosine, step=target)
+            twin.report(self.plan.objective.of(rung.fidelity), step=target)
         self._store(trial, record)
         self._open[record.number] = _Open(trial, twin, record)
         self._notify("trial_started", record)
@@ -300,8 +302,8 @@ class TrialLedger:
         if state is TrialState.FAILED:
             running.twin.set_user_attr(FAILED, True)
         self._store(running.trial, record)
-        tell(self._study, running.trial, record)
-        tell_twin(self._twins, running.twin, record)
+        tell(self._study, running.trial, record, self.plan.objective)
+        tell_twin(self._twins, running.twin, record, self.plan.objective)
         if not kept:
             delete_checkpoints(self.plan.folder, replace(record, checkpoint=checkpoint))
         elif state is TrialState.INTERRUPTED:
@@ -371,12 +373,12 @@ class TrialLedger:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
             elif record.state is TrialState.RUNNING:
                 state = TrialState.COMPLETE if self._is_through(record) else TrialState.INTERRUPTED
-                tell(self._study, trial.number, replace(record, state=state))
+                tell(self._study, trial.number, replace(record, state=state), self.plan.objective)
             else:
-                tell(self._study, trial.number, record)
+                tell(self._study, trial.number, record, self.plan.objective)
         records = {record.number: record for record in records_of(self._study, self.plan.folder)}
         for twin in self._twins.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
-            tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get(NUMBER, -1)))
+            tell_twin(self._twins, twin.number, records.get(twin.user_attrs.get(NUMBER, -1)), self.plan.objective)
 
     def _enqueue(self) -> None:
         """Interrupted trials that nobody continues yet, then initial points that were not tried yet."""

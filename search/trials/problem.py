@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from search.optimiser.surrogate import Outlook
-from search.records.score import error_of
+from search.records.objective import Objective
 from search.records.trial import TrialState
 from search.trials.journal import CONTINUES, FAILED, NUMBER, RECORD
 from search.trials.points import active_point
@@ -29,10 +29,11 @@ def outlook_of(
     rungs: Sequence[int],
     predict: Callable[[StudentSpec], float],
     limit_ms: float,
+    objective: Objective,
 ) -> Outlook:
     """Cost is log2 of the predicted milliseconds; a point that cannot be built or is not below the limit has none.
 
-    Students count by the halvings of their error, as in `search.records.score`, and up to a doubling of latency beyond
+    Students count by the log2 of their error, as in `search.records.score`, and up to a doubling of latency beyond
     the limit: one that is hardly faster than the teacher would else have no width, and nobody would look for it.
     """
 
@@ -47,8 +48,8 @@ def outlook_of(
     return Outlook(
         rungs=rungs,
         cost=cost,
-        error=error_of,
-        curve=lambda trial: _fidelities(trial, rungs),
+        error=objective.error,
+        curve=lambda trial: _fidelities(trial, rungs, objective),
         active=lambda point: active_point(point, space),
         decides=lambda name: not (isinstance(space.domains[name], Real) and _is_dose(name)),
         failed=_failed,
@@ -96,9 +97,9 @@ def _superseded(trials: Sequence[FrozenTrial]) -> frozenset[int]:
     return frozenset(trial.number for trial in trials if trial.user_attrs.get(NUMBER, trial.number) in continued)
 
 
-def _fidelities(trial: FrozenTrial, rungs: Sequence[int]) -> Mapping[int, float]:
+def _fidelities(trial: FrozenTrial, rungs: Sequence[int], objective: Objective) -> Mapping[int, float]:
     """By rung, of a twin or of a trial with a record."""
     if RECORD not in trial.user_attrs:
         return trial.intermediate_values
     measured = trial.user_attrs[RECORD]["rungs"]
-    return {target: rung["fidelity"]["cosine"] for target, rung in zip(rungs, measured, strict=False)}
+    return {target: objective.of_json(rung["fidelity"]) for target, rung in zip(rungs, measured, strict=False)}

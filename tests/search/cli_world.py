@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from runtime.folder import expected_tensors, write_folder
 from search.records.front import Front, MeasuredStudent
+from search.records.objective import COSINE
 from search.report.page import report_html
 from search.storage.store import Store
 from search.tracking.client import create_store
@@ -65,7 +66,7 @@ def make_bench(folder: Path) -> Bench:
     document = Front(
         study="toy",
         teacher="tiny",
-        profile=LatencyProfile(n_tokens=8),
+        profile=LatencyProfile(n_tokens=8), objective=COSINE,
         references=(entry("teacher", switch, latency_ms=4.0, cosine=1.0),),
         students=(
             entry("trial-0001", static, latency_ms=0.1, cosine=0.8),

@@ -22,6 +22,7 @@ import pytest
 from runtime import load
 from search.cli.main import main
 from search.records.front import MeasuredStudent
+from search.records.objective import COSINE
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.tracking.async_writer import TrialWriter
@@ -271,7 +272,7 @@ def test_a_store_below_a_file(bench: Bench, capsys: pytest.CaptureFixture[str]) 
         (["front", "../toy"], ["../toy"]),
         (["select", "toy", "--max-latency-ms", "0.001"], ["0.001 ms", "nearest", "trial-0001", "0.1"]),
         (["select", "toy", "--min-fidelity", "0.999"], ["0.999", "nearest", "trial-0002", "0.95"]),
-        (["select", "toy", "--min-fidelity", "1.5"], ["--min-fidelity", "'1.5'"]),
+        (["select", "toy", "--min-fidelity", "1.5"], ["min_fidelity", "mean cosine", "-1 to 1", "1.5"]),
         (["select", "toy", "--max-latency-ms", "nan"], ["--max-latency-ms", "'nan'"]),
         (["select", "toy", "--max-latency-ms", "-2"], ["--max-latency-ms", "'-2'"]),
         (["select", "toy", "--balanced", "--max-latency-ms", "2"], ["not allowed with"]),
@@ -470,7 +471,7 @@ def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsy
     store = Store(Path("moved"))
     study = {"teachers": [{"source": "package:some-teacher"}], "profile": LatencyProfile().to_json()}
     StudyState.of(store, "begun").write("study", study)
-    with TrialWriter(TrialLog(store, "begun", params={}), address="here", say=print) as writer:
+    with TrialWriter(TrialLog(store, "begun", params={}, objective=COSINE), address="here", say=print) as writer:
         record_search(store, name="begun", n_trials=3, stop_after=4, observers=[writer])
         writer.finish([])
     assert main(["report", "begun", "page.html", "--store", "moved"]) == 0

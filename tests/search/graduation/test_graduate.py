@@ -23,6 +23,7 @@ from search.console.progress import Silent
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
 from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
 from search.graduation.worker import Graduation
+from search.records.objective import COSINE
 from search.records.trial import TrialRecord, TrialState
 from search.storage.store import Store
 from search.study.budget import TimePlan
@@ -101,6 +102,7 @@ def run(
         records,
         prepared.data,
         spec=GraduationSpec(**{"max_students": 3, **spec}),
+        objective=COSINE,
         folder=folder,
         tokenizer_json=prepared.teacher.tokenizer_json,
         document={"study": "tiny", "tokenizer": {"max_tokens": 16}},

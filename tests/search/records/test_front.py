@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from search.optimiser.pareto import dominates
 from search.records.front import Front, MeasuredStudent
+from search.records.objective import COSINE
 from spaces.cost import cost
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec
@@ -66,7 +67,9 @@ def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9
 
 
 def document(*students: MeasuredStudent, references: tuple[MeasuredStudent, ...] = ()) -> Front:
-    return Front.of("study", teacher="teacher", profile=LatencyProfile(), references=references, students=students)
+    return Front.of(
+        "study", teacher="teacher", profile=LatencyProfile(), objective=COSINE, references=references, students=students
+    )
 
 
 def test_an_entry_counts_what_its_spec_says() -> None:
@@ -98,6 +101,7 @@ def test_records_keep_every_field() -> None:
         study="study",
         teacher="a + b",
         profile=LatencyProfile(runtime=Runtime.NUMPY, batch_size=8),
+        objective=COSINE,
         references=(entry("teacher"),),
         students=(registered,),
         dominated=(worse,),
@@ -133,12 +137,14 @@ def test_the_front_is_what_neither_students_nor_references_dominate(
     measured = [entry(f"s{i}", float(latency), cosine / 10) for i, (latency, cosine) in enumerate(students)]
     known = tuple(entry(f"r{i}", float(latency), cosine / 10) for i, (latency, cosine) in enumerate(references))
     front = document(*measured, references=known)
-    best = [one for one in measured if not any(dominates(other.point, one.point) for other in measured)]
-    beaten = [one for one in best if any(dominates(other.point, one.point) for other in known)]
+    best = [
+        one for one in measured if not any(dominates(front.point_of(other), front.point_of(one)) for other in measured)
+    ]
+    beaten = [one for one in best if any(dominates(front.point_of(other), front.point_of(one)) for other in known)]
     assert {one.name for one in front.students} == {one.name for one in best} - {one.name for one in beaten}
     assert {one.name for one in front.dominated} == {one.name for one in beaten}
     by_name = {one.name: one for one in known}
     for one in front.dominated:
         assert one.dominated_by is not None
-        assert dominates(by_name[one.dominated_by].point, one.point)
+        assert dominates(front.point_of(by_name[one.dominated_by]), front.point_of(one))
         assert not one.on_front

@@ -15,6 +15,7 @@ from search.console.front_table import print_front
 from search.records.formatting import format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.front_table import front_columns, front_markdown
+from search.records.objective import COSINE
 from search.records.trial import TrialPoint
 from search.report.front_chart import front_svg
 from search.report.page import report_html
@@ -63,7 +64,7 @@ def entry(name: str, n_layers: int, latency_ms: float, cosine: float, *, switch:
 
 def trial(name: str, state: str, latency_ms: float | None, cosine: float | None) -> TrialPoint:
     return TrialPoint(
-        name=name, student="2 x 8", state=state, outcome="", latency_ms=latency_ms, cosine=cosine, n_tokens=1000
+        name=name, student="2 x 8", state=state, outcome="", latency_ms=latency_ms, fidelity=cosine, n_tokens=1000
     )
 
 
@@ -72,6 +73,7 @@ def front(name: str = "trial-0001", *, study: str = "quickstart") -> Front:
         study,
         teacher="the teacher",
         profile=LatencyProfile(),
+        objective=COSINE,
         references=(entry("teacher", 4, 8.0, 1.0), entry("static-table", 0, 0.05, 0.88)),
         students=(
             entry(name, 0, 0.04, 0.89),
@@ -87,6 +89,7 @@ def front(name: str = "trial-0001", *, study: str = "quickstart") -> Front:
         study=study,
         teacher=document.teacher,
         profile=document.profile,
+        objective=document.objective,
         references=document.references,
         students=students,
         dominated=document.dominated,
@@ -191,9 +194,23 @@ def test_no_name_becomes_markup(where: str) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        Front(study="s", teacher="t", profile=LatencyProfile(), references=(), students=()),
-        Front(study="s", teacher="t", profile=LatencyProfile(), references=(entry("t", 2, 8.0, 1.0),), students=()),
-        Front(study="s", teacher="t", profile=LatencyProfile(), references=(), students=(entry("x", 2, 8.0, -0.2),)),
+        Front(study="s", teacher="t", profile=LatencyProfile(), objective=COSINE, references=(), students=()),
+        Front(
+            study="s",
+            teacher="t",
+            profile=LatencyProfile(),
+            objective=COSINE,
+            references=(entry("t", 2, 8.0, 1.0),),
+            students=(),
+        ),
+        Front(
+            study="s",
+            teacher="t",
+            profile=LatencyProfile(),
+            objective=COSINE,
+            references=(),
+            students=(entry("x", 2, 8.0, -0.2),),
+        ),
     ],
     ids=["nothing", "the teacher alone", "one student"],
 )
@@ -213,7 +230,9 @@ latencies = st.floats(min_value=1e-3, max_value=1e4)
 @given(st.lists(st.tuples(latencies, cosines), min_size=1, max_size=6))
 def test_the_picture_orders_marks_as_their_numbers(points: list[tuple[float, float]]) -> None:
     students = tuple(entry(f"s{i}", 1, *point) for i, point in enumerate(points))
-    document = Front(study="s", teacher="t", profile=LatencyProfile(), references=(), students=students)
+    document = Front(
+        study="s", teacher="t", profile=LatencyProfile(), objective=COSINE, references=(), students=students
+    )
     root = ElementTree.fromstring(front_svg(document))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     places = {}

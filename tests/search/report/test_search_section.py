@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from search.cli.search_summary import search_lines
+from search.records.objective import COSINE
 from search.records.trial import TrialPoint, TrialState
 from search.report.gaps_chart import shown_gaps
 from search.report.history import history_of
@@ -44,7 +45,7 @@ def trials_of(review):
             state=record.state.value,
             outcome=record.outcome,
             latency_ms=record.predicted_latency_ms,
-            cosine=record.fidelity.cosine if record.fidelity else None,
+            fidelity=record.fidelity.cosine if record.fidelity else None,
             n_tokens=record.n_tokens,
         )
         for record in review.records
@@ -91,7 +92,7 @@ def test_every_number_of_a_drawing_is_in_a_table(review):
 
 
 def test_a_pruned_trial_links_to_the_marks_of_those_that_dominated_it(review):
-    drawn = [replace(trial, cosine=0.95) for trial in trials_of(review)]  # within the chart of the front, all of them
+    drawn = [replace(trial, fidelity=0.95) for trial in trials_of(review)]  # within the chart of the front, all of them
     text = report_html(front(), drawn, review)
     page = Page(text)
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
@@ -129,7 +130,7 @@ def test_no_outcome_of_a_trial_becomes_markup(review):
 def test_what_cannot_be_told_is_said_in_words(review):
     nothing = replace(
         review,
-        history=history_of((), reference=review.history.reference),
+        history=history_of((), reference=review.history.reference, objective=COSINE),
         places=(),
         gaps=(),
         students={},

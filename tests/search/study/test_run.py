@@ -19,6 +19,7 @@ from runtime.loading import load
 from search.console.progress import Silent
 from search.optimiser.pareto import dominates
 from search.records.front import Front
+from search.records.objective import COSINE
 from search.records.trial import TrialState
 from search.report.load import read_search
 from search.report.review import review_search
@@ -147,7 +148,7 @@ def test_every_trial_ends_and_is_a_run(front: Front, study: StudySpec, store: St
     assert len([record for record in records if record.state in TRAINED]) == study.search.n_trials
     continued = {record.continues for record in records}  # whoever continues a trial takes over its run
     own = {record.name for record in records if record.number not in continued}
-    assert {trial.name for trial in load_trials(store, study.name)} == own
+    assert {trial.name for trial in load_trials(store, study.name, COSINE)} == own
 
 
 @pytest.mark.slow

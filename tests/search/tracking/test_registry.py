@@ -21,13 +21,15 @@ from runtime.folder import expected_tensors, student_digest, write_folder
 from runtime.loading import load
 from search.export.embed import embed_file
 from search.records.front import Front, MeasuredStudent
+from search.records.objective import COSINE
+from search.records.selection import balanced
 from search.records.trial import TrialState
 from search.report.page import report_html, write_report
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import activated, client_of, create_store
 from search.tracking.experiment import KIND, TRIAL, runs_of_kind, study_experiment
-from search.tracking.publish import balanced, register_front
+from search.tracking.publish import register_front
 from search.tracking.registry import (
     load_front,
     load_trials,
@@ -71,7 +73,14 @@ LARGE = entry("trial-0002", 3, 6.0, 0.98)
 
 
 def front(study: str, students: Sequence[MeasuredStudent] = (STATIC, SMALL, LARGE)) -> Front:
-    return Front.of(study, teacher="tiny-teacher", profile=LatencyProfile(), references=REFERENCES, students=students)
+    return Front.of(
+        study,
+        teacher="tiny-teacher",
+        profile=LatencyProfile(),
+        objective=COSINE,
+        references=REFERENCES,
+        students=students,
+    )
 
 
 def folders(
@@ -121,9 +130,9 @@ def test_the_knee_lies_farthest_above_the_line_between_the_ends() -> None:
     points = [(1.0, 0.5), (2.0, 0.9), (3.0, 0.92), (11.0, 1.0)]
     students = [entry(f"t{i}", 0, *point) for i, point in enumerate(points)]
     heights = [(cosine - 0.5) / 0.5 - (latency_ms - 1.0) / 10.0 for latency_ms, cosine in points]
-    assert balanced(students) == int(np.argmax(heights)) == 1
-    assert balanced(students[:1]) == 0
-    assert balanced([students[3], students[0]]) == 0
+    assert balanced(students, COSINE) == int(np.argmax(heights)) == 1
+    assert balanced(students[:1], COSINE) == 0
+    assert balanced([students[3], students[0]], COSINE) == 0
 
 
 def test_no_name_means_the_study_that_was_registered_last(store: Store) -> None:
@@ -451,7 +460,7 @@ def trial_runs(store: Store, study: str) -> dict[str, dict[str, str]]:
 
 
 def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
-    log = TrialLog(store, "curves", params={"held_out_sentences": 7}, teacher_latency_ms=8.0)
+    log = TrialLog(store, "curves", params={"held_out_sentences": 7}, objective=COSINE, teacher_latency_ms=8.0)
     log.write(record(3))
     log.write(record(3, rungs=[0.8]))
     log.write(record(3, rungs=[0.8, 0.9]))
@@ -470,12 +479,12 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
     assert run.data.params["device"]
     assert run.data.metrics["cost/seconds"] == 3.0
     assert run.data.metrics["score"] == pytest.approx(np.log2(10.0) + 0.5)  # error 0.1, twice the teacher's speed
-    (point,) = load_trials(store, "curves")
-    assert (point.name, point.state, point.latency_ms, point.cosine) == ("trial-0003", "complete", 4.0, 0.9)
+    (point,) = load_trials(store, "curves", COSINE)
+    assert (point.name, point.state, point.latency_ms, point.fidelity) == ("trial-0003", "complete", 4.0, 0.9)
 
 
 def test_states_are_told_as_they_are(store: Store) -> None:
-    log = TrialLog(store, "states", params={})
+    log = TrialLog(store, "states", params={}, objective=COSINE)
     log.write(record(0))
     log.write(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome="dominated: by 3 trials"))
     log.write(record(1))
@@ -485,7 +494,7 @@ def test_states_are_told_as_they_are(store: Store) -> None:
     client = client_of(store)
     statuses = [client.get_run(log.run_id(f"trial-000{i}")).info.status for i in range(3)]
     assert statuses == ["KILLED", "FAILED", "KILLED"]
-    assert [trial.outcome for trial in load_trials(store, "states")] == [
+    assert [trial.outcome for trial in load_trials(store, "states", COSINE)] == [
         "dominated: by 3 trials",
         "not finite: loss is nan",
         "cannot be built",
@@ -493,13 +502,13 @@ def test_states_are_told_as_they_are(store: Store) -> None:
 
 
 def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
-    killed = TrialLog(store, "resumed", params={})
+    killed = TrialLog(store, "resumed", params={}, objective=COSINE)
     killed.write(record(0))
     killed.write(record(0, rungs=[0.9], state=TrialState.COMPLETE))
     killed.write(record(1))
     killed.write(record(1, rungs=[0.8]))
 
-    log = TrialLog(store, "resumed", params={"another": "fact"})
+    log = TrialLog(store, "resumed", params={"another": "fact"}, objective=COSINE)
     log.write(record(1, rungs=[0.8], state=TrialState.INTERRUPTED))
     assert trial_runs(store, "resumed")["trial-0001"]["understudy.state"] == "interrupted"
     log.write(record(2, rungs=[0.8], continues=1))
@@ -510,8 +519,8 @@ def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
 
 
 def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> None:
-    TrialLog(store, "caught-up", params={}).write(record(0))
-    log = TrialLog(store, "caught-up", params={})
+    TrialLog(store, "caught-up", params={}, objective=COSINE).write(record(0))
+    log = TrialLog(store, "caught-up", params={}, objective=COSINE)
     interrupted = record(1, state=TrialState.INTERRUPTED)
     goes_on = record(2, rungs=[0.7], state=TrialState.PRUNED, continues=1)
     records = [record(0, rungs=[0.9], state=TrialState.COMPLETE), interrupted, goes_on]
@@ -523,7 +532,7 @@ def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> 
 
 
 def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: Path) -> None:
-    log = TrialLog(store, "sourced", params={})
+    log = TrialLog(store, "sourced", params={}, objective=COSINE)
     log.write(record(1, rungs=[0.9], state=TrialState.COMPLETE))
     client = client_of(store)
     before = client.get_run(log.run_id("trial-0001")).info

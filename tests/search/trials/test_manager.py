@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.optimiser.pareto import non_dominated
+from search.records.objective import COSINE
 from search.records.trial import TrialState
 from search.storage.lock import exclusive
 from search.trials.journal import read_trials
@@ -261,7 +262,10 @@ def test_a_trial_that_was_continued_is_seen_once(tmp_path):
         train(killed, killed.ask(), rungs=n_rungs)
         del killed
     TrialLedger(toy)
-    outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=toy.rungs, predict=predict, limit_ms=predict(TEACHER))
+    limit_ms = predict(TEACHER)
+    outlook = outlook_of(
+        space=SPACE, teacher=TEACHER, rungs=toy.rungs, predict=predict, limit_ms=limit_ms, objective=COSINE
+    )
     for name in ("toy", "toy/rungs"):
         study = stored(tmp_path, name)
         view = outlook.view(study)
@@ -372,7 +376,9 @@ def test_sampler_and_pruner_see_the_same_failures(tmp_path):
             ledger.failed(record.number, "out of memory: it takes more than 1 GiB")
         else:
             train(ledger, record)
-    outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=ledger.plan.rungs, predict=predict, limit_ms=1e9)
+    outlook = outlook_of(
+        space=SPACE, teacher=TEACHER, rungs=ledger.plan.rungs, predict=predict, limit_ms=1e9, objective=COSINE
+    )
     failed = {
         name: sorted(trial.user_attrs.get("number", trial.number) for trial in stored(tmp_path, name).trials
                      if outlook.failed(trial))

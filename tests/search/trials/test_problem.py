@@ -8,6 +8,7 @@ import optuna
 
 from search.optimiser.encoding import UnitCube
 from search.optimiser.surrogate import distributions
+from search.records.objective import COSINE
 from search.trials.points import suggest_point
 from search.trials.problem import outlook_of
 from spaces.domain import Choice, Integer, Real
@@ -30,7 +31,9 @@ SPACE = Space(
 
 def test_costs_of_many_points_are_those_of_each():
     limit_ms = predict(TEACHER)
-    outlook = outlook_of(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=limit_ms)
+    outlook = outlook_of(
+        space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=limit_ms, objective=COSINE
+    )
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         suggest_point(study.ask(), SPACE)
