@@ -21,9 +21,10 @@ from search.storage.lock import COMMAND, TRIALS, exclusive
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.tracking.client import client_of
-from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
+from search.tracking.experiment import runs_of_kind, study_experiment
+from search.tracking.metrics import TRAINING_LOSS
+from search.tracking.names import Tag
 from search.tracking.registry import load_front, load_trials, registered_entries
-from search.tracking.trial_runs import TRAINING_LOSS
 from search.trials.journal import read_trials
 from search.workers.retries import WORKER_DIED
 from spaces.study import StudySpec
@@ -141,7 +142,7 @@ class Losses:
         runs = {trial.name: trial for trial in trials}
         client = client_of(store)
         experiment = study_experiment(store, study.name)
-        run_ids = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
+        run_ids = {run.data.tags[Tag.TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
         continued = {record.continues for record in records.values()}
         for name, record in records.items():
             if record.number in continued:  # its run is its successor's

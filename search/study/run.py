@@ -39,6 +39,7 @@ from search.tracking.async_writer import TrialWriter
 from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
+from search.tracking.names import RunParam
 from search.tracking.publish import register_front
 from search.tracking.registry import load_front
 from search.tracking.trial_runs import RunParams, TrialLog
@@ -294,14 +295,15 @@ class _Run:
         """What all runs of the study share."""
         error = prepared.predictor_error
         return {
-            "teacher": prepared.teacher_name,
-            "teacher_sha256": ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
-            "corpus_key": prepared.corpus.key,
-            "training_sentences": prepared.n_sentences,
-            "held_out_sentences": len(prepared.data.held_out_embeddings),
-            "profile": str(self.study.profile.to_json()),
-            "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
-            "predictor_rank_correlation": None if error is None else error.rank_correlation,
+            RunParam.TEACHER: prepared.teacher_name,
+            RunParam.TEACHER_SHA256: ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
+            RunParam.CORPUS_KEY: prepared.corpus.key,
+            RunParam.TRAINING_SENTENCES: prepared.n_sentences,
+            RunParam.HELD_OUT_SENTENCES: len(prepared.data.held_out_embeddings),
+            RunParam.PROFILE: str(self.study.profile.to_json()),
+            RunParam.OBJECTIVE: self.objective.name,
+            RunParam.PREDICTOR_ERROR: None if error is None else error.median_absolute_percentage_error,
+            RunParam.PREDICTOR_RANK_CORRELATION: None if error is None else error.rank_correlation,
         }
 
 

@@ -15,9 +15,8 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.client import activated, client_of
 from search.tracking.experiment import (
-    STUDY,
-    TRIAL,
     metrics_of,
     owner_tags,
     run_tags,
@@ -40,9 +37,12 @@ from search.tracking.experiment import (
     study_experiment,
     summary_run,
 )
+from search.tracking.metrics import STUDENT as STUDENT_METRICS
+from search.tracking.metrics import SUMMARY, Summary, values_of
+from search.tracking.names import Tag, VersionTag
 from search.tracking.registry import RECORD_FILE, load_trials, registered_entries, versions_of
 from search.tracking.trial_runs import RunParams, provenance
-from search.tracking.version_tags import DIGEST, ON_FRONT, tags_of
+from search.tracking.version_tags import tags_of
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
@@ -83,8 +83,8 @@ def register_front(
     if not client.search_registered_models(f"name='{study}'"):
         client.create_registered_model(study, tags=owner_tags(store, study))
 
-    runs = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
-    known = {version.tags.get(DIGEST): str(version.version) for version in versions_of(client, study)}
+    runs = {run.data.tags[Tag.TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
+    known = {version.tags.get(VersionTag.DIGEST): str(version.version) for version in versions_of(client, study)}
     versions: dict[str, MeasuredStudent] = {}
     for entry in front.students:
         digest = student_digest(folders[entry.name])
@@ -147,18 +147,16 @@ def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewV
                 code_paths=[str(room) for room in _copy_rooms(Path(temporary) / "code")],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
                 signature=signature,
-                tags={STUDY: front.study, DIGEST: new.digest},
+                tags={Tag.STUDY: front.study, VersionTag.DIGEST: new.digest},
             )
-        values = {"measured/latency_ms": entry.latency_ms, "measured/speedup": entry.speedup}
-        values |= {f"measured/fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
-        client.log_batch(run, metrics=metrics_of(values, step=0, model_id=logged.model_id))
+        client.log_batch(run, metrics=metrics_of(values_of(STUDENT_METRICS, entry), step=0, model_id=logged.model_id))
         tags = tags_of(replace(entry, on_front=False), teacher=front.teacher, profile=front.profile)
         version = client.create_model_version(
             front.study,
             source=logged.model_uri,
             run_id=run,
             model_id=logged.model_id,
-            tags=tags | {DIGEST: new.digest},
+            tags=tags | {VersionTag.DIGEST: new.digest},
             description=describe(spec),
         )
     return str(version.version)
@@ -166,7 +164,7 @@ def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewV
 
 def _delete_abandoned(client: MlflowClient, experiment: str, digest: str) -> None:
     """Delete what an interrupted registration has logged of a student that has no version."""
-    for model in client.search_logged_models([experiment], filter_string=f"tags.{DIGEST} = '{digest}'"):
+    for model in client.search_logged_models([experiment], filter_string=f"tags.{VersionTag.DIGEST} = '{digest}'"):
         client.delete_logged_model(model.model_id)
 
 
@@ -199,7 +197,7 @@ def _unchanged(client: MlflowClient, run: str) -> Iterator[None]:
 def _update_versions(client: MlflowClient, front: Front, versions: Mapping[str, MeasuredStudent]) -> None:
     for version in versions_of(client, front.study):
         entry = versions.get(str(version.version))
-        tags = {ON_FRONT: "false"}
+        tags: dict[str, str] = {VersionTag.ON_FRONT: "false"}
         if entry is not None:
             tags = tags_of(entry, teacher=front.teacher, profile=front.profile)
         for name, value in tags.items():
@@ -243,9 +241,7 @@ def _write_summary(
     client.log_text(run, json.dumps(front.to_json(), indent=2), JSON_FILE)
     client.log_text(run, page(front, trials), PAGE_FILE)
     client.log_text(run, json.dumps(front.to_record()), RECORD_FILE)
-    states = Counter(trial.state for trial in trials)
-    values = {"front/students": len(front.students), "front/dominated": len(front.dominated)}
-    values |= {f"trials/{state}": count for state, count in states.items()}
+    values = values_of(SUMMARY, Summary(front=front, trials=trials))
     client.log_batch(run, metrics=metrics_of(values, step=0))
     known = {name: value for name, value in {**provenance(), **params}.items() if value is not None}
     tags = {f"understudy.{name}": str(value) for name, value in known.items()}

@@ -23,8 +23,9 @@ from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.artifacts import read_artifact, student_folder
 from search.tracking.client import connected
-from search.tracking.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
-from search.tracking.trial_runs import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
+from search.tracking.experiment import runs_of_kind
+from search.tracking.metrics import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
+from search.tracking.names import Tag
 from search.tracking.version_tags import entry_of
 from spaces.fields import require_name
 
@@ -49,16 +50,16 @@ def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
     with connected(store) as client:
         experiments = _experiments(client)
         if own and store.identity is not None:
-            experiments = [found for found in experiments if found.tags.get(OWNER) == store.identity] or experiments
+            experiments = [found for found in experiments if found.tags.get(Tag.OWNER) == store.identity] or experiments
         if not experiments:
             return ()
         runs = client.search_runs(
             [experiment.experiment_id for experiment in experiments],
-            filter_string=f"tags.`{KIND}` = 'summary'",
+            filter_string=f"tags.`{Tag.KIND}` = 'summary'",
             order_by=["attributes.end_time DESC"],
             max_results=1000,
         )
-    return tuple(dict.fromkeys(run.data.tags[STUDY] for run in runs if run.info.end_time))
+    return tuple(dict.fromkeys(run.data.tags[Tag.STUDY] for run in runs if run.info.end_time))
 
 
 def load_front(store: Store, name: str | None = None) -> Front:
@@ -180,7 +181,8 @@ def _experiments(client: MlflowClient) -> list[Experiment]:
     found: list[Experiment] = []
     token: str | None = None
     while True:
-        page = client.search_experiments(filter_string=f"tags.`{STUDY}` LIKE '%'", max_results=1000, page_token=token)
+        studies = f"tags.`{Tag.STUDY}` LIKE '%'"
+        page = client.search_experiments(filter_string=studies, max_results=1000, page_token=token)
         found += page
         token = page.token
         if not token:
@@ -241,10 +243,10 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
 def _trial_point(run: Run, objective: Objective) -> TrialPoint:
     tags, metrics = run.data.tags, run.data.metrics
     return TrialPoint(
-        name=tags[TRIAL],
-        student=tags.get(STUDENT, ""),
-        state=tags.get(STATE, ""),
-        outcome=tags.get(OUTCOME, ""),
+        name=tags[Tag.TRIAL],
+        student=tags.get(Tag.STUDENT, ""),
+        state=tags.get(Tag.STATE, ""),
+        outcome=tags.get(Tag.OUTCOME, ""),
         latency_ms=metrics.get(PREDICTED_LATENCY),
         fidelity=metrics.get(fidelity_metric(objective.name)),
         n_tokens=int(metrics.get(TRAINING_TOKENS, 0)),

@@ -15,39 +15,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.records.objective import Objective
-from search.records.score import score
 from search.records.trial import RungRecord, TrialRecord, TrialState, trials_once
 from search.storage.store import Store
 from search.tracking.client import client_of
-from search.tracking.experiment import (
-    KIND,
-    OUTCOME,
-    STATE,
-    STUDENT,
-    STUDY,
-    TRIAL,
-    metrics_of,
-    run_tags,
-    runs_of_kind,
-    study_experiment,
-)
-from spaces.cost import cost
+from search.tracking.experiment import metrics_of, run_tags, runs_of_kind, study_experiment
+from search.tracking.metrics import END, RUNG, START, TRAINING_LOSS, TRAINING_TOKENS, MeasuredRung, values_of
+from search.tracking.names import RunParam, Tag, TrialParam
 from spaces.student_words import describe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
 
-TRAINING_LOSS = "training/loss"
-PREDICTED_LATENCY = "cost/predicted_latency_ms"
-TRAINING_TOKENS = "cost/training_tokens"
-
-RunParams = Mapping[str, str | int | float | None]
+RunParams = Mapping[RunParam, str | int | float | None]
 """What all trials of a search share: teacher, profile, sample counts, commit, device."""
 
 _MOST_METRICS = 1000  # that MLflow takes in one call
@@ -135,7 +120,7 @@ class TrialLog:
             self._experiment = study_experiment(self._store, self._study)
             runs: dict[str, _Run] = {}
             for found in runs_of_kind(self._client, self._experiment, "trial"):
-                trial = found.data.tags[TRIAL]
+                trial = found.data.tags[Tag.TRIAL]
                 if trial in runs:  # made twice, because the first answer was slower than our patience
                     self._client.delete_run(found.info.run_id)
                 else:
@@ -151,16 +136,23 @@ class TrialLog:
             if earlier in runs:
                 run = runs[earlier]
                 self._client.update_run(run.id, name=record.name)
-                self._client.log_batch(run.id, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
+                self._client.log_batch(
+                    run.id, tags=run_tags({Tag.TRIAL: record.name, "mlflow.runName": record.name})
+                )
                 runs[record.name] = runs.pop(earlier)
                 return run
             number = self._continued.get(number)
         return None
 
     def _created(self, record: TrialRecord) -> _Run:
-        tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: TrialState.RUNNING.value}
-        tags[STUDENT] = describe(record.spec)
-        commit = self._run_params.get("commit")
+        tags: dict[str, str] = {
+            Tag.KIND: "trial",
+            Tag.STUDY: self._study,
+            Tag.TRIAL: record.name,
+            Tag.STATE: TrialState.RUNNING.value,
+            Tag.STUDENT: describe(record.spec),
+        }
+        commit = self._run_params.get(RunParam.COMMIT)
         if commit is not None:
             tags["mlflow.source.git.commit"] = str(commit)
         created = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
@@ -175,12 +167,13 @@ class TrialLog:
         status, n_tokens = _MLFLOW_STATUS[record.state], record.n_tokens
         if record.state is TrialState.RUNNING:
             if run.state != record.state or run.status != status:
-                self._client.log_batch(run.id, tags=run_tags({STATE: record.state.value, OUTCOME: ""}))
+                self._client.log_batch(run.id, tags=run_tags({Tag.STATE: record.state.value, Tag.OUTCOME: ""}))
                 self._client.update_run(run.id, status=status)
         else:
-            totals = {"cost/seconds": record.seconds, TRAINING_TOKENS: float(n_tokens)}
-            tags = {STATE: record.state.value, OUTCOME: record.outcome}
-            self._client.log_batch(run.id, metrics=metrics_of(totals, step=n_tokens), tags=run_tags(tags))
+            tags: dict[str, str] = {Tag.STATE: record.state.value, Tag.OUTCOME: record.outcome}
+            self._client.log_batch(
+                run.id, metrics=metrics_of(values_of(END, record), step=n_tokens), tags=run_tags(tags)
+            )
             self._client.set_terminated(run.id, status=status)
             run.n_tokens = n_tokens
         run.state, run.status = record.state.value, status
@@ -189,7 +182,7 @@ class TrialLog:
         values = trial_parameters(record) | {key: value for key, value in self._run_params.items() if value is not None}
         # Parameters cannot be changed, and come whole or not at all: those of an earlier command stay.
         params = [] if "params" in run.known else _params(values)
-        metrics = {name: value for name, value in _known_at_start(record).items() if name not in run.known}
+        metrics = {name: value for name, value in values_of(START, record).items() if name not in run.known}
         if params or metrics:
             self._client.log_batch(run.id, params=params, metrics=metrics_of(metrics, step=0))
         run.known |= {"params", *metrics}
@@ -208,19 +201,10 @@ class TrialLog:
         run.rungs |= {rung.n_tokens for rung in steps}
 
     def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
-        values = {fidelity_metric(name): float(value) for name, value in asdict(rung.fidelity).items()}
-        values |= {TRAINING_LOSS: rung.loss, "training/tokens_per_s": rung.tokens_per_s}
-        if self._teacher_latency_ms is not None and record.predicted_latency_ms is not None:
-            values["score"] = score(
-                self._objective.error(self._objective.of(rung.fidelity)),
-                self._teacher_latency_ms / record.predicted_latency_ms,
-            )
-        return values
-
-
-def fidelity_metric(field: str) -> str:
-    """Name of the metric of a field of `Fidelity`."""
-    return f"fidelity/{field}"
+        measured = MeasuredRung(
+            record=record, rung=rung, objective=self._objective, teacher_latency_ms=self._teacher_latency_ms
+        )
+        return values_of(RUNG, measured)
 
 
 def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
@@ -232,7 +216,7 @@ def _known(run: Run) -> _Run:
     tags, metrics = run.data.tags, run.data.metrics
     known = set(metrics) | ({"params"} if run.data.params else set())
     n_tokens = metrics.get(TRAINING_TOKENS, -1.0)
-    return _Run(run.info.run_id, tags.get(STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
+    return _Run(run.info.run_id, tags.get(Tag.STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
 
 
 def _agrees(run: _Run, record: TrialRecord) -> bool:
@@ -244,15 +228,15 @@ def _agrees(run: _Run, record: TrialRecord) -> bool:
 def trial_parameters(record: TrialRecord) -> dict[str, Any]:
     """The point under its own names, then the whole spec and recipe, flat, as in `spec.encoder.width`."""
     parameters: dict[str, Any] = dict(record.point)
-    parameters["seed"] = record.seed
+    parameters[TrialParam.SEED] = record.seed
     if record.spec is not None:
-        parameters |= _flat("spec", record.spec.to_json())
+        parameters |= _flat(TrialParam.SPEC, record.spec.to_json())
     if record.recipe is not None:
-        parameters |= _flat("recipe", record.recipe.to_json())
+        parameters |= _flat(TrialParam.RECIPE, record.recipe.to_json())
     return parameters
 
 
-def provenance() -> dict[str, str | int | None]:
+def provenance() -> dict[RunParam, str | int | float | None]:
     """Commit (None outside a checkout; `-dirty` if files changed), device and versions of this process."""
     import torch
 
@@ -260,11 +244,11 @@ def provenance() -> dict[str, str | int | None]:
     if torch.cuda.is_available():
         device = f"{torch.cuda.get_device_name(0)}; {device}"
     return {
-        "commit": _commit(),
-        "device": device,
-        "n_cpus": os.cpu_count(),
-        "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
+        RunParam.COMMIT: _commit(),
+        RunParam.DEVICE: device,
+        RunParam.N_CPUS: os.cpu_count(),
+        RunParam.PYTHON: sys.version.split()[0],
+        RunParam.TORCH: str(torch.__version__),
     }
 
 
@@ -290,15 +274,6 @@ def _processor() -> str:
     except OSError:
         pass
     return os.uname().machine
-
-
-def _known_at_start(record: TrialRecord) -> dict[str, float]:
-    values: dict[str, float] = {}
-    if record.predicted_latency_ms is not None:
-        values[PREDICTED_LATENCY] = record.predicted_latency_ms
-    if record.spec is not None:
-        values |= {f"cost/{name}": float(value) for name, value in asdict(cost(record.spec)).items()}
-    return values
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:

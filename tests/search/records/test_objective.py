@@ -315,7 +315,7 @@ ALLOWED = {
     "trainers/measure/fidelity.py": "makes the measurements",
     "search/export/sentence_transformers.py": "the similarity that sentence-transformers is told to use",
     "trainers/distil/objective.py": "the weight of a training loss of the same name",
-    "search/tracking/version_tags.py": "every field, to and from tags",
+    "search/tracking/metrics.py": "every field, as a metric",
 }
 
 

@@ -28,7 +28,8 @@ from search.report.page import report_html, write_report
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import activated, client_of, create_store
-from search.tracking.experiment import KIND, TRIAL, runs_of_kind, study_experiment
+from search.tracking.experiment import runs_of_kind, study_experiment
+from search.tracking.names import RunParam, Tag
 from search.tracking.publish import register_front
 from search.tracking.registry import (
     load_front,
@@ -102,7 +103,7 @@ def folders(
 def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
     """A study with a front of three students; tests that change a study register their own."""
     paths = folders(tmp_path_factory.mktemp("students"))
-    register_front(store, front("shared"), page=report_html, folders=paths, params={"corpus": "tiny"})
+    register_front(store, front("shared"), page=report_html, folders=paths, params={RunParam.CORPUS_KEY: "tiny"})
     return "shared", paths
 
 
@@ -239,7 +240,7 @@ def test_the_summary_run_holds_table_json_and_page(store: Store, registered: tup
     names = {path.name for path in folder.iterdir()}
     assert names == {"front.json", "front.html", "front-table.json", "front-record.json"}
     assert summary.info.status == "FINISHED"
-    assert summary.data.tags["understudy.corpus"] == "tiny"
+    assert summary.data.tags["understudy.corpus_key"] == "tiny"
     assert "static-table" in summary.data.tags["mlflow.note.content"]
 
 
@@ -456,11 +457,11 @@ def test_a_database_of_another_mlflow_names_the_remedy(store: Store, tmp_path: P
 def trial_runs(store: Store, study: str) -> dict[str, dict[str, str]]:
     client = client_of(store)
     experiment = client.get_experiment_by_name(study).experiment_id
-    return {run.data.tags[TRIAL]: run.data.tags for run in runs_of_kind(client, experiment, "trial")}
+    return {run.data.tags[Tag.TRIAL]: run.data.tags for run in runs_of_kind(client, experiment, "trial")}
 
 
 def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
-    log = TrialLog(store, "curves", params={"held_out_sentences": 7}, objective=COSINE, teacher_latency_ms=8.0)
+    log = TrialLog(store, "curves", params={RunParam.HELD_OUT_SENTENCES: 7}, objective=COSINE, teacher_latency_ms=8.0)
     log.write(record(3))
     log.write(record(3, rungs=[0.8]))
     log.write(record(3, rungs=[0.8, 0.9]))
@@ -508,7 +509,7 @@ def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
     killed.write(record(1))
     killed.write(record(1, rungs=[0.8]))
 
-    log = TrialLog(store, "resumed", params={"another": "fact"}, objective=COSINE)
+    log = TrialLog(store, "resumed", params={RunParam.CORPUS_KEY: "another"}, objective=COSINE)
     log.write(record(1, rungs=[0.8], state=TrialState.INTERRUPTED))
     assert trial_runs(store, "resumed")["trial-0001"]["understudy.state"] == "interrupted"
     log.write(record(2, rungs=[0.8], continues=1))
@@ -541,7 +542,7 @@ def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: 
     run = client.get_run(log.run_id("trial-0001"))
     assert (run.info.status, run.info.end_time) == (before.status, before.end_time)
     assert run.data.metrics["measured/latency_ms"] == 2.0
-    assert run.data.tags[KIND] == "trial"
+    assert run.data.tags[Tag.KIND] == "trial"
 
 
 def test_mlflows_own_experiment_is_not_a_study(store: Store) -> None:

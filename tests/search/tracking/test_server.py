@@ -25,9 +25,11 @@ from search.study.run import run_search
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import client_of, create_store, require_tracking
 from search.tracking.errors import is_refusal, reason_of, tracking_errors
-from search.tracking.experiment import TRIAL, claim_experiment, runs_of_kind
+from search.tracking.experiment import claim_experiment, runs_of_kind
+from search.tracking.metrics import TRAINING_LOSS
+from search.tracking.names import RunParam, Tag
 from search.tracking.registry import load_front, load_trials, resolve_model, study_names
-from search.tracking.trial_runs import TRAINING_LOSS, TrialLog
+from search.tracking.trial_runs import TrialLog
 from search.trials.journal import read_trials
 from spaces.study import StudySpec
 from tests.search.tiny_records import record
@@ -248,10 +250,10 @@ def state_of(store: Store, study: str) -> dict[str, tuple[str, str, list[int], b
     experiment = client.get_experiment_by_name(study).experiment_id
     found = {}
     for run in runs_of_kind(client, experiment, "trial"):
-        assert run.data.tags[TRIAL] not in found
+        assert run.data.tags[Tag.TRIAL] not in found
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, TRAINING_LOSS)]
         tags = run.data.tags
-        found[tags[TRIAL]] = (tags["understudy.state"], run.info.status, steps, "seed" in run.data.params)
+        found[tags[Tag.TRIAL]] = (tags["understudy.state"], run.info.status, steps, "seed" in run.data.params)
     return found
 
 
@@ -266,7 +268,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
 ) -> None:
     """The line is cut at each call in turn, before or after the database has done what it was asked."""
     study = f"cut-{call}-{after}"
-    log = TrialLog(database, study, params={"a": "fact"}, objective=COSINE)
+    log = TrialLog(database, study, params={RunParam.CORPUS_KEY: "a"}, objective=COSINE)
     log.run_id("none")
     n_calls = 0
 
@@ -427,7 +429,7 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     assert read_trials(store.study_folder(study.name), study.name) == measured
     client = client_of(store)
     experiment = client.get_experiment_by_name(study.name).experiment_id
-    runs = {run.data.tags[TRIAL]: run for run in runs_of_kind(client, experiment, "trial")}
+    runs = {run.data.tags[Tag.TRIAL]: run for run in runs_of_kind(client, experiment, "trial")}
     assert Counter(run.data.tags["understudy.state"] for run in runs.values()) == Counter(r.state for r in measured)
     for r in measured:
         steps = [metric.step for metric in client.get_metric_history(runs[r.name].info.run_id, TRAINING_LOSS)]
