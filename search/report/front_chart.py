@@ -33,13 +33,6 @@ _TRIAL_STATES = ("complete", "pruned", "failed", "interrupted", "running", "refu
 CHART_CSS = Path(__file__).with_name("assets") / "chart.css"
 
 
-def front_svg(front: Front, trials: Sequence[TrialPoint] = ()) -> str:
-    """The front as a complete SVG file, for a README: nothing but itself is loaded."""
-    style = CHART_CSS.read_text(encoding="utf-8")
-    heading = f"{front.study}: students of {front.teacher}"
-    return front_chart(front, trials, style=f"<style>{style}</style>", heading=heading)
-
-
 def front_chart(front: Front, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = "") -> str:
     """The chart as an `<svg>` element; each mark has `data-key`, by which the report's script finds it.
 

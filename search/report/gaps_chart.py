@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front as the searcher sees it, with its empty regions: what was tried there, and what could be had.
+"""The front as the searcher sees it, with its gaps: what was tried there, and what is predicted of untried points.
 
 Latencies are predicted, errors are those of the brief trials: the axes are those of the front's chart, the numbers are
 not. A trial that was stopped stands where it is expected to end.
@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from search.records.formatting import format_ms
 from search.records.trial import TrialState
 from search.report.front_chart import FIDELITY_TICKS, error_step, latency_ticks
-from search.report.gap_contents import GapContents
+from search.report.gaps import GapContents
 from search.report.review import Place, SearchReview
 from search.report.svg import count, drawing, line, linear, text, tip
 from spaces.student_words import describe
@@ -40,7 +40,7 @@ def gaps_chart(review: SearchReview) -> str:
     margin = max(0.3, 0.04 * (max(costs) - min(costs)))
     low_cost, high_cost = min(costs) - margin, max(costs) + margin
     steps = [error_step(place.error) for place in front]
-    steps += [error_step(each.promise.error) for _, _, each in shown if each.promise is not None]
+    steps += [error_step(each.best.error) for _, _, each in shown if each.best is not None]
     low, high = max(0.0, min(steps) - 0.4), max(steps) + 0.9
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     x = linear(low_cost, high_cost, LEFT, right)
@@ -72,15 +72,15 @@ def gaps_chart(review: SearchReview) -> str:
         if place.on_front or error_step(place.error) >= low:
             parts.append(_dot(review, place, x(place.cost), y(place.error)))
     for letter, i, each in shown:
-        if each.promise is not None and error_step(each.promise.error) >= low:
-            promise = each.promise
-            at, facts = x(promise.cost), tip([f"gap {letter}: untried", *promise_facts(review, i)])
-            top_y, bottom_y = y(promise.low_error), y(promise.high_error)
+        if each.best is not None and error_step(each.best.error) >= low:
+            best = each.best
+            at, facts = x(best.cost), tip([f"gap {letter}: untried", *candidate_facts(review, i)])
+            top_y, bottom_y = y(best.low_error), y(best.high_error)
             parts.append(
-                f'<g class="promise tip"><path d="M{at:.1f} {top_y:.1f}V{bottom_y:.1f}"/>'
-                f'<circle cx="{at:.1f}" cy="{y(promise.error):.1f}" r="4.5"/>{facts}</g>'
+                f'<g class="candidate tip"><path d="M{at:.1f} {top_y:.1f}V{bottom_y:.1f}"/>'
+                f'<circle cx="{at:.1f}" cy="{y(best.error):.1f}" r="4.5"/>{facts}</g>'
             )
-    parts += _legend(bool(shown), any(each.promise for _, _, each in shown), len(front) < len(review.places))
+    parts += _legend(bool(shown), any(each.best for _, _, each in shown), len(front) < len(review.places))
     label = "predicted latency in milliseconds (log scale)"
     parts.append(text((LEFT + right) / 2, HEIGHT - 12, label, style="title", anchor="middle"))
     parts.append(
@@ -98,16 +98,16 @@ def gaps_chart(review: SearchReview) -> str:
     )
 
 
-def promise_facts(review: SearchReview, number: int) -> list[str]:
-    """What is believed of the best untried student of a gap, a line for each fact; nothing if there is none."""
-    promise = review.gaps[number].promise
-    if promise is None:
+def candidate_facts(review: SearchReview, number: int) -> list[str]:
+    """What is predicted of the best untried student of a gap, a line for each fact; nothing if there is none."""
+    best = review.gaps[number].best
+    if best is None:
         return []
     return [
         review.students[number],
-        f"{format_ms(2.0**promise.cost)} ms, fidelity {review.fidelity_at(promise.error)} "
-        f"({review.fidelity_at(promise.high_error)} to {review.fidelity_at(promise.low_error)})",
-        f"on the front with a probability of {_probability(promise.chance)}",
+        f"{format_ms(2.0**best.cost)} ms, fidelity {review.fidelity_at(best.error)} "
+        f"({review.fidelity_at(best.high_error)} to {review.fidelity_at(best.low_error)})",
+        f"on the front with a probability of {_probability(best.chance)}",
     ]
 
 
@@ -145,15 +145,15 @@ def _dot(review: SearchReview, place: Place, x: float, y: float) -> str:
     return f'<circle class="{style} tip" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip(facts)}</circle>'
 
 
-def _legend(gaps: bool, promises: bool, others: bool) -> Sequence[str]:
+def _legend(gaps: bool, candidates: bool, others: bool) -> Sequence[str]:
     rows = [('<circle class="step gained" r="4.5"/>', "front of the brief trials")]
     if others:
         rows.append(('<circle class="trial complete" r="3.2"/>', "complete, behind it"))
         rows.append(('<circle class="trial pruned" r="2.8"/>', "not complete: where it is expected to end"))
     if gaps:
         rows.append(('<rect class="gap" x="-7" y="-6" width="14" height="12" rx="2"/>', "wide gap"))
-    if promises:
-        rows.append(('<g class="promise"><path d="M0 -8V8"/><circle r="4"/></g>', "best untried, with 90% interval"))
+    if candidates:
+        rows.append(('<g class="candidate"><path d="M0 -8V8"/><circle r="4"/></g>', "best untried, with 90% interval"))
     parts, at = [], LEFT + 8.0
     for shape, words in rows:
         parts.append(f'<g transform="translate({at:.0f} 16)">{shape}</g>')

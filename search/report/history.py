@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a search learnt what: its trials in time, its training tokens, and the hypervolume that it had by then.
+"""The hypervolume of a search over time: by time and by training tokens.
 
 Time is that in which at least one trial ran, by the clock: two workers side by side count once, and pauses between the
 commands of an interrupted study do not count. Tokens are those of all trials together, up to the last rung that each

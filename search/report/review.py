@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search in review: hypervolume by tokens and time, rungs, what each dimension decides, gaps of the front.
+"""A search in review: hypervolume by tokens and time, rungs, Sobol indices, gaps of the front.
 
 Everything is computed from the journal (`search.report.load`) with the searcher's own model, costs and errors, so
 that the page says what the searcher saw. Random choices are seeded: the same search gives the same review.
@@ -20,8 +20,7 @@ from search.optimiser.posterior import View
 from search.optimiser.sampler import N_NEAR, N_RANDOM, N_ROUNDS
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState, trials_once
-from search.report.gap_contents import GapContents, look_into
-from search.report.gaps import gaps_of
+from search.report.gaps import GapContents, gaps_of, look_into
 from search.report.history import Corner, SearchHistory, history_of
 from search.report.importance import Array, Booleans, Design, Importance, evaluate, importances
 from search.report.load import RecordedSearch
@@ -33,7 +32,7 @@ from spaces.student_words import describe
 FEWEST_COMPLETE = 8
 """Complete trials: with fewer, shares of a variance are noise."""
 LEAST_EXPLAINED = 0.3
-"""Share of the complete trials' variance that the model must predict before it is asked what decides."""
+"""Share of the complete trials' variance that the model must predict before its Sobol indices mean anything."""
 N_MODELS, N_EACH = 8, 8  # models that are fitted to parts of the trials, and draws of each
 MOST_ROWS = 1300  # of a joint draw, which takes n^3 operations
 N_LATENCY = 1024
@@ -41,7 +40,7 @@ N_LATENCY = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """What each dimension decides of one objective."""
+    """The Sobol indices of all dimensions for one objective."""
 
     dimensions: tuple[Importance, ...]
     """The largest first; empty if it cannot be said."""
@@ -96,7 +95,7 @@ class SearchReview:
     teacher_ms: float | None
     """The teacher's predicted latency; None if nobody knows it."""
     students: dict[int, str]
-    """For each gap whose promise is a student, by the gap's number: the student in words."""
+    """For each gap with a best candidate, by the gap's number: the student in words."""
 
     def fidelity_at(self, error: float) -> str:
         """The fidelity that has an error, as people read it."""
@@ -185,7 +184,7 @@ def _fidelity_shares(search: RecordedSearch, view: View) -> Shares:
         share = "nothing" if explained is None or explained <= 0.0 else f"{explained:.0%}"
         return Shares(
             dimensions=(),
-            reason=f"Too few trials to tell: the model predicts {share} of the differences between complete trials.",
+            reason=f"Too few trials to tell: the model predicts {share} of the variance between complete trials.",
             explained=explained,
         )
     names = _varied(search, view)
@@ -257,7 +256,7 @@ def _spec(search: RecordedSearch, teacher: StudentSpec, point: dict[str, Any]) -
 def _students(search: RecordedSearch, gaps: Sequence[GapContents]) -> dict[int, str]:
     assert search.teacher is not None
     return {
-        i: describe(_spec(search, search.teacher, dict(each.promise.point)))
+        i: describe(_spec(search, search.teacher, dict(each.best.point)))
         for i, each in enumerate(gaps)
-        if each.promise is not None
+        if each.best is not None
     }

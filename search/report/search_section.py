@@ -8,8 +8,8 @@ from html import escape
 
 from search.records.formatting import format_ms
 from search.records.trial import RungRecord, TrialRecord, TrialState
-from search.report.gap_contents import GapContents
-from search.report.gaps_chart import gaps_chart, promise_facts, shown_gaps
+from search.report.gaps import GapContents
+from search.report.gaps_chart import candidate_facts, gaps_chart, shown_gaps
 from search.report.history import Corner, SearchHistory
 from search.report.importance import Importance
 from search.report.review import SearchReview
@@ -144,14 +144,14 @@ def _saved_tokens(review: SearchReview) -> float | None:
 
 def _importance_panel(review: SearchReview) -> str:
     words = (
-        "Share of the variance over the whole space that a dimension decides: dark alone, light together with others; "
-        "whiskers hold 90% of what models of two thirds of the trials allow, and where that is nearly anything no bar "
-        "is drawn. Of the logarithms of error and latency."
+        "Sobol indices of the logarithms of error and latency over the whole space: the share of the variance that a "
+        "dimension explains alone (first order, dark) and together with others (total effect, light). Whiskers are 90% "
+        "intervals over models of two thirds of the trials; where they are too wide to tell, no bar is drawn."
     )
     if review.fidelity.dimensions and review.fidelity.explained is not None:
         words += (
-            f" Fidelity is what the model of the search believes; it foretells {review.fidelity.explained:.0%} of the "
-            "differences between complete trials, each from all others."
+            f" Fidelity is the surrogate model's prediction, which explains {review.fidelity.explained:.0%} of the "
+            "variance between complete trials (leave-one-out)."
         )
     by_name: dict[str, list[Importance | None]] = {}
     for k, shares in enumerate((review.fidelity, review.latency)):
@@ -160,23 +160,27 @@ def _importance_panel(review: SearchReview) -> str:
     rows = [
         [_text(name), *(cell for each in pair for cell in _importance_cells(each))] for name, pair in by_name.items()
     ]
-    head = ["dimension|", "fidelity: total", "90% interval", "alone", "latency: total", "90% interval", "alone"]
+    head = [
+        *("dimension|", "fidelity: total effect", "90% interval", "first order"),
+        *("latency: total effect", "90% interval", "first order"),
+    ]
     table = _table(head, rows, summary="As a table") if rows else ""
     chart = importance_chart(review.fidelity, review.latency)
-    return _panel("What each dimension decides", f"<p>{words}</p>{_scroll(chart)}{table}")
+    return _panel("Sobol indices", f"<p>{words}</p>{_scroll(chart)}{table}")
 
 
 def _importance_cells(each: Importance | None) -> list[str]:
     if each is None:
         return [_number("")] * 3
-    return [_number(f"{each.total:.3f}"), _number(f"{each.low:.3f} to {each.high:.3f}"), _number(f"{each.alone:.3f}")]
+    numbers = (f"{each.total_effect:.3f}", f"{each.low:.3f} to {each.high:.3f}", f"{each.first_order:.3f}")
+    return [_number(words) for words in numbers]
 
 
 def _gaps_panel(review: SearchReview, link: Link) -> str:
     if not any(place.on_front for place in review.places):
         return ""
     words = (
-        "The front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
+        "The Pareto front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
         "neighbour and as faithful as the next would add; one of more than 1.5 times the mean is wide. The ends reach "
         "to the fastest student of the space, and to half the error at the teacher's latency. "
         f"{review.n_candidates:,} untried points were looked at."
@@ -185,7 +189,7 @@ def _gaps_panel(review: SearchReview, link: Link) -> str:
     if not shown:
         words += " No gap is wide."
     rows = [_gap_row(review, letter, i, each, link) for letter, i, each in shown]
-    head = ["gap", "latency, ms", "fidelity", "could add", "tried there|", "believed to be there|"]
+    head = ["gap", "latency, ms", "fidelity", "could add", "tried there|", "predicted there|"]
     heads = [f"{name}|" if name in ("gap",) else name for name in head]
     table = _table(heads, rows) if rows else ""
     return _panel("Empty regions of the front", f"<p>{words}</p>{_scroll(gaps_chart(review))}{table}", wide=True)
@@ -204,7 +208,7 @@ def _gap_row(review: SearchReview, letter: str, number: int, each: GapContents, 
         _number(f"{low} to {high}"),
         _number(whole),
         f'<td class="words">{_tried(review, each, link)}</td>',
-        f'<td class="words">{_believed(review, number)}</td>',
+        f'<td class="words">{_predicted(review, number)}</td>',
     ]
 
 
@@ -225,8 +229,8 @@ def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
     )
 
 
-def _believed(review: SearchReview, number: int) -> str:
-    facts = promise_facts(review, number)
+def _predicted(review: SearchReview, number: int) -> str:
+    facts = candidate_facts(review, number)
     if not facts:
         return "no untried student with such a latency was found"
     return escape("; ".join(facts))
@@ -236,8 +240,8 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
     if not review.pruned:
         return _panel("Pruned trials", "<p>No trial was pruned.</p>", wide=True)
     words = (
-        "A trial is stopped at a rung when a new one promises more for the tokens, and only if one that is no slower "
-        "and got as far is expected to end with less error: those named here, with what they had at the same rung."
+        "A trial is pruned at a rung if a trial that is no slower and got as far is predicted to end with less error, "
+        "and a new trial has more expected gain per token. The former are named here, with their fidelity at that rung."
     )
     rows = [
         [

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.draw_front import front_svg
 from search.console.front_table import print_front
 from search.records.formatting import format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.front_table import front_columns, front_markdown
 from search.records.objective import COSINE
 from search.records.trial import TrialPoint
-from search.report.front_chart import front_svg
 from search.report.page import report_html
 from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch

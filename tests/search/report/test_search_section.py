@@ -76,7 +76,7 @@ def test_the_names_of_dimensions_do_not_reach_into_the_bars(review):
     dimension = replace(review.fidelity.dimensions[0], name="static_embedding_dim")  # the longest
     long = replace(review, fidelity=Shares(dimensions=(dimension,), explained=0.9))
     found = drawings(search_section(long, lambda name: None))
-    root = next(root for root in found if "decides" in root.attrib["aria-label"])
+    root = next(root for root in found if "Sobol" in root.attrib["aria-label"])
     label = next(text for text in root.iter(f"{SVG}text") if text.text == "static embedding dim")
     assert float(label.attrib["x"]) - 6.4 * len(label.text) > 0.0
 
@@ -153,7 +153,7 @@ def test_a_share_that_could_be_anything_is_not_drawn(review):
     unclear = replace(known, low=0.05, high=0.9)
     texts = [
         search_section(replace(review, fidelity=Shares(dimensions=(each,), explained=0.5)), lambda name: None)
-        for each in (replace(known, low=known.total, high=known.total), unclear)
+        for each in (replace(known, low=known.total_effect, high=known.total_effect), unclear)
     ]
     assert "unclear: 5 to 90%" in texts[1]
     assert "unclear" not in texts[0]
