@@ -19,6 +19,7 @@ from search.records.formatting import describe_profile, format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective
 from search.records.trial import TrialPoint
+from search.report.svg import step_curve, vertical_title
 
 WIDTH, HEIGHT = 920, 580
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 88, 62
@@ -160,8 +161,7 @@ def _grid(axes: _Axes, front: Front, *, heading: str) -> list[str]:
         f'<path class="axis" d="M{LEFT} {y + 3}V{bottom}H{right}"/>',
         f'<text class="title" x="{(LEFT + right) / 2}" y="{HEIGHT - 16}" text-anchor="middle">latency in milliseconds '
         f"(log scale): {escape(describe_profile(front.profile))}</text>",
-        f'<text class="title" transform="translate(18 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        f"fidelity: {escape(axes.objective.label)}</text>",
+        vertical_title(18, (TOP + bottom) / 2, f"fidelity: {axes.objective.label}"),
     ]
     for speedup, x in _speedups(axes, front):
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{TOP}"/>')
@@ -197,11 +197,10 @@ def _front_line(axes: _Axes, students: Sequence[MeasuredStudent]) -> list[str]:
         return []
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     corners = [axes.of(entry) for entry in students]
-    x, y = corners[0]
-    stairs = "".join(f"H{x:.1f}V{y:.1f}" for x, y in corners[1:]) + f"H{right}"
+    curve, (x, _) = step_curve(corners, right), corners[0]
     return [
-        f'<path class="below" d="M{x:.1f} {bottom}V{y:.1f}{stairs}V{bottom}Z"/>',
-        f'<path class="front" d="M{x:.1f} {y:.1f}{stairs}"/>',
+        f'<path class="below" d="{curve}V{bottom}H{x:.1f}Z"/>',
+        f'<path class="front" d="{curve}"/>',
     ]
 
 

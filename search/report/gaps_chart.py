@@ -16,7 +16,7 @@ from search.records.trial import TrialState
 from search.report.front_chart import FIDELITY_TICKS, error_step, latency_ticks
 from search.report.gaps import GapContents
 from search.report.review import Place, SearchReview
-from search.report.svg import count, drawing, line, linear, text, tip
+from search.report.svg import count, drawing, line, linear, step_curve, text, tip, vertical_title
 from spaces.student_words import describe
 
 WIDTH, HEIGHT = 1120, 430
@@ -66,8 +66,7 @@ def gaps_chart(review: SearchReview) -> str:
         parts += _gap(review, letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
     corners = [(x(place.cost), y(place.error)) for place in front]
     if corners:
-        stairs = f"M{corners[0][0]:.1f} {corners[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in corners[1:])
-        parts.append(f'<path class="front" d="{stairs}H{right}"/>')
+        parts.append(f'<path class="front" d="{step_curve(corners, right)}"/>')
     for place in sorted(review.places, key=lambda place: place.on_front):
         if place.on_front or error_step(place.error) >= low:
             parts.append(_dot(review, place, x(place.cost), y(place.error)))
@@ -83,10 +82,7 @@ def gaps_chart(review: SearchReview) -> str:
     parts += _legend(bool(shown), any(each.best for _, _, each in shown), len(front) < len(review.places))
     label = "predicted latency in milliseconds (log scale)"
     parts.append(text((LEFT + right) / 2, HEIGHT - 12, label, style="title", anchor="middle"))
-    parts.append(
-        f'<text class="title" transform="translate(16 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        "fidelity of brief trials</text>"
-    )
+    parts.append(vertical_title(16, (TOP + bottom) / 2, f"fidelity of brief trials: {review.objective.label}"))
     told = ", ".join(f"{letter} between {_between(each)}" for letter, _, each in shown) or "none"
     return drawing(
         "gaps",

@@ -7,7 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from search.report.svg import CHARACTER_PX, count, drawing, duration, line, linear, text, ticks, tip
+from search.report.svg import (
+    CHARACTER_PX,
+    count,
+    drawing,
+    duration,
+    line,
+    linear,
+    step_curve,
+    text,
+    ticks,
+    tip,
+    vertical_title,
+)
 from spaces.student_words import describe
 
 if TYPE_CHECKING:
@@ -90,7 +102,7 @@ def _history_chart(
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}{broken if low > 0.0 else ""}V{bottom}H{right}"/>')
     shown = list(zip(history.steps, values, strict=True))[first:]
     corners = [(x(at(step)), y(value)) for step, value in shown]
-    stairs = f"M{corners[0][0]:.1f} {bottom}" + "".join(f"H{cx:.1f}V{cy:.1f}" for cx, cy in corners) + f"H{x(end):.1f}"
+    stairs = step_curve([(corners[0][0], bottom), *corners], x(end))
     parts.append(f'<path class="below" d="{stairs}V{bottom}Z"/><path class="front" d="{stairs}"/>')
     for (step, _), (cx, cy) in sorted(zip(shown, corners, strict=True), key=lambda pair: pair[0][0].gained):
         gained = percent(step.gained) >= LEAST_GAIN
@@ -102,10 +114,7 @@ def _history_chart(
         style, radius = ("step gained", 4.0) if gained else ("step", 2.4)
         parts.append(f'<circle class="{style} tip" cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}">{tip(facts)}</circle>')
     parts.append(text((LEFT + right) / 2, HEIGHT - 8, label, style="title", anchor="middle"))
-    parts.append(
-        f'<text class="title" transform="translate(14 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        "hypervolume, % of the ideal</text>"
-    )
+    parts.append(vertical_title(14, (TOP + bottom) / 2, "hypervolume, % of the ideal"))
     return drawing(
         name,
         parts,

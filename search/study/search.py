@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from search.records.objective import objective_of
 from search.records.trial import Observer, TrialRecord
@@ -48,7 +48,7 @@ def search_trials(
 
 
 def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
-    """What decides which trials a study's search makes; the identity is what makes their numbers comparable."""
+    """What decides which trials a study's search makes."""
     return TrialPlan(
         name=study.name,
         folder=store.study_folder(study.name),
@@ -64,13 +64,20 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         rung_time_limit_s=study.search.rung_time_limit_s,
         trial_memory_gib=study.search.trial_memory_gib,
         initial_points=study.initial_points,
-        identity={
-            # Left out where it is the default: a study that is older than the choice is the same study.
-            **({} if study.objective == ObjectiveSpec() else {"objective": study.objective.to_json()}),
-            "space": space_to_json(study.space),
-            "rungs": list(study.search.rungs),
-            "profile": study.profile.to_json(),
-            "teacher_weights": [teacher.weight for teacher in study.teachers],
-            **prepared.identity,
-        },
+        identity=identity_of(study, prepared.identity),
     )
+
+
+def identity_of(study: StudySpec, prepared: Mapping[str, str]) -> dict[str, Any]:
+    """What makes the numbers of a study's trials comparable, as JSON values; `prepared` names teachers and text.
+
+    The objective is left out where it is the default: a study that is older than the choice is the same study.
+    """
+    identity = {
+        "space": space_to_json(study.space),
+        "rungs": list(study.search.rungs),
+        "profile": study.profile.to_json(),
+        "teacher_weights": [teacher.weight for teacher in study.teachers],
+        **prepared,
+    }
+    return identity if study.objective == ObjectiveSpec() else identity | {"objective": study.objective.to_json()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,12 +32,13 @@ from search.records.objective import (
 )
 from search.records.score import score
 from search.records.selection import select_student
-from search.records.trial import TrialState
+from search.records.trial import TrialRecord, TrialState
 from search.report.load import read_search
 from search.report.page import report_html
 from search.report.review import review_search
 from search.storage.store import Store
 from search.storage.study_state import StudyState
+from search.study.search import identity_of
 from search.tracking.client import client_of, create_store
 from search.tracking.experiment import runs_of_kind
 from search.tracking.publish import register_front
@@ -136,6 +138,14 @@ def test_another_objective_is_another_study(tmp_path: Path, first: str) -> None:
             state.claim(changed)
 
 
+def test_a_journal_is_continued_with_its_objective_alone() -> None:
+    prepared = {"teachers": "digest", "corpus": "key"}
+    default, other = parse_study(STUDY), parse_study(STUDY + "objective: {fidelity: spearman}")
+    identity = identity_of(default, prepared)
+    assert "objective" not in identity and identity["corpus"] == "key"
+    assert identity_of(other, prepared) == identity | {"objective": {"fidelity": "spearman"}}
+
+
 # The search
 
 
@@ -181,20 +191,27 @@ def test_a_search_selects_prunes_and_reports_by_its_objective(store: Store) -> N
     assert review.ideal[1] == pytest.approx(1.0 - max(value for _, value in points))
     assert all(step.hypervolume > 0.0 for step in review.history.steps[-1:])
     most = max(value for _, value in points)
-    assert f"{most:.4f}" in report_html(front_of([]), (), review)
+    page = report_html(front_of([]), (), review)
+    assert f"{most:.4f}" in page
+    assert all(f'<td class="number">{one.rungs[-1].fidelity.spearman:.4f}</td>' in page for one in pruned)
     assert "fidelity" in search_lines(review)
 
 
 def test_graduates_are_chosen_by_the_objective() -> None:
-    def trial(number: int, latency_ms: float, spearman: float) -> object:
+    def trial(number: int, latency_ms: float, spearman: float) -> TrialRecord:
         rungs = tuple(replace(rung, fidelity=opposed(spearman)) for rung in record(0, rungs=[0.5]).rungs)
         made = record(number, state=TrialState.COMPLETE)
         return replace(made, predicted_latency_ms=latency_ms, rungs=rungs, checkpoint=Path("there"))
 
+    broken = trial(2, 0.5, math.nan)
+    broken = replace(
+        broken, rungs=tuple(replace(one, fidelity=replace(one.fidelity, cosine=0.9)) for one in broken.rungs)
+    )
+    assert choose_graduates([broken], max_students=1, objective=SPEARMAN) == []
     good, bad = trial(0, 1.0, 0.9), trial(1, 2.0, 0.5)  # by its cosine the second would be on the front, too
-    assert choose_graduates([good, bad], max_students=1, objective=SPEARMAN) == [good]  # type: ignore[list-item]
-    assert choose_graduates([good, bad], max_students=8, objective=SPEARMAN) == [good]  # type: ignore[list-item]
-    assert choose_graduates([good, bad], max_students=8, objective=COSINE) == [good, bad]  # type: ignore[list-item]
+    assert choose_graduates([good, bad], max_students=1, objective=SPEARMAN) == [good]
+    assert choose_graduates([good, bad], max_students=8, objective=SPEARMAN) == [good]
+    assert choose_graduates([good, bad], max_students=8, objective=COSINE) == [good, bad]
 
 
 # The front
