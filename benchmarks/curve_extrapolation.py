@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run a
 
 from search.graduation.extrapolation import fidelity_after
 from search.optimiser.pareto import non_dominated
+from search.records.objective import COSINE
 
 Row = dict[str, Any]
 LEAST_STUDENTS = 4  # of a family, below which a correlation says nothing
@@ -41,7 +42,8 @@ def predictions(rows: Sequence[Row]) -> dict[str, list[float]]:
     found = {f"rung {i + 1}": [row["rungs"][i][1] for row in rows] for i in range(n_rungs)}
     found["best rung"] = [max(cosine for _, cosine, _ in row["rungs"]) for row in rows]
     found["the search"] = [
-        fidelity_after([(n_tokens, cosine) for n_tokens, cosine, _ in row["rungs"]], row["long"][-1][0]) for row in rows
+        fidelity_after([(n_tokens, cosine) for n_tokens, cosine, _ in row["rungs"]], row["long"][-1][0], COSINE)
+        for row in rows
     ]
     return found
 

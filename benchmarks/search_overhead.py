@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when it is run as a file
 
+from search.records.objective import COSINE
 from search.records.trial import RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
@@ -141,6 +142,7 @@ def plan_in(folder: Path, space: Space, *, n_trials: int) -> TrialPlan:
         teacher=TEACHER,
         rungs=study.search.rungs,
         predict=lambda spec: 0.02 + cost(spec).flops / 3e9,
+        objective=COSINE,
         n_trials=n_trials,
         n_startup_trials=study.search.n_startup_trials,
         initial_points=study.initial_points,
@@ -155,7 +157,7 @@ def measure(*, n_trials: int, seconds: float, n_workers: int, on_server: bool) -
         uri = stack.enter_context(tracking_server(Path(folder) / "server")).uri if on_server else None
         stack.enter_context(cluster(n_cpus=n_workers))
         store = create_store(Store(Path(folder) / "store", uri))
-        log = TrialLog(store, "overhead", facts={}, teacher_latency_ms=1.0)
+        log = TrialLog(store, "overhead", params={}, objective=COSINE, teacher_latency_ms=1.0)
         writer = stack.enter_context(TrialWriter(log, address=store.tracking_uri, say=print))
         timed = Timed(writer)
         plan = plan_in(Path(folder) / "study", study.space, n_trials=n_trials)

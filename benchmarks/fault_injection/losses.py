@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.atomic import read_json
 from search.graduation.graduate import failures_of, graduates_of
 from search.graduation.select import choose_graduates
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import objective_of
 from search.records.outcomes import OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.storage.lock import COMMAND, TRIALS, exclusive
@@ -23,9 +24,10 @@ from search.storage.study_state import StudyState
 from search.study.clock import CLOCK
 from search.study.measure import MEASUREMENT
 from search.tracking.client import client_of
-from search.tracking.experiment import TRIAL, runs_of_kind, study_experiment
+from search.tracking.experiment import runs_of_kind, study_experiment
+from search.tracking.metrics import TRAINING_LOSS
+from search.tracking.names import Tag
 from search.tracking.registry import load_front, load_trials, registered_entries
-from search.tracking.trial_runs import COSINE
 from search.trials.journal import read_trials
 from spaces.study import StudySpec
 
@@ -135,14 +137,14 @@ class Losses:
                 self.add("locks_left", str(error))
 
     def _check_mlflow(self, store: Store, study: StudySpec, records: Records) -> None:
-        trials = load_trials(store, study.name)
+        trials = load_trials(store, study.name, objective_of(study.objective))
         for name, n in Counter(trial.name for trial in trials).items():
             if n > 1 or name not in records:
                 self.add("mlflow_differs", f"{name} has {n} runs" if n > 1 else f"{name} is not in the journal")
         runs = {trial.name: trial for trial in trials}
         client = client_of(store)
         experiment = study_experiment(store, study.name)
-        run_ids = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
+        run_ids = {run.data.tags[Tag.TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
         continued = {record.continues for record in records.values()}
         for name, record in records.items():
             if record.number in continued:  # its run is its successor's
@@ -159,7 +161,7 @@ class Losses:
 
     def _check_run(self, client: MlflowClient, run_id: str, record: TrialRecord) -> None:
         """The run's curve and its parameters."""
-        steps = sorted(metric.step for metric in client.get_metric_history(run_id, COSINE))
+        steps = sorted(metric.step for metric in client.get_metric_history(run_id, TRAINING_LOSS))
         if not set(steps) >= {rung.n_tokens for rung in record.rungs} or len(steps) > len(set(steps)):
             self.add("mlflow_differs", f"{record.name} has rungs at {steps} in MLflow, {record.rungs} in the journal")
         if not set(client.get_run(run_id).data.params) >= {*record.point, "seed"}:
@@ -177,22 +179,27 @@ class Losses:
         """The front once more from what was measured: the trials that graduate, their students, the best of them."""
         front = load_front(store, study.name)
         folder = store.study_folder(study.name)
-        chosen = choose_graduates(list(records.values()), max_students=study.graduation.max_students)
+        chosen = choose_graduates(
+            list(records.values()),
+            max_students=study.graduation.max_students,
+            objective=objective_of(study.objective),
+        )
         graduates = {one.record.name for one in graduates_of(list(records.values()), folder / "graduation")}
         failures = failures_of(chosen, folder / "graduation")
         killed = {name for name, outcome in failures.items() if outcome.kind is OutcomeKind.WORKER_DIED}
         wanted = {record.name for record in chosen} - killed
         if graduates != wanted:
             self.add("front_differs", f"graduated are {sorted(graduates)}, chosen were {sorted(wanted)}")
-        again = FrontDocument.of(
+        again = Front.of(
             study.name,
             teacher=front.teacher,
             profile=front.profile,
+            objective=front.objective,
             references=front.references,
             students=[entry for entry in _measured(folder) if entry.name in graduates],
         )
-        points = {(entry.name, entry.point) for entry in front.students}
-        if points != {(entry.name, entry.point) for entry in again.students}:
+        points = {(entry.name, front.point_of(entry)) for entry in front.students}
+        if points != {(entry.name, front.point_of(entry)) for entry in again.students}:
             self.add("front_differs", f"{sorted(points)} in the registry, {again.students} as measured")
         names = Counter(entry.name for entry in registered_entries(client_of(store), study.name) if entry.on_front)
         for name, n in names.items():
@@ -205,7 +212,7 @@ def read_records(store: Store, study: StudySpec) -> dict[str, TrialRecord]:
     return {record.name: record for record in read_trials(store.study_folder(study.name), study.name)}
 
 
-def _measured(folder: Path) -> list[Entry]:
+def _measured(folder: Path) -> list[MeasuredStudent]:
     measured = StudyState(folder).read(MEASUREMENT)
     assert measured is not None, "a complete study was measured"
     return list(measured.students)

@@ -4,7 +4,7 @@
     search    search.study.run.run_search
     watch     search.cli.watch.watch
     front     search.tracking.registry.load_front
-    select    search.tracking.registry.select, set_alias
+    select    search.records.selection.select_student, search.tracking.registry.set_alias
     export    search.export.formats.export_model
     embed     search.export.embed.embed_file
     serve     runtime.service.server.serve
@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.service.limits import add_serving_options, serving_options
-from search.cli.options import address, cosine, count, duration, named, port, positive, seed, store_folder, tracking
+from search.cli.options import address, count, duration, finite, named, port, positive, seed, store_folder, tracking
 from search.storage.disk_space import disk_full_explained, is_disk_full
 from search.tracking.client import require_tracking
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from search.records.front import Entry
+    from search.records.front import Front, MeasuredStudent
     from search.storage.store import Store
 
 PROGRAM = "understudy"
@@ -119,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_name(select)
     wish = select.add_mutually_exclusive_group(required=True)
     wish.add_argument("--max-latency-ms", type=positive, metavar="MS", help="the most faithful within this latency")
-    wish.add_argument("--min-fidelity", type=cosine, metavar="COSINE", help="the fastest with this mean cosine")
+    wish.add_argument("--min-fidelity", type=finite, metavar="VALUE", help="the fastest of this fidelity")
     wish.add_argument("--balanced", action="store_true", help="the one that the search calls balanced")
     select.add_argument("--alias", type=named("alias"), metavar="ALIAS", help="point this alias at it: production")
     select.add_argument("--json", action="store_true", help="print the student as one JSON document")
@@ -203,21 +203,22 @@ def _front(options: argparse.Namespace) -> None:
 
 
 def _select(options: argparse.Namespace) -> None:
-    from search.tracking.registry import load_front, select, set_alias
+    from search.records.selection import select_student
+    from search.tracking.registry import load_front, set_alias
 
     store = _store(options)
-    entry = select(
-        store,
-        options.name,
+    front = load_front(store, options.name)
+    entry = select_student(
+        front,
         max_latency_ms=options.max_latency_ms,
         min_fidelity=options.min_fidelity,
         balanced=options.balanced,
     )
     if options.alias is not None:
         assert entry.version is not None  # `select` answers from the registry
-        set_alias(store, options.name or load_front(store).study, entry.version, options.alias)
+        set_alias(store, front.study, entry.version, options.alias)
         entry = entry.changed(aliases=tuple(sorted({*entry.aliases, options.alias})))
-    say(_describe(entry))
+    say(_describe(entry, front))
     if options.json:
         _print_json(entry.to_json(with_uri=True))
     else:
@@ -328,14 +329,15 @@ def _written(options: argparse.Namespace) -> list[Path]:
     return folders if out is None else [*folders, out.absolute().parent]
 
 
-def _describe(entry: Entry) -> str:
+def _describe(entry: MeasuredStudent, front: Front) -> str:
     from spaces.student import StudentSpec
     from spaces.student_words import describe
 
     low_ms, high_ms = entry.latency_interval_ms
+    fidelity = front.objective.format(front.fidelity_of(entry))
     return (
         f"{entry.name} (version {entry.version}): {describe(StudentSpec.from_json(dict(entry.spec)))}; "
-        f"mean cosine {entry.fidelity.cosine:.4f}, {entry.latency_ms:.3g} ms ({low_ms:.3g} to {high_ms:.3g}), "
+        f"{front.objective.label} {fidelity}, {entry.latency_ms:.3g} ms ({low_ms:.3g} to {high_ms:.3g}), "
         f"{entry.speedup:.3g} times as fast as the teacher"
     )
 

@@ -33,7 +33,7 @@ count = _argument("a whole number of at least 1", int, lambda value: value >= 1)
 seed = _argument("a whole number from 0 to 4294967295", int, lambda value: 0 <= value < 2**32)
 port = _argument("a whole number from 1 to 65535", int, lambda value: 1 <= value <= 65535)
 positive = _argument("a finite number above 0", float, lambda value: math.isfinite(value) and value > 0.0)
-cosine = _argument("a mean cosine, -1 to 1", float, lambda value: -1.0 <= value <= 1.0)
+finite = _argument("a finite number", float, math.isfinite)
 store_folder = _argument("a folder's path", Path, lambda value: value != Path())
 duration = _argument("a positive duration such as 90s, 10m or 2h", parse_duration)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from search.records.formatting import format_ms
 from search.records.trial import TrialState
-from search.report.gaps_chart import promise_facts, shown_gaps
+from search.report.gaps_chart import candidate_facts, shown_gaps
 from search.report.review import SearchReview, Shares
 from search.report.search_charts import UNCLEAR, share_of_ideal
 from search.report.svg import count, duration
@@ -14,7 +14,7 @@ _PARTS = (0.25, 0.5, 1.0)  # of the training: where the hypervolume is told
 
 
 def search_lines(review: SearchReview) -> str:
-    """Trials, hypervolume, rungs, what each dimension decides, wide gaps: a line or a few for each."""
+    """Trials, hypervolume, rungs, total-effect Sobol indices, wide gaps: a line or a few for each."""
     lines = [f"trials       {_states(review)}"]
     if review.history is not None and review.ideal is not None and review.history.steps:
         lines.append(f"hypervolume  {_hypervolume(review)}")
@@ -26,13 +26,13 @@ def search_lines(review: SearchReview) -> str:
     lines.append(f"latency      {_shares(review.latency)}")
     for _, number, each in shown_gaps(review):
         gap = each.gap
-        high = "the teacher" if gap.more_faithful is None else f"{1.0 - gap.low_error:.3f}"
-        low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.3f}"
+        high = "the teacher" if gap.more_faithful is None else review.fidelity_at(gap.low_error)
+        low = "the reference" if gap.faster is None else review.fidelity_at(gap.high_error)
         words = [
             f"{format_ms(2.0**gap.low_cost)} to {format_ms(2.0**gap.high_cost)} ms, fidelity {low} to {high}",
             f"{count(len(each.tried), 'trial')} there",
         ]
-        facts = promise_facts(review, number)
+        facts = candidate_facts(review, number)
         words.append(f"untried: {', '.join(facts)}" if facts else "nothing untried was found there")
         lines.append(f"wide gap     {'; '.join(words)}")
     return "\n".join(lines)
@@ -64,5 +64,6 @@ def _shares(shares: Shares) -> str:
     for each in shares.dimensions:
         interval = f"{100 * each.low:.0f} to {100 * each.high:.0f}%"
         unclear = each.high - each.low > UNCLEAR
-        words.append(f"{each.name} {f'unclear ({interval})' if unclear else f'{100 * each.total:.0f}% ({interval})'}")
-    return f"decided by {', '.join(words)}"
+        share = "unclear" if unclear else f"{100 * each.total_effect:.0f}%"
+        words.append(f"{each.name} {share} ({interval})")
+    return f"variance explained by {', '.join(words)}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from search.console.live_table import LiveTable
+from search.records.objective import objective_of
 from search.records.trial import Observer, TrialRecord, TrialState
 from search.storage.lock import holder_of
 from search.storage.store import Store
@@ -37,7 +38,9 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
     say(f"{name}: {f'{holder} works on it' if holder else 'nobody works on it'}")
     reader = TrialReader(state.folder, name)
     records: tuple[TrialRecord, ...] = ()
-    with LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials) as table:
+    objective = objective_of(study.objective)
+    n_rungs, n_trials = len(study.search.rungs), study.search.n_trials
+    with LiveTable(n_rungs=n_rungs, objective=objective, n_trials=n_trials) as table:
         while True:
             holder = holder_of(state.folder)
             before, records = records, reader.records()

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 from spaces.student_words import describe
 
@@ -40,6 +41,7 @@ class LiveTable:
         self,
         *,
         n_rungs: int,
+        objective: Objective,
         n_trials: int | None = None,
         deadline: float | None = None,
         file: IO[str] | None = None,
@@ -48,6 +50,7 @@ class LiveTable:
         """`n_trials` and `deadline` (a time of `clock`) are the search's limits; `file` None is stderr."""
         self._console = Console(file=file, stderr=file is None, highlight=False)
         self._n_rungs = n_rungs
+        self._objective = objective
         self._n_trials = n_trials
         self._deadline = deadline
         self._clock = clock
@@ -83,7 +86,7 @@ class LiveTable:
     def rung_reached(self, record: TrialRecord) -> None:
         """The row's numbers, or a line."""
         line = (
-            f"rung {len(record.rungs)} of {self._n_rungs}: fidelity {_fidelity(record)} after {record.n_tokens:,} "
+            f"rung {len(record.rungs)} of {self._n_rungs}: fidelity {self._fidelity(record)} after {record.n_tokens:,} "
             f"tokens, {record.tokens_per_s:,.0f} tokens/s"
         )
         left = self._time_left()
@@ -92,7 +95,7 @@ class LiveTable:
     def trial_ended(self, record: TrialRecord) -> None:
         """The row's state, or a line with the outcome."""
         if record.state is TrialState.COMPLETE:
-            line = f"complete: fidelity {_fidelity(record)}, {_latency(record)}, {describe(record.spec)}"
+            line = f"complete: fidelity {self._fidelity(record)}, {_latency(record)}, {describe(record.spec)}"
         else:
             line = f"{record.state.value}: {record.outcome}"
         self._take(record, line)
@@ -123,7 +126,7 @@ class LiveTable:
                 record.name,
                 describe(record.spec),
                 f"{len(record.rungs)}/{self._n_rungs}",
-                _fidelity(record),
+                self._fidelity(record),
                 _latency(record),
                 Text(_state(record), style=_STYLES[record.state]),
             )
@@ -137,16 +140,15 @@ class LiveTable:
         left = self._time_left()
         return ", ".join(words if left is None else [*words, f"{left} left"])
 
+    def _fidelity(self, record: TrialRecord) -> str:
+        return "" if record.fidelity is None else self._objective.format(self._objective.of(record.fidelity))
+
     def _time_left(self) -> str | None:
         if self._deadline is None:
             return None
         seconds = max(0, round(self._deadline - self._clock()))
         hours, minutes = seconds // 3600, seconds // 60 % 60
         return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
-
-
-def _fidelity(record: TrialRecord) -> str:
-    return "" if record.fidelity is None else f"{record.fidelity.cosine:.4f}"
 
 
 def _latency(record: TrialRecord) -> str:

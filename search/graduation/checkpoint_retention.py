@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from search.graduation.select import choose_graduates
+from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 
 SPARE = 4
@@ -20,9 +21,10 @@ class CheckpointKeeper:
     A trial that another beats on both objectives stays beaten, so what is deleted would not have graduated.
     """
 
-    def __init__(self, *, max_students: int, records: Iterable[TrialRecord] = ()) -> None:
+    def __init__(self, *, max_students: int, objective: Objective, records: Iterable[TrialRecord] = ()) -> None:
         """`records` are those of earlier commands."""
         self._n_kept = max_students + SPARE
+        self._objective = objective
         self._complete = [record for record in with_checkpoints(records) if record.state is TrialState.COMPLETE]
 
     def trial_started(self, record: TrialRecord) -> None:
@@ -36,7 +38,7 @@ class CheckpointKeeper:
         if record.state is not TrialState.COMPLETE or record.checkpoint is None:
             return
         self._complete.append(record)
-        kept = choose_graduates(self._complete, max_students=self._n_kept)
+        kept = choose_graduates(self._complete, max_students=self._n_kept, objective=self._objective)
         for other in self._complete:
             if other not in kept and other.checkpoint is not None:
                 shutil.rmtree(other.checkpoint.parent, ignore_errors=True)

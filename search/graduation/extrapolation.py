@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from search.records.score import LEAST_ERROR, error_of
+from search.records.objective import Objective
 
 LONGER = 8
 """Times the longest brief trial, what a graduate is trained for: roughly, and ranks hardly depend on it."""
 
 
-def fidelity_after(curve: Sequence[tuple[float, float]], n_tokens: float) -> float:
+def fidelity_after(curve: Sequence[tuple[float, float]], n_tokens: float, objective: Objective) -> float:
     """The fidelity expected after `n_tokens` of (tokens, fidelity) at the rungs, at least one.
 
     It never falls: a rung that is worse than the one before says that the student gains no more.
@@ -27,8 +27,9 @@ def fidelity_after(curve: Sequence[tuple[float, float]], n_tokens: float) -> flo
     if len(curve) < 2 or n_tokens <= last_tokens:
         return last
     before_tokens, before = curve[-2]
-    learnt = math.log(error_of(last) / error_of(before))
+    learnt = math.log(objective.error(last) / objective.error(before))
     if learnt >= 0.0:
         return last
     steps = math.log(n_tokens / last_tokens) / math.log(last_tokens / before_tokens)
-    return max(last, 1.0 - max(LEAST_ERROR, error_of(last) * math.exp(steps * learnt)))
+    error = max(objective.least_error, objective.error(last) * math.exp(steps * learnt))
+    return max(last, objective.at_error(error))

@@ -24,6 +24,7 @@ from search.graduation.job import JobEnd, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
+from search.records.objective import Objective
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import RungRecord, TrialRecord
 from search.storage.disk_space import is_disk_full
@@ -69,6 +70,7 @@ def graduate(
     data: DistillationData,
     *,
     spec: GraduationSpec,
+    objective: Objective,
     folder: Path,
     tokenizer_json: str,
     device: Device,
@@ -89,7 +91,7 @@ def graduate(
     GraduationError if Ray Train fails and there is no graduate, or because a disk is full; else `failures_of` says who
     is unfinished, and the next command goes on.
     """
-    chosen = choose_graduates(records, max_students=spec.max_students)
+    chosen = choose_graduates(records, max_students=spec.max_students, objective=objective)
     weights = time_weights([record.tokens_per_s for record in chosen])
     tasks = [
         _task(

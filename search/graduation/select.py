@@ -2,9 +2,9 @@
 """Which trials graduate: those that are expected on the front after long training, spread over it when they are many,
 filled up when they are few.
 
-What counts is the fidelity that a brief trial's curve predicts (`search.graduation.extrapolation`), for curves cross.
-Distances are taken between (log2 latency, log2 error), so that twice as fast and half the error are equally far at the
-fast and at the faithful end.
+What counts is the extrapolated learning curve (`search.graduation.extrapolation`), as curves cross. Distances are
+taken between (log2 latency, log2 error), so that twice as fast and half the error are equally far at the fast and at
+the faithful end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from search.graduation.extrapolation import LONGER, fidelity_after
 from search.optimiser.pareto import non_dominated
-from search.records.score import error_of
+from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState, trials_once
 
 NEAR = 0.5
@@ -28,6 +28,8 @@ class _Candidate:
     latency_ms: float
     fidelity: float
     """Expected after long training."""
+    error: float
+    """Of this fidelity."""
 
     @property
     def depth(self) -> int:
@@ -43,10 +45,10 @@ class _Candidate:
     @property
     def place(self) -> tuple[float, float]:
         """(log2 latency, log2 error)."""
-        return math.log2(max(self.latency_ms, 1e-9)), math.log2(error_of(self.fidelity))
+        return math.log2(max(self.latency_ms, 1e-9)), math.log2(self.error)
 
 
-def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> list[TrialRecord]:
+def choose_graduates(records: Sequence[TrialRecord], *, max_students: int, objective: Objective) -> list[TrialRecord]:
     """The records that graduate, by rising predicted latency; at most `max_students`.
 
     With room left, depths that the front lacks come first (their nearest trial, however far), then the trials
@@ -54,12 +56,13 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> li
     a rung: where the budget was too short for the machine, graduation gives it the tokens that it lacks.
     """
     records = trials_once(records)
-    complete = [record for record in records if _may_graduate(record, TrialState.COMPLETE)]
-    interrupted = [record for record in records if _may_graduate(record, TrialState.INTERRUPTED)]
+    complete = [record for record in records if _may_graduate(record, TrialState.COMPLETE, objective)]
+    interrupted = [record for record in records if _may_graduate(record, TrialState.INTERRUPTED, objective)]
     n_tokens = LONGER * max((record.n_tokens for record in (*complete, *interrupted)), default=0)
-    candidates = [_candidate(record, n_tokens) for record in complete]
+    candidates = [_candidate(record, n_tokens, objective) for record in complete]
     depths = {candidate.depth for candidate in candidates}
-    candidates += [one for record in interrupted if (one := _candidate(record, n_tokens)).depth not in depths]
+    others = [_candidate(record, n_tokens, objective) for record in interrupted]
+    candidates += [candidate for candidate in others if candidate.depth not in depths]
     front = [candidates[i] for i in non_dominated([candidate.point for candidate in candidates])]
     front = _without_twins(front)
     if len(front) > max_students:
@@ -70,21 +73,22 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int) -> li
     return [candidate.record for candidate in sorted(chosen, key=lambda candidate: candidate.point)]
 
 
-def _may_graduate(record: TrialRecord, state: TrialState) -> bool:
+def _may_graduate(record: TrialRecord, state: TrialState, objective: Objective) -> bool:
     return (
         record.state is state
         and record.spec is not None
         and record.checkpoint is not None
         and record.fidelity is not None
         and record.predicted_latency_ms is not None
-        and math.isfinite(record.fidelity.cosine)
+        and math.isfinite(objective.of(record.fidelity))
     )
 
 
-def _candidate(record: TrialRecord, n_tokens: float) -> _Candidate:
+def _candidate(record: TrialRecord, n_tokens: float, objective: Objective) -> _Candidate:
     assert record.predicted_latency_ms is not None
-    curve = [(rung.n_tokens, rung.fidelity.cosine) for rung in record.rungs]
-    return _Candidate(record, record.predicted_latency_ms, fidelity_after(curve, n_tokens))
+    curve = [(rung.n_tokens, objective.of(rung.fidelity)) for rung in record.rungs]
+    fidelity = fidelity_after(curve, n_tokens, objective)
+    return _Candidate(record, record.predicted_latency_ms, fidelity, objective.error(fidelity))
 
 
 def _without_twins(front: list[_Candidate]) -> list[_Candidate]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One measured encoder (`Entry`) and a study's front with its references (`FrontDocument`).
+"""One measured encoder (`MeasuredStudent`) and a study's result (`Front`: students and references).
 
 `to_json` of both is the stable interface of `understudy front --json` and `select --json`; `to_record`
 holds more (what the registry and the report need) and is read back by `from_record`.
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from search.optimiser.pareto import Point, dominator, is_finite, non_dominated
+from search.records.objective import Objective, objective_from_json
 from spaces.cost import cost
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
@@ -19,7 +20,7 @@ from trainers.measure.fidelity import Fidelity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class MeasuredStudent:
     """A student or a reference, measured under one latency profile."""
 
     name: str
@@ -66,7 +67,7 @@ class Entry:
         latency_interval_ms: tuple[float, float],
         teacher_latency_ms: float,
         fidelity: Fidelity,
-    ) -> Entry:
+    ) -> MeasuredStudent:
         """An unregistered entry; what follows from the spec alone is computed from it."""
         counted = cost(spec)
         return cls(
@@ -81,12 +82,7 @@ class Entry:
             fidelity=fidelity,
         )
 
-    @property
-    def point(self) -> Point:
-        """What the front compares: (latency, mean cosine)."""
-        return (self.latency_ms, self.fidelity.cosine)
-
-    def changed(self, **fields: Any) -> Entry:
+    def changed(self, **fields: Any) -> MeasuredStudent:
         """A copy with some fields replaced."""
         return replace(self, **fields)
 
@@ -114,7 +110,7 @@ class Entry:
         return {**self.to_json(with_uri=True), "dominated_by": self.dominated_by, "on_front": self.on_front}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Entry:
+    def from_record(cls, record: Mapping[str, Any]) -> MeasuredStudent:
         """The entry that `to_record` wrote. Raises ValueError on anything else."""
         try:
             return cls(**{**record, "fidelity": Fidelity.from_json(record["fidelity"])})
@@ -125,7 +121,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrontDocument:
+class Front:
     """A study's result: the students that no other beats, beside the references."""
 
     study: str
@@ -134,11 +130,13 @@ class FrontDocument:
     """Name of the teacher, or several joined by ` + `."""
     profile: LatencyProfile
     """The conditions of every latency in the document."""
-    references: tuple[Entry, ...]
+    objective: Objective
+    """What fidelity means here."""
+    references: tuple[MeasuredStudent, ...]
     """The teacher first, then what costs nothing or little."""
-    students: tuple[Entry, ...]
+    students: tuple[MeasuredStudent, ...]
     """Front students, fastest first; no reference dominates one of them."""
-    dominated: tuple[Entry, ...] = ()
+    dominated: tuple[MeasuredStudent, ...] = ()
     """Students that no other student beats but a reference does (`dominated_by`): shown, never registered."""
 
     def __post_init__(self) -> None:
@@ -154,20 +152,23 @@ class FrontDocument:
         *,
         teacher: str,
         profile: LatencyProfile,
-        references: Iterable[Entry],
-        students: Iterable[Entry],
-    ) -> FrontDocument:
+        objective: Objective,
+        references: Iterable[MeasuredStudent],
+        students: Iterable[MeasuredStudent],
+    ) -> Front:
         """The front of measured students: those that neither a student nor a reference dominates.
 
         Students that are not finite or that another student dominates are left out; those that only a
         reference dominates become `dominated`, with its name.
         """
         references = tuple(references)
-        measured = [entry for entry in students if is_finite(entry.point)]
+        measured = [(objective.point(entry.latency_ms, entry.fidelity), entry) for entry in students]
+        measured = [(point, entry) for point, entry in measured if is_finite(point)]
+        to_beat = [objective.point(reference.latency_ms, reference.fidelity) for reference in references]
         front, dominated = [], []
-        for i in non_dominated([entry.point for entry in measured]):
-            entry = measured[i]
-            by = dominator(entry.point, [reference.point for reference in references])
+        for i in non_dominated([point for point, _ in measured]):
+            point, entry = measured[i]
+            by = dominator(point, to_beat)
             if by is None:
                 front.append(replace(entry, dominated_by=None, on_front=True))
             else:
@@ -176,10 +177,19 @@ class FrontDocument:
             study=study,
             teacher=teacher,
             profile=profile,
+            objective=objective,
             references=references,
             students=tuple(front),
             dominated=tuple(dominated),
         )
+
+    def fidelity_of(self, entry: MeasuredStudent) -> float:
+        """The fidelity of a student or reference, in the measurement that the objective names."""
+        return self.objective.of(entry.fidelity)
+
+    def point_of(self, entry: MeasuredStudent) -> Point:
+        """(latency, fidelity) of a student or reference."""
+        return self.objective.point(entry.latency_ms, entry.fidelity)
 
     def to_json(self) -> dict[str, Any]:
         """The document of `front --json`."""
@@ -195,22 +205,24 @@ class FrontDocument:
         """All fields as a JSON object that `from_record` turns back into an equal document."""
         return {
             **self.to_json(),
+            "objective": {"fidelity": self.objective.name},
             "references": [entry.to_record() for entry in self.references],
             "students": [entry.to_record() for entry in self.students],
             "dominated": [entry.to_record() for entry in self.dominated],
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> FrontDocument:
+    def from_record(cls, record: Mapping[str, Any]) -> Front:
         """The document that `to_record` wrote. Raises ValueError on anything else."""
         try:
             return cls(
                 study=record["study"],
                 teacher=record["teacher"],
                 profile=LatencyProfile.from_json(record["profile"]),
-                references=tuple(Entry.from_record(entry) for entry in record["references"]),
-                students=tuple(Entry.from_record(entry) for entry in record["students"]),
-                dominated=tuple(Entry.from_record(entry) for entry in record.get("dominated", ())),
+                objective=objective_from_json(record.get("objective")),
+                references=tuple(MeasuredStudent.from_record(entry) for entry in record["references"]),
+                students=tuple(MeasuredStudent.from_record(entry) for entry in record["students"]),
+                dominated=tuple(MeasuredStudent.from_record(entry) for entry in record.get("dominated", ())),
             )
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a front: missing or wrong {error}") from None

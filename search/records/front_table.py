@@ -1,66 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front as rows and columns: what the terminal, MLflow and Markdown show. References stand below the students."""
+"""A front as rows and columns: what the terminal, the page, MLflow and Markdown show; references below the students."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from search.records.formatting import describe_profile, format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import MEASUREMENTS, Measurement
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
-_COLUMNS: tuple[tuple[str, str], ...] = (
-    ("name", "left"),
-    ("version", "right"),
-    ("student", "left"),
-    ("ms", "right"),
-    ("95% interval", "right"),
-    ("speed-up", "right"),
-    ("cosine", "right"),
-    ("5th pct.", "right"),
-    ("centred", "right"),
-    ("Spearman", "right"),
-    ("top 1", "right"),
-    ("top 10", "right"),
-    ("parameters", "right"),
-    ("notes", "left"),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a front's table."""
+
+    heading: str
+    """Its name."""
+    text: Callable[[str, MeasuredStudent], str]
+    """From (kind, entry) to the cell."""
+    value: Callable[[MeasuredStudent], float] | None = None
+    """What a column of numbers is sorted by; None: a column of text."""
+
+
+def _measurement(measurement: Measurement) -> Column:
+    return Column(
+        heading=measurement.heading,
+        text=lambda _, entry: measurement.format(measurement.read(entry.fidelity)),
+        value=lambda entry: measurement.read(entry.fidelity),
+    )
+
+
+COLUMNS = (
+    Column(heading="name", text=lambda _, entry: entry.name),
+    Column(heading="version", text=lambda _, entry: entry.version or "", value=lambda entry: float(entry.version or 0)),
+    Column(heading="student", text=lambda _, entry: words_of(entry)),
+    Column(heading="ms", text=lambda _, entry: format_ms(entry.latency_ms), value=lambda entry: entry.latency_ms),
+    Column(
+        heading="95% interval",
+        text=lambda _, entry: " to ".join(format_ms(end_ms) for end_ms in entry.latency_interval_ms),
+        value=lambda entry: entry.latency_interval_ms[1] - entry.latency_interval_ms[0],
+    ),
+    Column(heading="speed-up", text=lambda _, entry: f"{entry.speedup:.3g} x", value=lambda entry: entry.speedup),
+    *(_measurement(measurement) for measurement in MEASUREMENTS),
+    Column(
+        heading="parameters", text=lambda _, entry: f"{entry.n_parameters:,}", value=lambda entry: entry.n_parameters
+    ),
+    Column(heading="notes", text=lambda kind, entry: ", ".join(notes_of(kind, entry))),
 )
+"""Of the tables on a terminal, in Markdown and, but for the version, on the page."""
 
 
-def rows_of(document: FrontDocument) -> Iterator[tuple[str, Entry]]:
+def rows_of(front: Front) -> Iterator[tuple[str, MeasuredStudent]]:
     """(kind, entry): front students by rising latency, then those a reference dominates, then references."""
-    for entry in document.students:
+    for entry in front.students:
         yield "student", entry
-    for entry in document.dominated:
+    for entry in front.dominated:
         yield "dominated", entry
-    for entry in document.references:
+    for entry in front.references:
         yield "reference", entry
 
 
-def front_markdown(document: FrontDocument) -> str:
+def front_markdown(front: Front) -> str:
     """The front as a Markdown table under one sentence."""
     lines = [
-        f"Students of **{document.teacher}**; latency: {describe_profile(document.profile)}; "
-        f"a constant vector has a cosine of {_baseline(document)}.",
+        f"Students of **{front.teacher}**; latency: {describe_profile(front.profile)}; "
+        f"fidelity: {front.objective.label}; a constant vector has a cosine of {baseline_of(front)}.",
         "",
-        "| " + " | ".join(column for column, _ in _COLUMNS) + " |",
-        "|" + "|".join("---:" if side == "right" else "---" for _, side in _COLUMNS) + "|",
+        "| " + " | ".join(column.heading for column in COLUMNS) + " |",
+        "|" + "|".join("---" if column.value is None else "---:" for column in COLUMNS) + "|",
     ]
-    for kind, entry in rows_of(document):
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(kind, entry)) + " |")
+    for kind, entry in rows_of(front):
+        cells = (column.text(kind, entry).replace("|", "\\|") for column in COLUMNS)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def front_columns(document: FrontDocument) -> dict[str, list[str | float | int | None]]:
+def front_columns(front: Front) -> dict[str, list[str | float | int | None]]:
     """Column by name, numbers as numbers: the table that MLflow shows."""
-    rows = list(rows_of(document))
+    rows = list(rows_of(front))
     columns: dict[str, list[str | float | int | None]] = {
         "name": [entry.name for _, entry in rows],
         "kind": [kind for kind, _ in rows],
         "version": [entry.version or "" for _, entry in rows],
         "aliases": [", ".join(entry.aliases) for _, entry in rows],
-        "student": [describe(StudentSpec.from_json(dict(entry.spec))) for _, entry in rows],
+        "student": [words_of(entry) for _, entry in rows],
         "dominated_by": [entry.dominated_by or "" for _, entry in rows],
     }
     for name in ("n_layers", "latency_ms", "speedup", "n_parameters", "n_bytes"):
@@ -72,32 +98,22 @@ def front_columns(document: FrontDocument) -> dict[str, list[str | float | int |
     return columns
 
 
-def _cells(kind: str, entry: Entry) -> list[str]:
-    low_ms, high_ms = entry.latency_interval_ms
-    fidelity = entry.fidelity
-    notes = list(entry.aliases)
+def words_of(entry: MeasuredStudent) -> str:
+    """What it is, in words."""
+    return describe(StudentSpec.from_json(dict(entry.spec)))
+
+
+def notes_of(kind: str, entry: MeasuredStudent) -> list[str]:
+    """Its aliases, and what else there is to know."""
+    notes = [*entry.aliases]
     if kind == "reference":
         notes.append("reference")
     if entry.dominated_by:
         notes.append(f"dominated by {entry.dominated_by}")
-    return [
-        entry.name,
-        entry.version or "",
-        describe(StudentSpec.from_json(dict(entry.spec))),
-        format_ms(entry.latency_ms),
-        f"{format_ms(low_ms)} to {format_ms(high_ms)}",
-        f"{entry.speedup:.3g} x",
-        f"{fidelity.cosine:.4f}",
-        f"{fidelity.cosine_p5:.4f}",
-        f"{fidelity.cosine_centred:.4f}",
-        f"{fidelity.spearman:.4f}",
-        f"{fidelity.overlap_at_1:.3f}",
-        f"{fidelity.overlap_at_10:.3f}",
-        f"{entry.n_parameters:,}",
-        ", ".join(notes),
-    ]
+    return notes
 
 
-def _baseline(document: FrontDocument) -> str:
-    entries = [entry for _, entry in rows_of(document)]
+def baseline_of(front: Front) -> str:
+    """The cosine that a constant vector has, as people read it."""
+    entries = [entry for _, entry in rows_of(front)]
     return f"{entries[0].fidelity.constant_baseline:.3f}" if entries else "unknown"

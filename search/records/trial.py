@@ -202,7 +202,7 @@ class TrialPoint:
     """Why it ended."""
     latency_ms: float | None
     """Predicted before training; None if the point could not be built."""
-    cosine: float | None
-    """At the last rung that it reached; None if it reached none."""
+    fidelity: float | None
+    """In the study's measurement, at the last rung that it reached; None if it reached none."""
     n_tokens: int
     """Training tokens at that rung."""

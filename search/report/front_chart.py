@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A front as a picture: log latency against fidelity, references beside it, trials as faint dots behind it.
 
-Fidelity is drawn on an error scale: equal steps up halve 1 - cosine, as in `search.records.score`, so that 0.98 and
-0.99 are as far apart as 0.90 and 0.95. A cosine of 1 (the teacher's) lies beyond every finite step: it is drawn on
-the upper edge, above a broken axis. Colours are CSS variables that follow the reader's light or dark scheme.
+Fidelity is drawn on an error scale: equal steps up halve the error (`search.records.objective`), so that 0.98 and 0.99
+are as far apart as 0.90 and 0.95. A perfect fidelity (the teacher's) lies beyond every finite step: it is drawn on the
+upper edge, above a broken axis. Colours are CSS variables that follow the reader's light or dark scheme.
 """
 
 from __future__ import annotations
@@ -16,62 +16,55 @@ from pathlib import Path
 
 from search.optimiser.pareto import is_finite
 from search.records.formatting import describe_profile, format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import Objective
 from search.records.trial import TrialPoint
+from search.report.svg import step_curve, vertical_title
 
 WIDTH, HEIGHT = 920, 580
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 88, 62
 HEADING = 24  # pixels that the heading takes; a chart without one begins below it
 TIMES = "\N{MULTIPLICATION SIGN}"
-BREAK = 26  # pixels between the upper edge, where a cosine of 1 is drawn, and the highest finite step
+BREAK = 26  # pixels between the upper edge, where a perfect fidelity is drawn, and the highest finite step
 
 _CHARACTER_PX = 6.4  # mean width of a character of a 12 px label; only used to keep labels apart
-COSINE_TICKS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
+FIDELITY_TICKS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 _TRIAL_STATES = ("complete", "pruned", "failed", "interrupted", "running", "refused")
 
 CHART_CSS = Path(__file__).with_name("assets") / "chart.css"
 
 
-def front_svg(document: FrontDocument, trials: Sequence[TrialPoint] = ()) -> str:
-    """The front as a complete SVG file, for a README: nothing but itself is loaded."""
-    style = CHART_CSS.read_text(encoding="utf-8")
-    heading = f"{document.study}: students of {document.teacher}"
-    return front_chart(document, trials, style=f"<style>{style}</style>", heading=heading)
-
-
-def front_chart(
-    document: FrontDocument, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = ""
-) -> str:
+def front_chart(front: Front, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = "") -> str:
     """The chart as an `<svg>` element; each mark has `data-key`, by which the report's script finds it.
 
     Links find it by its id, `mark-` and the key.
     """
-    marks = [_Mark("student", f"s{i}", entry) for i, entry in enumerate(document.students)]
-    marks += [_Mark("dominated", f"d{i}", entry) for i, entry in enumerate(document.dominated)]
-    marks += [_Mark("reference", f"r{i}", entry) for i, entry in enumerate(document.references)]
-    marks = [mark for mark in marks if is_finite(mark.entry.point)]
+    marks = [_Mark("student", f"s{i}", entry) for i, entry in enumerate(front.students)]
+    marks += [_Mark("dominated", f"d{i}", entry) for i, entry in enumerate(front.dominated)]
+    marks += [_Mark("reference", f"r{i}", entry) for i, entry in enumerate(front.references)]
+    marks = [mark for mark in marks if is_finite(front.point_of(mark.entry))]
     dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_place(trial)) is not None]
     if not marks and not dots:
         return f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} 80">{style}' + (
             '<text class="label" x="20" y="44">No student and no reference has been measured yet.</text></svg>'
         )
     pairs = [point for *_, point in _pairs(dots)]
-    axes = _Axes.around([mark.entry.point for mark in marks] or pairs, pairs)
+    axes = _Axes.around([front.point_of(mark.entry) for mark in marks] or pairs, pairs, front.objective)
     above = 0 if heading else HEADING
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="group" '
-        f'viewBox="0 {above} {WIDTH} {HEIGHT - above}" aria-label="{escape(_summary(document))}" '
+        f'viewBox="0 {above} {WIDTH} {HEIGHT - above}" aria-label="{escape(_summary(front))}" '
         f'data-left="{LEFT}" data-right="{WIDTH - RIGHT}" '
         f'data-top="{TOP}" data-bottom="{HEIGHT - BOTTOM}" data-low="{axes.low_ms!r}" data-high="{axes.high_ms!r}">',
         style,
         f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>',
-        *_grid(axes, document, heading=heading),
-        *(_dot(axes, i, trial, latency_ms, cosine) for i, trial, latency_ms, cosine in dots),
-        *_front_line(axes, document.students),
+        *_grid(axes, front, heading=heading),
+        *(_dot(axes, i, trial, latency_ms, fidelity) for i, trial, latency_ms, fidelity in dots),
+        *_front_line(axes, front.students),
         *(_whisker(axes, mark) for mark in marks),
         *_labels(axes, marks),
         *(_symbol(axes, mark) for mark in reversed(marks)),
-        *_legend(document, trials),
+        *_legend(front, trials),
         "</svg>",
     ]
     return "\n".join(part for part in parts if part)
@@ -81,60 +74,72 @@ def front_chart(
 class _Mark:
     kind: str
     key: str
-    entry: Entry
+    entry: MeasuredStudent
 
 
 @dataclass(frozen=True, slots=True)
 class _Axes:
-    """Where a (latency, cosine) is drawn."""
+    """Where a (latency, fidelity) is drawn."""
 
+    objective: Objective
     low_ms: float
     high_ms: float
     low_step: float
     high_step: float
 
     @classmethod
-    def around(cls, points: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float]]) -> _Axes:
+    def around(
+        cls, points: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float]], objective: Objective
+    ) -> _Axes:
         """Axes that hold all points; dots (trials) may widen the latencies, not the fidelities."""
         latencies = [latency_ms for latency_ms, _ in (*points, *dots)]
-        steps = [halvings(cosine) for _, cosine in points if halvings(cosine) < BEYOND] or [1.0]
+        steps = [error_step(objective.error(fidelity)) for _, fidelity in points]
+        steps = [step for step in steps if step < BEYOND] or [1.0]
         margin = max(0.35, 0.07 * (max(steps) - min(steps)))
         ratio = max(1.35, (max(latencies) / min(latencies)) ** 0.05)
-        return cls(min(latencies) / ratio, max(latencies) * ratio, max(0.0, min(steps) - margin), max(steps) + margin)
+        low_ms, high_ms = min(latencies) / ratio, max(latencies) * ratio
+        return cls(objective, low_ms, high_ms, max(0.0, min(steps) - margin), max(steps) + margin)
+
+    def of(self, entry: MeasuredStudent) -> tuple[float, float]:
+        latency_ms, fidelity = self.objective.point(entry.latency_ms, entry.fidelity)
+        return self.x(latency_ms), self.y(fidelity)
 
     def x(self, latency_ms: float) -> float:
         share = math.log(latency_ms / self.low_ms) / math.log(self.high_ms / self.low_ms)
         return LEFT + share * (WIDTH - RIGHT - LEFT)
 
-    def y(self, cosine: float) -> float:
-        step = halvings(cosine)
+    def step(self, fidelity: float) -> float:
+        return error_step(self.objective.error(fidelity))
+
+    def y(self, fidelity: float) -> float:
+        step = self.step(fidelity)
         if step > self.high_step:
             return float(TOP)
         share = (step - self.low_step) / (self.high_step - self.low_step)
         return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP - BREAK)
 
 
-BEYOND = 13.0  # a cosine of 0.9999: rounding, not fidelity
+BEYOND = 13.0  # an error of 0.0001: rounding, not fidelity
 
 
-def halvings(cosine: float) -> float:
-    """How often the error 1 - cosine was halved; 0 for a cosine of 0 or less."""
-    return -math.log2(min(max(1.0 - cosine, 2.0**-20), 1.0))
+def error_step(error: float) -> float:
+    """Height on the error scale, -log2 of the error; 0 for an error of 1 or more."""
+    return -math.log2(min(error, 1.0))
 
 
 def trial_place(trial: TrialPoint) -> tuple[float, float] | None:
-    """(predicted latency, cosine) of a trial; None if it was not measured, or not finite, and so cannot be drawn."""
-    if trial.latency_ms is None or trial.cosine is None:
+    """(predicted latency, fidelity) of a trial; None if it was not measured, or not finite, and so cannot be drawn."""
+    if trial.latency_ms is None or trial.fidelity is None:
         return None
-    point = (trial.latency_ms, trial.cosine)
+    point = (trial.latency_ms, trial.fidelity)
     return point if is_finite(point) and trial.latency_ms > 0.0 else None
 
 
 def _pairs(dots: Iterable[tuple[int, TrialPoint, float, float]]) -> list[tuple[int, tuple[float, float]]]:
-    return [(i, (latency_ms, cosine)) for i, _, latency_ms, cosine in dots]
+    return [(i, (latency_ms, fidelity)) for i, _, latency_ms, fidelity in dots]
 
 
-def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
+def _grid(axes: _Axes, front: Front, *, heading: str) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<text class="heading" x="{LEFT}" y="26">{escape(heading)}</text>'] if heading else []
     for latency_ms in latency_ticks(axes.low_ms, axes.high_ms):
@@ -142,12 +147,12 @@ def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{latency_ms:g}</text>')
     shown: list[float] = []
-    for cosine in COSINE_TICKS:
-        y = axes.y(cosine)
-        if axes.low_step <= halvings(cosine) <= axes.high_step and all(abs(y - other) >= 22 for other in shown):
+    for fidelity in FIDELITY_TICKS:
+        y = axes.y(fidelity)
+        if axes.low_step <= axes.step(fidelity) <= axes.high_step and all(abs(y - other) >= 22 for other in shown):
             shown.append(y)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="tick" x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{cosine:g}</text>')
+            parts.append(f'<text class="tick" x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{fidelity:g}</text>')
     y = TOP + BREAK / 2
     parts += [
         f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{TOP}" y2="{TOP}"/>',
@@ -155,11 +160,10 @@ def _grid(axes: _Axes, document: FrontDocument, *, heading: str) -> list[str]:
         f'<path class="axis" d="M{LEFT} {TOP}V{y - 2}M{LEFT - 5} {y + 1}l10 -6M{LEFT - 5} {y + 6}l10 -6"/>',
         f'<path class="axis" d="M{LEFT} {y + 3}V{bottom}H{right}"/>',
         f'<text class="title" x="{(LEFT + right) / 2}" y="{HEIGHT - 16}" text-anchor="middle">latency in milliseconds '
-        f"(log scale): {escape(describe_profile(document.profile))}</text>",
-        f'<text class="title" transform="translate(18 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        "fidelity: mean cosine with the teacher</text>",
+        f"(log scale): {escape(describe_profile(front.profile))}</text>",
+        vertical_title(18, (TOP + bottom) / 2, f"fidelity: {axes.objective.label}"),
     ]
-    for speedup, x in _speedups(axes, document):
+    for speedup, x in _speedups(axes, front):
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{TOP}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 9}" text-anchor="middle">{speedup:g}{TIMES}</text>')
     return parts
@@ -176,9 +180,9 @@ def latency_ticks(low_ms: float, high_ms: float) -> list[float]:
     return ticks
 
 
-def _speedups(axes: _Axes, document: FrontDocument) -> list[tuple[float, float]]:
+def _speedups(axes: _Axes, front: Front) -> list[tuple[float, float]]:
     """(speed-up, x) of the upper axis; none as long as nothing is measured beside the teacher."""
-    entries = (*document.students, *document.dominated, *document.references)
+    entries = (*front.students, *front.dominated, *front.references)
     if not entries:
         return []
     entry = entries[0]
@@ -187,29 +191,28 @@ def _speedups(axes: _Axes, document: FrontDocument) -> list[tuple[float, float]]
     return [(tick, axes.x(teacher_ms / tick)) for tick in ticks]
 
 
-def _front_line(axes: _Axes, students: Sequence[Entry]) -> list[str]:
+def _front_line(axes: _Axes, students: Sequence[MeasuredStudent]) -> list[str]:
     """The best fidelity within each latency: a staircase, with what it dominates shaded."""
     if not students:
         return []
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    corners = [(axes.x(entry.latency_ms), axes.y(entry.fidelity.cosine)) for entry in students]
-    x, y = corners[0]
-    stairs = "".join(f"H{x:.1f}V{y:.1f}" for x, y in corners[1:]) + f"H{right}"
+    corners = [axes.of(entry) for entry in students]
+    curve, (x, _) = step_curve(corners, right), corners[0]
     return [
-        f'<path class="below" d="M{x:.1f} {bottom}V{y:.1f}{stairs}V{bottom}Z"/>',
-        f'<path class="front" d="M{x:.1f} {y:.1f}{stairs}"/>',
+        f'<path class="below" d="{curve}V{bottom}H{x:.1f}Z"/>',
+        f'<path class="front" d="{curve}"/>',
     ]
 
 
-def _dot(axes: _Axes, i: int, trial: TrialPoint, latency_ms: float, cosine: float) -> str:
-    if halvings(cosine) < axes.low_step:
+def _dot(axes: _Axes, i: int, trial: TrialPoint, latency_ms: float, fidelity: float) -> str:
+    if axes.step(fidelity) < axes.low_step:
         return ""
     state = trial.state if trial.state in _TRIAL_STATES else "running"
     radius = 3.2 if state == "complete" else 2.6
     words = escape(f"{trial.name}: {trial.student}, {trial.state}")
     return (
         f'<circle class="trial {state}" id="mark-t{i}" data-key="t{i}" cx="{axes.x(latency_ms):.1f}" '
-        f'cy="{axes.y(cosine):.1f}" r="{radius}"><title>{words}</title></circle>'
+        f'cy="{axes.y(fidelity):.1f}" r="{radius}"><title>{words}</title></circle>'
     )
 
 
@@ -218,20 +221,21 @@ def _whisker(axes: _Axes, mark: _Mark) -> str:
     if not (0.0 < low_ms <= high_ms < math.inf):
         return ""
     low, high = max(axes.x(low_ms), LEFT), min(axes.x(high_ms), WIDTH - RIGHT)
-    y = axes.y(mark.entry.fidelity.cosine)
+    _, y = axes.of(mark.entry)
     path = f"M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 3:.1f}v6M{high:.1f} {y - 3:.1f}v6"
     return f'<path class="whisker {mark.kind}" d="{path}"/>'
 
 
 def _symbol(axes: _Axes, mark: _Mark) -> str:
-    x, y = axes.x(mark.entry.latency_ms), axes.y(mark.entry.fidelity.cosine)
+    x, y = axes.of(mark.entry)
     shape = '<circle r="6.5"/>'
     if mark.kind == "reference":
         shape = '<path d="M0 -7.5L7.5 0L0 7.5L-7.5 0Z"/>'
     elif mark.kind == "dominated":
         shape = '<circle r="5.5"/><path d="M-3.5 3.5L3.5 -3.5"/>'
-    entry = mark.entry
-    text = f"{mark.kind} {entry.name}: {format_ms(entry.latency_ms)} ms, fidelity {entry.fidelity.cosine:.4f}"
+    entry, objective = mark.entry, axes.objective
+    value = objective.format(objective.of(entry.fidelity))
+    text = f"{mark.kind} {entry.name}: {format_ms(entry.latency_ms)} ms, fidelity {value}"
     return (
         f'<g class="mark {mark.kind}" id="mark-{mark.key}" data-key="{mark.key}" '
         f'transform="translate({x:.1f} {y:.1f})">'
@@ -253,11 +257,11 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
     """A short name beside each mark, where it covers neither another name nor another mark."""
     taken: list[_Box] = []
     for mark in marks:
-        x, y = axes.x(mark.entry.latency_ms), axes.y(mark.entry.fidelity.cosine)
+        x, y = axes.of(mark.entry)
         taken.append((x - 8, y - 8, x + 8, y + 8))
     parts = []
     for mark in marks:
-        x, y = axes.x(mark.entry.latency_ms), axes.y(mark.entry.fidelity.cosine)
+        x, y = axes.of(mark.entry)
         text = short_name(mark.entry) if mark.kind != "reference" else mark.entry.name.replace("-", " ")
         width = len(text) * _CHARACTER_PX
         for dx, dy, anchor in _ABOVE if mark.kind == "student" else _BELOW:
@@ -273,7 +277,7 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
     return parts
 
 
-def short_name(entry: Entry) -> str:
+def short_name(entry: MeasuredStudent) -> str:
     """Depth and width, as in `3 x 384` but with a true multiplication sign; `static` for depth 0."""
     encoder = entry.spec.get("encoder")
     return f"{encoder['n_layers']} {TIMES} {encoder['width']}" if encoder else "static"
@@ -283,11 +287,11 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
-    rows = [("mark student", "on the front", '<circle r="5"/>')] if document.students else []
-    if document.dominated:
+def _legend(front: Front, trials: Sequence[TrialPoint]) -> list[str]:
+    rows = [("mark student", "on the front", '<circle r="5"/>')] if front.students else []
+    if front.dominated:
         rows.append(("mark dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
-    if document.references:
+    if front.references:
         rows.append(("mark reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
     if any(trial_place(trial) is not None for trial in trials):
         rows.append(("", "brief trial, at its predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
@@ -300,8 +304,8 @@ def _legend(document: FrontDocument, trials: Sequence[TrialPoint]) -> list[str]:
     return parts
 
 
-def _summary(document: FrontDocument) -> str:
+def _summary(front: Front) -> str:
     return (
-        f"Latency against fidelity: {len(document.students)} front students and {len(document.references)} references "
-        f"of the study {document.study}; the same numbers are in the table"
+        f"Latency against fidelity: {len(front.students)} front students and {len(front.references)} references "
+        f"of the study {front.study}; the same numbers are in the table"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front as the searcher sees it, with its empty regions: what was tried there, and what could be had.
+"""The front as the searcher sees it, with its gaps: what was tried there, and what is predicted of untried points.
 
 Latencies are predicted, errors are those of the brief trials: the axes are those of the front's chart, the numbers are
 not. A trial that was stopped stands where it is expected to end.
@@ -13,10 +13,10 @@ from string import ascii_uppercase
 
 from search.records.formatting import format_ms
 from search.records.trial import TrialState
-from search.report.front_chart import COSINE_TICKS, halvings, latency_ticks
-from search.report.gap_contents import GapContents
+from search.report.front_chart import FIDELITY_TICKS, error_step, latency_ticks
+from search.report.gaps import GapContents
 from search.report.review import Place, SearchReview
-from search.report.svg import count, drawing, line, linear, text, tip
+from search.report.svg import count, drawing, line, linear, step_curve, text, tip, vertical_title
 from spaces.student_words import describe
 
 WIDTH, HEIGHT = 1120, 430
@@ -39,53 +39,50 @@ def gaps_chart(review: SearchReview) -> str:
     costs += [cost for _, _, each in shown for cost in (each.gap.low_cost, each.gap.high_cost)]
     margin = max(0.3, 0.04 * (max(costs) - min(costs)))
     low_cost, high_cost = min(costs) - margin, max(costs) + margin
-    steps = [_step(place.error) for place in front]
-    steps += [_step(each.promise.error) for _, _, each in shown if each.promise is not None]
+    steps = [error_step(place.error) for place in front]
+    steps += [error_step(each.best.error) for _, _, each in shown if each.best is not None]
     low, high = max(0.0, min(steps) - 0.4), max(steps) + 0.9
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     x = linear(low_cost, high_cost, LEFT, right)
     scale = linear(low, high, bottom, TOP)
 
     def y(error: float) -> float:
-        return min(float(bottom), max(float(TOP), scale(_step(error))))
+        return min(float(bottom), max(float(TOP), scale(error_step(error))))
 
     parts = []
     for latency_ms in latency_ticks(2.0**low_cost, 2.0**high_cost):
         at = x(math.log2(latency_ms))
         parts += [line(at, TOP, at, bottom), text(at, bottom + 18, f"{latency_ms:g}", anchor="middle")]
     drawn: list[float] = []
-    for cosine in COSINE_TICKS:
-        at = scale(halvings(cosine))
-        if low <= halvings(cosine) <= high and all(abs(at - other) >= 22 for other in drawn):
+    for fidelity in FIDELITY_TICKS:
+        step = error_step(review.objective.error(fidelity))
+        at = scale(step)
+        if low <= step <= high and all(abs(at - other) >= 22 for other in drawn):
             drawn.append(at)
-            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, f"{cosine:g}", anchor="end")]
+            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, f"{fidelity:g}", anchor="end")]
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
     for letter, _, each in shown:
         gap = each.gap
-        parts += _gap(letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
+        parts += _gap(review, letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
     corners = [(x(place.cost), y(place.error)) for place in front]
     if corners:
-        stairs = f"M{corners[0][0]:.1f} {corners[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in corners[1:])
-        parts.append(f'<path class="front" d="{stairs}H{right}"/>')
+        parts.append(f'<path class="front" d="{step_curve(corners, right)}"/>')
     for place in sorted(review.places, key=lambda place: place.on_front):
-        if place.on_front or _step(place.error) >= low:
-            parts.append(_dot(place, x(place.cost), y(place.error)))
+        if place.on_front or error_step(place.error) >= low:
+            parts.append(_dot(review, place, x(place.cost), y(place.error)))
     for letter, i, each in shown:
-        if each.promise is not None and _step(each.promise.error) >= low:
-            promise = each.promise
-            at, facts = x(promise.cost), tip([f"gap {letter}: untried", *promise_facts(review, i)])
-            top_y, bottom_y = y(promise.low_error), y(promise.high_error)
+        if each.best is not None and error_step(each.best.error) >= low:
+            best = each.best
+            at, facts = x(best.cost), tip([f"gap {letter}: untried", *candidate_facts(review, i)])
+            top_y, bottom_y = y(best.low_error), y(best.high_error)
             parts.append(
-                f'<g class="promise tip"><path d="M{at:.1f} {top_y:.1f}V{bottom_y:.1f}"/>'
-                f'<circle cx="{at:.1f}" cy="{y(promise.error):.1f}" r="4.5"/>{facts}</g>'
+                f'<g class="candidate tip"><path d="M{at:.1f} {top_y:.1f}V{bottom_y:.1f}"/>'
+                f'<circle cx="{at:.1f}" cy="{y(best.error):.1f}" r="4.5"/>{facts}</g>'
             )
-    parts += _legend(bool(shown), any(each.promise for _, _, each in shown), len(front) < len(review.places))
+    parts += _legend(bool(shown), any(each.best for _, _, each in shown), len(front) < len(review.places))
     label = "predicted latency in milliseconds (log scale)"
     parts.append(text((LEFT + right) / 2, HEIGHT - 12, label, style="title", anchor="middle"))
-    parts.append(
-        f'<text class="title" transform="translate(16 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        "fidelity of brief trials</text>"
-    )
+    parts.append(vertical_title(16, (TOP + bottom) / 2, f"fidelity of brief trials: {review.objective.label}"))
     told = ", ".join(f"{letter} between {_between(each)}" for letter, _, each in shown) or "none"
     return drawing(
         "gaps",
@@ -97,16 +94,16 @@ def gaps_chart(review: SearchReview) -> str:
     )
 
 
-def promise_facts(review: SearchReview, number: int) -> list[str]:
-    """What is believed of the best untried student of a gap, a line for each fact; nothing if there is none."""
-    promise = review.gaps[number].promise
-    if promise is None:
+def candidate_facts(review: SearchReview, number: int) -> list[str]:
+    """What is predicted of the best untried student of a gap, a line for each fact; nothing if there is none."""
+    best = review.gaps[number].best
+    if best is None:
         return []
     return [
         review.students[number],
-        f"{format_ms(2.0**promise.cost)} ms, fidelity {1.0 - promise.error:.3f} "
-        f"({1.0 - promise.high_error:.3f} to {1.0 - promise.low_error:.3f})",
-        f"on the front with a probability of {_probability(promise.chance)}",
+        f"{format_ms(2.0**best.cost)} ms, fidelity {review.fidelity_at(best.error)} "
+        f"({review.fidelity_at(best.high_error)} to {review.fidelity_at(best.low_error)})",
+        f"on the front with a probability of {_probability(best.chance)}",
     ]
 
 
@@ -118,14 +115,11 @@ def _between(each: GapContents) -> str:
     return f"{format_ms(2.0**each.gap.low_cost)} and {format_ms(2.0**each.gap.high_cost)} ms"
 
 
-def _step(error: float) -> float:
-    return halvings(1.0 - error)
-
-
-def _gap(letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: float) -> list[str]:
+def _gap(review: SearchReview, letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: float) -> list[str]:
     facts = (
         f"gap {letter}",
-        f"between {_between(each)}, fidelity {1.0 - each.gap.high_error:.3f} to {1.0 - each.gap.low_error:.3f}",
+        f"between {_between(each)}, fidelity {review.fidelity_at(each.gap.high_error)} to "
+        f"{review.fidelity_at(each.gap.low_error)}",
         f"{count(len(each.tried), 'trial')} there",
     )
     return [
@@ -135,27 +129,27 @@ def _gap(letter: str, each: GapContents, x1: float, x2: float, y1: float, y2: fl
     ]
 
 
-def _dot(place: Place, x: float, y: float) -> str:
+def _dot(review: SearchReview, place: Place, x: float, y: float) -> str:
     complete = place.record.state is TrialState.COMPLETE
     style = "step gained" if place.on_front else "trial complete" if complete else "trial pruned"
     radius = 4.5 if place.on_front else 3.2 if complete else 2.8
     verb = "fidelity" if complete else f"{place.record.state.value}, expected to reach"
     facts = (
         f"{place.record.name}: {describe(place.record.spec)}",
-        f"{format_ms(2.0**place.cost)} ms predicted, {verb} {1.0 - place.error:.4f}",
+        f"{format_ms(2.0**place.cost)} ms predicted, {verb} {review.fidelity_at(place.error)}",
     )
     return f'<circle class="{style} tip" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip(facts)}</circle>'
 
 
-def _legend(gaps: bool, promises: bool, others: bool) -> Sequence[str]:
+def _legend(gaps: bool, candidates: bool, others: bool) -> Sequence[str]:
     rows = [('<circle class="step gained" r="4.5"/>', "front of the brief trials")]
     if others:
         rows.append(('<circle class="trial complete" r="3.2"/>', "complete, behind it"))
         rows.append(('<circle class="trial pruned" r="2.8"/>', "not complete: where it is expected to end"))
     if gaps:
         rows.append(('<rect class="gap" x="-7" y="-6" width="14" height="12" rx="2"/>', "wide gap"))
-    if promises:
-        rows.append(('<g class="promise"><path d="M0 -8V8"/><circle r="4"/></g>', "best untried, with 90% interval"))
+    if candidates:
+        rows.append(('<g class="candidate"><path d="M0 -8V8"/><circle r="4"/></g>', "best untried, with 90% interval"))
     parts, at = [], LEFT + 8.0
     for shape, words in rows:
         parts.append(f'<g transform="translate({at:.0f} 16)">{shape}</g>')

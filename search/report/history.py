@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a search learnt what: its trials in time, its training tokens, and the hypervolume that it had by then.
+"""The hypervolume of a search over time: by time and by training tokens.
 
 Time is that in which at least one trial ran, by the clock: two workers side by side count once, and pauses between the
 commands of an interrupted study do not count. Tokens are those of all trials together, up to the last rung that each
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from search.optimiser.pareto import hypervolume
-from search.records.score import error_of
+from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 
 Corner = tuple[float, float]
@@ -98,7 +98,7 @@ class SearchHistory:
     """Up to which the hypervolume counts."""
 
 
-def history_of(trials: Sequence[TimedTrial], *, reference: Corner) -> SearchHistory:
+def history_of(trials: Sequence[TimedTrial], *, reference: Corner, objective: Objective) -> SearchHistory:
     """The history of all trials of a search."""
     elapsed = busy_clock([(trial.started, trial.ended) for trial in trials])
     reached = sorted(rung for trial in trials for rung in trial.rungs())
@@ -110,7 +110,7 @@ def history_of(trials: Sequence[TimedTrial], *, reference: Corner) -> SearchHist
     corners: list[Corner] = []
     before = 0.0
     for trial in complete:
-        corners.append(corner_of(trial.record))
+        corners.append(corner_of(trial.record, objective))
         now = dominated_area(corners, reference)
         steps.append(
             Step(
@@ -141,14 +141,14 @@ def busy_clock(intervals: Sequence[tuple[float, float]]) -> Callable[[float], fl
     return lambda time: sum(max(0.0, min(end, time) - start) for start, end in merged)
 
 
-def corner_of(record: TrialRecord) -> Corner:
+def corner_of(record: TrialRecord, objective: Objective) -> Corner:
     """Where a measured trial stands, as the searcher counts."""
     assert record.predicted_latency_ms is not None and record.fidelity is not None
-    return math.log2(record.predicted_latency_ms), error_of(record.fidelity.cosine)
+    return math.log2(record.predicted_latency_ms), objective.error(objective.of(record.fidelity))
 
 
 def dominated_area(corners: Sequence[Corner], reference: Corner) -> float:
-    """Hypervolume of corners, in doublings of latency times halvings of the error."""
+    """Hypervolume of corners, log2 latency times log2 error."""
     return hypervolume([(cost, -math.log2(error)) for cost, error in corners], (reference[0], -math.log2(reference[1])))
 
 

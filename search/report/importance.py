@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much each dimension of a space decides, as Sobol's shares of a variance.
+"""Sobol indices: how much of the variance of fidelity and of latency each dimension of a space explains.
 
 Points are uniform over the space, every dimension independently of the others; one that is not active at a point does
 nothing there, so conditions need no special treatment. Of the variance of a function over these points,
 
-    alone   is the share that is gone, in the mean, once this dimension is known (first-order index)
-    total   is the share that is left, in the mean, while all but this dimension are known (total-effect index)
+    first_order    is the share that is gone, in the mean, once this dimension is known
+    total_effect   is the share that is left, in the mean, while all but this dimension are known
 
-and what `total` has more than `alone` the dimension decides together with others. Estimators: Saltelli et al. (2010)
-and Jansen (1999), on scrambled Sobol points. Points that no student can have are left out in pairs.
+and the difference of the two is the dimension's interaction with others. Estimators: Saltelli et al. (2010) and Jansen
+(1999), on scrambled Sobol points. Points that no student can have are left out in pairs.
 
 The function of latencies is known. That of fidelities is not: many functions that the measured trials allow are drawn
 from the model of the search, and each has its own shares (Oakley and O'Hagan 2004; Marrel et al. 2009). The interval
-holds 90% of them, with the points of each drawn anew, with replacement, so it has the doubt of both.
+holds 90% of them, with the points of each drawn anew, with replacement, so it covers the uncertainty of both.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ FEWEST_POINTS = 32  # pairs of points that students can have; with fewer nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """What one dimension decides."""
+    """The Sobol indices of one dimension."""
 
     name: str
     """Of the dimension."""
-    alone: float
-    """First-order share, 0 to 1."""
-    total: float
-    """Total-effect share, 0 to 1."""
+    first_order: float
+    """First-order Sobol index, 0 to 1."""
+    total_effect: float
+    """Total-effect Sobol index, 0 to 1."""
     low: float
-    """Lower end of the 90% interval of `total`."""
+    """Lower end of the 90% interval of `total_effect`."""
     high: float
-    """Upper end of the 90% interval of `total`."""
+    """Upper end of the 90% interval of `total_effect`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,14 @@ def importances(
     found_all = [
         Importance(
             name=name,
-            alone=float(np.clip(alone[i], 0.0, min(1.0, total[i]))),
-            total=float(min(1.0, total[i])),
+            first_order=float(np.clip(alone[i], 0.0, min(1.0, total[i]))),
+            total_effect=float(min(1.0, total[i])),
             low=float(min(low[i], total[i], 1.0)),
             high=float(min(max(high[i], total[i]), 1.0)),
         )
         for i, name in enumerate(names)
     ]
-    return tuple(sorted(found_all, key=lambda each: (-each.total, each.name)))
+    return tuple(sorted(found_all, key=lambda each: (-each.total_effect, each.name)))
 
 
 def evaluate(rows: Array, function: Callable[[Array], float | None]) -> tuple[Array, Booleans]:
@@ -115,7 +115,7 @@ def evaluate(rows: Array, function: Callable[[Array], float | None]) -> tuple[Ar
 
 
 def _shares(values: Array, usable: Booleans, rows: npt.NDArray[np.intp]) -> tuple[Array, Array] | None:
-    """(alone, total) by dimension of one function, from some rows; None if it does not vary."""
+    """(first-order, total-effect) indices by dimension of one function, from some rows; None if it does not vary."""
     first, second, mixed = values[0, rows], values[1, rows], values[2:, rows]
     has_first, has_second, has_mixed = usable[0, rows], usable[1, rows], usable[2:, rows]
     known = np.concatenate([first[has_first], second[has_second]])

@@ -20,6 +20,7 @@ import optuna
 from runtime.atomic import read_json
 from search.optimiser.posterior import Posterior
 from search.optimiser.surrogate import Surrogate
+from search.records.objective import Objective, objective_from_json
 from search.records.trial import TrialRecord, TrialState
 from search.report.history import TimedTrial
 from search.storage.store import Store
@@ -44,6 +45,8 @@ class RecordedSearch:
     """Of latency and fidelity; to be read alone."""
     space: Space
     """What was searched."""
+    objective: Objective
+    """What fidelity means."""
     rungs: tuple[int, ...]
     """Training tokens."""
     trials: tuple[TimedTrial, ...]
@@ -79,6 +82,7 @@ class RecordedSearch:
             rungs=self.rungs,
             predict=self._predict(),
             limit_ms=math.inf if limit_ms is None else limit_ms,
+            objective=self.objective,
         )
         return Surrogate(problem).posterior(self.study, measured_only=True)
 
@@ -103,12 +107,17 @@ def read_search(store: Store, name: str, *, teacher: StudentSpec | None = None) 
     rungs = tuple(identity.get("rungs", ()))
     if space is None or not rungs:
         return None
+    try:
+        objective = objective_from_json(identity.get("objective"))
+    except ValueError:
+        return None
     trials = _timed(study, folder)
     found = _calibrated(store, name, profile=identity.get("profile"), records=[trial.record for trial in trials])
     calibration, predictor = found if found is not None else (None, None)
     return RecordedSearch(
         study=study,
         space=space,
+        objective=objective,
         rungs=rungs,
         trials=trials,
         teacher=teacher if calibration is None else calibration.points[0].spec,

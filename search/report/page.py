@@ -18,7 +18,10 @@ from typing import Any
 
 from runtime.atomic import write_text
 from search.records.formatting import describe_profile, format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.front_table import COLUMNS, Column, baseline_of, notes_of, words_of
+from search.records.objective import BASELINE, MEASUREMENTS, objective_of
+from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL
 from search.records.trial import TrialPoint
 from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_place
 from search.report.load import read_search
@@ -27,30 +30,17 @@ from search.report.search_section import search_section
 from search.report.svg import count
 from search.storage.store import Store
 from search.storage.study_state import STUDY, StudyState
-from search.tracking.registry import BALANCED, FASTEST, MOST_FAITHFUL, load_front, load_trials
+from search.tracking.registry import load_front, load_trials
 from spaces.errors import UserError
 from spaces.student import StudentSpec, Switch
-from spaces.student_words import describe
 
 _PAGE = CHART_CSS.parent
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
-_COLUMNS = (
-    ("name", "text"),
-    ("student", "text"),
-    ("ms", "number"),
-    ("95% interval", "number"),
-    ("speed-up", "number"),
-    ("cosine", "number"),
-    ("5th pct.", "number"),
-    ("centred", "number"),
-    ("Spearman", "number"),
-    ("top 1", "number"),
-    ("top 10", "number"),
-    ("parameters", "number"),
-    ("MB", "number"),
-    ("notes", "text"),
+_MEGABYTES = Column(
+    heading="MB", text=lambda _, entry: f"{entry.n_bytes / 1e6:.3g}", value=lambda entry: float(entry.n_bytes)
 )
+_COLUMNS = (*(column for column in COLUMNS[:-1] if column.heading != "version"), _MEGABYTES, COLUMNS[-1])
 
 _NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has been measured at the end yet.</td></tr>'
 
@@ -62,68 +52,74 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
     """
     if out.is_dir() or not out.parent.is_dir():
         raise UserError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
-    document = _document(store, name)
-    page = report_html(document, load_trials(store, document.study), review_of(store, document))
+    front = _front_or_empty(store, name)
+    page = report_html(front, load_trials(store, front.study, front.objective), review_of(store, front))
     write_text(out, page, durable=False)
     return out
 
 
-def _document(store: Store, name: str | None) -> FrontDocument:
+def _front_or_empty(store: Store, name: str | None) -> Front:
     """The front of a study, or an empty one if its search has begun and found none yet."""
     try:
         return load_front(store, name)
     except ValueError:
         study = None if name is None else StudyState.of(store, name).read(STUDY)
-        if name is None or study is None or not load_trials(store, name):
+        if name is None or study is None:
+            raise
+        objective = objective_of(study.objective)
+        if not load_trials(store, name, objective):
             raise
         sources = [teacher.source for teacher in study.teachers]
-        return FrontDocument(
+        return Front(
             study=name,
             teacher=" + ".join(source.partition(":")[2] or source for source in sources),
             profile=study.profile,
+            objective=objective,
             references=(),
             students=(),
         )
 
 
-def review_of(store: Store, document: FrontDocument) -> SearchReview | None:
+def review_of(store: Store, front: Front) -> SearchReview | None:
     """The study's search in review; None if its journal is gone."""
-    teacher = StudentSpec.from_json(dict(document.references[0].spec)) if document.references else None
-    search = read_search(store, document.study, teacher=teacher)
+    teacher = StudentSpec.from_json(dict(front.references[0].spec)) if front.references else None
+    search = read_search(store, front.study, teacher=teacher)
     return None if search is None else review_search(search)
 
 
-def report_html(document: FrontDocument, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
+def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
     """The whole page as text; without a review it does not show the search."""
-    entries = _keyed(document)
-    chart = front_chart(document, trials)
+    entries = _keyed(front)
+    chart = front_chart(front, trials)
     slots = {
-        "title": escape(f"{document.study}: students of {document.teacher}"),
-        "study": escape(document.study),
-        "subtitle": _subtitle(document, trials),
+        "title": escape(f"{front.study}: students of {front.teacher}"),
+        "study": escape(front.study),
+        "subtitle": _subtitle(front, trials),
         "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
-        "cards": "\n".join(_cards(entries)),
+        "cards": "\n".join(_cards(front, entries)),
         "chart": chart,
         "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
-        "head": "".join(_head(*column) for column in _COLUMNS),
+        "head": "".join(_head(column) for column in _COLUMNS),
         "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
-        "baseline": _baseline(entries),
-        "data": _script_json(_data(document, entries, trials)),
+        "objective": escape(front.objective.label),
+        "perfect": f"{front.objective.high:g}",
+        "baseline": baseline_of(front),
+        "data": _script_json(_data(front, entries, trials)),
         "script": (_PAGE / "page.js").read_text("utf-8"),
     }
     template = (_PAGE / "page.html").read_text("utf-8")
     return _SLOT.sub(lambda match: slots[match[1]], template)  # one pass: text that looks like a slot stays text
 
 
-def _keyed(document: FrontDocument) -> list[tuple[str, str, Entry]]:
+def _keyed(front: Front) -> list[tuple[str, str, MeasuredStudent]]:
     """(key, kind, entry), the keys those of the chart's marks."""
-    entries = [(f"s{i}", "student", entry) for i, entry in enumerate(document.students)]
-    entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(document.dominated)]
-    return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(document.references)]
+    entries = [(f"s{i}", "student", entry) for i, entry in enumerate(front.students)]
+    entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(front.dominated)]
+    return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(front.references)]
 
 
 def _link(
-    chart: str, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+    chart: str, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
 ) -> Callable[[str], str | None]:
     """From a name to the id of its mark in the chart: the student's that it became, else the trial's."""
     ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
@@ -132,18 +128,18 @@ def _link(
     return drawn.get
 
 
-def _subtitle(document: FrontDocument, trials: Sequence[TrialPoint]) -> str:
+def _subtitle(front: Front, trials: Sequence[TrialPoint]) -> str:
     n_pruned = sum(trial.state == "pruned" for trial in trials)
-    students = "1 student" if len(document.students) == 1 else f"{len(document.students)} students"
-    words = f"{students} of {document.teacher} that nothing beats in both latency and fidelity"
-    if not document.students:
-        words = f"No student of {document.teacher} has been measured at the end yet"
+    students = "1 student" if len(front.students) == 1 else f"{len(front.students)} students"
+    words = f"{students} of {front.teacher} that nothing beats in both latency and fidelity"
+    if not front.students:
+        words = f"No student of {front.teacher} has been measured at the end yet"
     if trials:
         words += f", out of {count(len(trials), 'trial')} ({n_pruned} pruned)"
-    return escape(f"{words}. Latency: {describe_profile(document.profile)}.")
+    return escape(f"{words}. Latency: {describe_profile(front.profile)}.")
 
 
-def _cards(entries: Sequence[tuple[str, str, Entry]]) -> list[str]:
+def _cards(front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]]) -> list[str]:
     cards = []
     for alias, words in ((FASTEST, "fastest"), (BALANCED, "balanced"), (MOST_FAITHFUL, "most faithful")):
         for key, _, entry in entries:
@@ -151,65 +147,46 @@ def _cards(entries: Sequence[tuple[str, str, Entry]]) -> list[str]:
                 cards.append(
                     f'<button type="button" class="card" data-key="{key}"><span class="eyebrow">{words}</span>'
                     f"<strong>{escape(short_name(entry))}</strong><span>{_speedup(entry)} the teacher's speed</span>"
-                    f"<span>fidelity {entry.fidelity.cosine:.3f}</span></button>"
+                    f"<span>fidelity {front.objective.format(front.fidelity_of(entry))}</span></button>"
                 )
     return cards
 
 
-def _head(name: str, kind: str) -> str:
-    return f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
+def _kind(column: Column) -> str:
+    return "text" if column.value is None else "number"
 
 
-def _row(key: str, kind: str, entry: Entry) -> str:
-    low_ms, high_ms = entry.latency_interval_ms
-    fidelity = entry.fidelity
-    cells: list[tuple[str, float | str]] = [
-        (_words(entry), _words(entry)),
-        (format_ms(entry.latency_ms), entry.latency_ms),
-        (f"{format_ms(low_ms)} to {format_ms(high_ms)}", high_ms - low_ms),
-        (_speedup(entry), entry.speedup),
-        (f"{fidelity.cosine:.4f}", fidelity.cosine),
-        (f"{fidelity.cosine_p5:.4f}", fidelity.cosine_p5),
-        (f"{fidelity.cosine_centred:.4f}", fidelity.cosine_centred),
-        (f"{fidelity.spearman:.4f}", fidelity.spearman),
-        (f"{fidelity.overlap_at_1:.3f}", fidelity.overlap_at_1),
-        (f"{fidelity.overlap_at_10:.3f}", fidelity.overlap_at_10),
-        (f"{entry.n_parameters:,}", entry.n_parameters),
-        (f"{entry.n_bytes / 1e6:.3g}", entry.n_bytes),
-        (_notes(kind, entry), _notes(kind, entry)),
-    ]
-    columns = _COLUMNS[1:]
-    tail = "".join(
-        f'<td class="{column_kind}" data-sort="{escape(str(value))}">{escape(text)}</td>'
-        for (text, value), (_, column_kind) in zip(cells, columns, strict=True)
-    )
+def _head(column: Column) -> str:
+    return f'<th scope="col" class="{_kind(column)}"><button type="button">{escape(column.heading)}</button></th>'
+
+
+def _row(key: str, kind: str, entry: MeasuredStudent) -> str:
+    cells = []
+    for column in _COLUMNS[1:]:
+        text = column.text(kind, entry)
+        value = text if column.value is None else str(column.value(entry))
+        cells.append(f'<td class="{_kind(column)}" data-sort="{escape(value)}">{escape(text)}</td>')
     name = f'<button type="button" data-key="{key}">{escape(entry.name)}</button>'
     head = f'<th scope="row" data-sort="{escape(entry.name)}">{name}</th>'
-    return f'<tr class="{kind}" data-key="{key}">{head}{tail}</tr>'
+    return f'<tr class="{kind}" data-key="{key}">{head}{"".join(cells)}</tr>'
 
 
-def _words(entry: Entry) -> str:
-    return describe(StudentSpec.from_json(dict(entry.spec)))
-
-
-def _speedup(entry: Entry) -> str:
+def _speedup(entry: MeasuredStudent) -> str:
     return f"{entry.speedup:.3g}{TIMES}"
 
 
-def _notes(kind: str, entry: Entry) -> str:
-    notes = ["reference"] if kind == "reference" else []
-    notes += entry.aliases
-    if entry.dominated_by:
-        notes.append(f"dominated by {entry.dominated_by}")
-    return ", ".join(notes)
-
-
-def _baseline(entries: Sequence[tuple[str, str, Entry]]) -> str:
-    return f"{entries[0][2].fidelity.constant_baseline:.3f}" if entries else "unknown"
+def _bars(entry: MeasuredStudent) -> list[tuple[str, float, str, float | None]]:
+    """(heading, value, text, what a constant vector has) of every measurement."""
+    values = [(each, each.read(entry.fidelity)) for each in MEASUREMENTS]
+    baseline = entry.fidelity.constant_baseline
+    return [
+        (each.heading, value, each.format(value), baseline if each.field == BASELINE else None)
+        for each, value in values
+    ]
 
 
 def _data(
-    document: FrontDocument, entries: Sequence[tuple[str, str, Entry]], trials: Sequence[TrialPoint]
+    front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
 ) -> dict[str, Any]:
     """What the script shows in tooltips and details."""
     shown: dict[str, Any] = {}
@@ -220,8 +197,8 @@ def _data(
             "name": entry.name,
             "version": entry.version,
             "short": short_name(entry),
-            "words": _words(entry),
-            "notes": _notes(kind, entry),
+            "words": words_of(entry),
+            "notes": ", ".join(notes_of(kind, entry)),
             "latency_ms": entry.latency_ms,
             "latency": f"{format_ms(entry.latency_ms)} ms",
             "interval": f"{format_ms(low_ms)} to {format_ms(high_ms)} ms",
@@ -229,8 +206,11 @@ def _data(
             "parameters": f"{entry.n_parameters:,}",
             "size": f"{entry.n_bytes / 1e6:.3g} MB",
             "fidelity": entry.fidelity.to_json(),
+            "value": front.fidelity_of(entry),
+            "shown": front.objective.format(front.fidelity_of(entry)),
+            "bars": _bars(entry),
             "spec": json.dumps(dict(entry.spec), indent=2),
-            "commands": _commands(document, entry),
+            "commands": _commands(front, entry),
         }
     for i, trial in enumerate(trials):
         place = trial_place(trial)
@@ -241,22 +221,22 @@ def _data(
                 "words": trial.student,
                 "notes": f"{trial.state}: {trial.outcome}" if trial.outcome else trial.state,
                 "latency": f"{format_ms(place[0])} ms predicted",
-                "cosine": place[1],
+                "shown": front.objective.format(place[1]),
                 "tokens": f"{trial.n_tokens:,}",
             }
     return shown
 
 
-def _commands(document: FrontDocument, entry: Entry) -> list[tuple[str, str]]:
+def _commands(front: Front, entry: MeasuredStudent) -> list[tuple[str, str]]:
     if entry.version is None:
         return []
     spec = StudentSpec.from_json(dict(entry.spec))
     switch = spec.encoder is not None and isinstance(spec.encoder.feed_forward, Switch)
     standard = not switch and (spec.encoder is None or spec.static is None)
-    model = f"{document.study}/{entry.version}"
+    model = f"{front.study}/{entry.version}"
     budget_ms = _rounded_up(entry.latency_ms)
     return [
-        ("select it by its latency", f"understudy select {document.study} --max-latency-ms {budget_ms:g}"),
+        ("select it by its latency", f"understudy select {front.study} --max-latency-ms {budget_ms:g}"),
         ("export it", f"understudy export {model} OUT --format {'sentence-transformers' if standard else 'onnx'}"),
         ("embed a file with it", f"understudy embed {model} FILE"),
         ("load it in Python", f'mlflow.pyfunc.load_model("models:/{model}").predict(["a sentence"])'),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search in review: hypervolume by tokens and time, rungs, what each dimension decides, gaps of the front.
+"""A search in review: hypervolume by tokens and time, rungs, Sobol indices, gaps of the front.
 
 Everything is computed from the journal (`search.report.load`) with the searcher's own model, costs and errors, so
 that the page says what the searcher saw. Random choices are seeded: the same search gives the same review.
@@ -18,9 +18,9 @@ import numpy as np
 from search.optimiser.pareto import front_of
 from search.optimiser.posterior import Posterior
 from search.optimiser.sampler import N_NEAR, N_RANDOM, N_ROUNDS
+from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState, trials_once
-from search.report.gap_contents import GapContents, look_into
-from search.report.gaps import gaps_of
+from search.report.gaps import GapContents, gaps_of, look_into
 from search.report.history import Corner, SearchHistory, history_of
 from search.report.importance import Array, Booleans, Design, Importance, evaluate, importances
 from search.report.load import RecordedSearch
@@ -32,7 +32,7 @@ from spaces.student_words import describe
 FEWEST_COMPLETE = 8
 """Complete trials: with fewer, shares of a variance are noise."""
 LEAST_EXPLAINED = 0.3
-"""Share of the complete trials' variance that the model must foretell before it is asked what decides."""
+"""Share of the complete trials' variance that the model must predict before its Sobol indices mean anything."""
 N_MODELS, N_EACH = 8, 8  # models that are fitted to parts of the trials, and draws of each
 MOST_ROWS = 1300  # of a joint draw, which takes n^3 operations
 N_LATENCY = 1024
@@ -40,14 +40,14 @@ N_LATENCY = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """What each dimension decides of one objective."""
+    """The Sobol indices of all dimensions for one objective."""
 
     dimensions: tuple[Importance, ...]
     """The largest first; empty if it cannot be said."""
     reason: str = ""
     """Why it cannot be said; empty if it can."""
     explained: float | None = None
-    """Share of the complete trials' variance that the model foretells; None for what is known."""
+    """Share of the complete trials' variance that the model predicts; None for what is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Place:
     cost: float
     """log2 of its predicted milliseconds."""
     error: float
-    """At the end; for one that did not get there, the median of what is believed."""
+    """At the end; for one that did not get there, the predicted median."""
     on_front: bool
     """Whether it is complete and no other beats it."""
 
@@ -68,6 +68,8 @@ class Place:
 class SearchReview:
     """What can be said of a search."""
 
+    objective: Objective
+    """What fidelity means."""
     records: tuple[TrialRecord, ...]
     """All trials, a continued one once."""
     history: SearchHistory | None
@@ -93,7 +95,11 @@ class SearchReview:
     teacher_ms: float | None
     """The teacher's predicted latency; None if nobody knows it."""
     students: dict[int, str]
-    """For each gap whose promise is a student, by the gap's number: the student in words."""
+    """For each gap with a best candidate, by the gap's number: the student in words."""
+
+    def fidelity_at(self, error: float) -> str:
+        """The fidelity that has an error, as people read it."""
+        return self.objective.format(self.objective.at_error(error))
 
     @property
     def complete(self) -> int:
@@ -106,6 +112,7 @@ def review_search(search: RecordedSearch) -> SearchReview:
     records = search.records
     nothing = Shares(dimensions=(), reason="No trial has reached a rung yet.")
     review = SearchReview(
+        objective=search.objective,
         records=trials_once(records),
         history=None,
         ideal=None,
@@ -141,7 +148,7 @@ def _with_view(review: SearchReview, search: RecordedSearch, view: Posterior) ->
     contents = look_into(gaps, view, candidates, front=front)
     return replace(
         review,
-        history=history_of(search.trials, reference=reference),
+        history=history_of(search.trials, reference=reference, objective=search.objective),
         ideal=(fastest_cost, min((place.error for place in complete), default=reference[1])),
         fidelity=_fidelity_shares(search, view),
         latency=_latency_shares(search, view),
@@ -177,7 +184,7 @@ def _fidelity_shares(search: RecordedSearch, view: Posterior) -> Shares:
         share = "nothing" if explained is None or explained <= 0.0 else f"{explained:.0%}"
         return Shares(
             dimensions=(),
-            reason=f"Too few trials to tell: the model foretells {share} of the differences between complete trials.",
+            reason=f"Too few trials to tell: the model predicts {share} of the variance between complete trials.",
             explained=explained,
         )
     names = _varied(search, view)
@@ -196,7 +203,7 @@ def _fidelity_shares(search: RecordedSearch, view: Posterior) -> Shares:
 def _latency_shares(search: RecordedSearch, view: Posterior) -> Shares:
     predictor, teacher = search.predictor, search.teacher
     if predictor is None or teacher is None:
-        return Shares(dimensions=(), reason="No calibration is left that foretells the latencies of this search.")
+        return Shares(dimensions=(), reason="No calibration is left that predicts the latencies of this search.")
     predict = lru_cache(maxsize=None)(predictor.predict)
 
     def log_latency(row: Array) -> float | None:
@@ -249,7 +256,7 @@ def _spec(search: RecordedSearch, teacher: StudentSpec, point: dict[str, Any]) -
 def _students(search: RecordedSearch, gaps: Sequence[GapContents]) -> dict[int, str]:
     assert search.teacher is not None
     return {
-        i: describe(_spec(search, search.teacher, dict(each.promise.point)))
+        i: describe(_spec(search, search.teacher, dict(each.best.point)))
         for i, each in enumerate(gaps)
-        if each.promise is not None
+        if each.best is not None
     }

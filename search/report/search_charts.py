@@ -7,7 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from search.report.svg import CHARACTER_PX, count, drawing, duration, line, linear, text, ticks, tip
+from search.report.svg import (
+    CHARACTER_PX,
+    count,
+    drawing,
+    duration,
+    line,
+    linear,
+    step_curve,
+    text,
+    ticks,
+    tip,
+    vertical_title,
+)
 from spaces.student_words import describe
 
 if TYPE_CHECKING:
@@ -21,13 +33,13 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 18, 14, 46
 HEIGHT = 290
 
 ALMOST = 0.8
-"""Of the hypervolume at the end: what came before is not drawn, or nothing could be told of what followed."""
+"""Share of the final hypervolume from which the chart begins: on a scale from 0 later gains could not be seen."""
 
 LEAST_GAIN = 0.005
-"""Percent of the ideal: what a reader of two decimals takes for nothing."""
+"""Percent of the ideal: less is 0.00 with two decimals."""
 
 UNCLEAR = 0.6
-"""Of an interval's width: beyond, a share is not drawn, for it could be nearly anything."""
+"""Width of an interval above which no bar is drawn: the index could be nearly anything."""
 
 _STATES = (
     ("went_on", "went on", "on"),
@@ -90,7 +102,7 @@ def _history_chart(
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}{broken if low > 0.0 else ""}V{bottom}H{right}"/>')
     shown = list(zip(history.steps, values, strict=True))[first:]
     corners = [(x(at(step)), y(value)) for step, value in shown]
-    stairs = f"M{corners[0][0]:.1f} {bottom}" + "".join(f"H{cx:.1f}V{cy:.1f}" for cx, cy in corners) + f"H{x(end):.1f}"
+    stairs = step_curve([(corners[0][0], bottom), *corners], x(end))
     parts.append(f'<path class="below" d="{stairs}V{bottom}Z"/><path class="front" d="{stairs}"/>')
     for (step, _), (cx, cy) in sorted(zip(shown, corners, strict=True), key=lambda pair: pair[0][0].gained):
         gained = percent(step.gained) >= LEAST_GAIN
@@ -102,17 +114,14 @@ def _history_chart(
         style, radius = ("step gained", 4.0) if gained else ("step", 2.4)
         parts.append(f'<circle class="{style} tip" cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}">{tip(facts)}</circle>')
     parts.append(text((LEFT + right) / 2, HEIGHT - 8, label, style="title", anchor="middle"))
-    parts.append(
-        f'<text class="title" transform="translate(14 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        "hypervolume, % of the ideal</text>"
-    )
+    parts.append(vertical_title(14, (TOP + bottom) / 2, "hypervolume, % of the ideal"))
     return drawing(
         name,
         parts,
         width=WIDTH,
         height=HEIGHT,
         title=f"Hypervolume over {label}",
-        description=f"A rising staircase from {values[0]:.1f}% to {values[-1]:.1f}% of the ideal in "
+        description=f"A step curve from {values[0]:.1f}% to {values[-1]:.1f}% of the ideal in "
         f"{count(len(values), 'complete trial')}; the same numbers are in the table below.",
     )
 
@@ -169,7 +178,7 @@ def importance_chart(fidelity: Shares, latency: Shares) -> str:
     for k, shares in enumerate((fidelity, latency)):
         for each in shares.dimensions:
             by_name.setdefault(each.name, [None, None])[k] = each
-    names = sorted(by_name, key=lambda name: -max(each.total for each in by_name[name] if each is not None))
+    names = sorted(by_name, key=lambda name: -max(each.total_effect for each in by_name[name] if each is not None))
     left, bar_px, row, top = 144, 112, 30, 44
     columns = (left, left + 250)
     bottom = top + max(2, len(names)) * row
@@ -195,8 +204,8 @@ def importance_chart(fidelity: Shares, latency: Shares) -> str:
         parts,
         width=WIDTH,
         height=bottom + 8,
-        title="What each dimension decides",
-        description="Shares of the variance of fidelity and of latency by dimension: "
+        title="Sobol indices of the dimensions",
+        description="Total-effect Sobol indices for fidelity and for latency by dimension: "
         + "; ".join(f"{name} {_told(by_name[name])}" for name in names),
     )
 
@@ -207,20 +216,21 @@ def _importance_bar(each: Importance, start: float, y: float, bar_px: float) -> 
         [
             each.name.replace("_", " "),
             "too few trials to tell" if each.high - each.low > UNCLEAR else "",
-            f"decides {_percent(each.total)} of the variance ({_percent(each.low)} to {_percent(each.high)})",
-            f"{_percent(each.alone)} of it alone, the rest together with other dimensions",
+            f"total effect: {_percent(each.total_effect)} of the variance "
+            f"({_percent(each.low)} to {_percent(each.high)})",
+            f"first order: {_percent(each.first_order)}; the rest is interaction with other dimensions",
         ]
     )
     certain = abs(high - low) < 2.0
     unclear = each.high - each.low > UNCLEAR
     ends = f"M{low:.1f} {y + 7}v6M{high:.1f} {y + 7}v6"
     whisker = "" if certain else f'<path class="whisker" d="M{low:.1f} {y + 10}H{high:.1f}{ends}"/>'
-    words = _percent(each.total)
+    words = _percent(each.total_effect)
     if unclear:
         words = f"unclear: {100 * each.low:.0f} to {100 * each.high:.0f}%"
     elif not certain:
         words += f"  ({100 * each.low:.0f} to {100 * each.high:.0f})"
-    total, alone = (0.0, 0.0) if unclear else (each.total, each.alone)
+    total, alone = (0.0, 0.0) if unclear else (each.total_effect, each.first_order)
     return [
         f'<g class="tip"><rect class="hit" x="{start}" y="{y}" width="{bar_px + 90}" height="22"/>'
         f'<rect class="block on" x="{start}" y="{y + 3}" width="{max(0.5, bar_px * total):.1f}" height="14" rx="2"/>'
@@ -236,7 +246,9 @@ def _percent(share: float) -> str:
 
 def _told(pair: Sequence[Importance | None]) -> str:
     return ", ".join(
-        f"{_percent(each.total)} for {what}" for what, each in zip(("fidelity", "latency"), pair, strict=True) if each
+        f"{_percent(each.total_effect)} for {what}"
+        for what, each in zip(("fidelity", "latency"), pair, strict=True)
+        if each
     )
 
 

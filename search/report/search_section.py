@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from search.records.formatting import format_ms
-from search.records.trial import TrialRecord, TrialState
-from search.report.gap_contents import GapContents
-from search.report.gaps_chart import gaps_chart, promise_facts, shown_gaps
+from search.records.trial import RungRecord, TrialRecord, TrialState
+from search.report.gaps import GapContents
+from search.report.gaps_chart import candidate_facts, gaps_chart, shown_gaps
 from search.report.history import Corner, SearchHistory
 from search.report.importance import Importance
 from search.report.review import SearchReview
@@ -62,11 +62,11 @@ def _history_panels(review: SearchReview) -> list[str]:
     over_tokens, over_time = history_charts(history, ideal)
     cost_limit, error_limit = history.reference
     explained = (
-        f"The area that the complete trials dominate, doublings of latency times halvings of the error, up to the "
-        f"reference of the search: {format_ms(2.0**cost_limit)} ms and a fidelity of {1.0 - error_limit:.3f}. The "
-        f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful as "
-        f"the best, {1.0 - ideal[1]:.4f}. Latencies are predicted; a trial counts from the moment it was complete. "
-        f"Before {ALMOST:.0%} of the end nothing is drawn."
+        f"The area that the complete trials dominate, log2 latency times log2 error, up to the reference point of the "
+        f"search: {format_ms(2.0**cost_limit)} ms and a fidelity of {review.fidelity_at(error_limit)}. The "
+        f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful "
+        f"as the best, {review.fidelity_at(ideal[1])}. Latencies are predicted; a trial counts from the moment it "
+        f"was complete. Before {ALMOST:.0%} of the end nothing is drawn."
     )
     time = (
         "Time in which at least one trial ran: workers side by side count once, pauses between commands do not. A "
@@ -144,14 +144,14 @@ def _saved_tokens(review: SearchReview) -> float | None:
 
 def _importance_panel(review: SearchReview) -> str:
     words = (
-        "Share of the variance over the whole space that a dimension decides: dark alone, light together with others; "
-        "whiskers hold 90% of what models of two thirds of the trials allow, and where that is nearly anything no bar "
-        "is drawn. Of the logarithms of error and latency."
+        "Sobol indices of the logarithms of error and latency over the whole space: the share of the variance that a "
+        "dimension explains alone (first order, dark) and together with others (total effect, light). Whiskers are 90% "
+        "intervals over models of two thirds of the trials; where they are too wide to tell, no bar is drawn."
     )
     if review.fidelity.dimensions and review.fidelity.explained is not None:
         words += (
-            f" Fidelity is what the model of the search believes; it foretells {review.fidelity.explained:.0%} of the "
-            "differences between complete trials, each from all others."
+            f" Fidelity is the surrogate model's prediction, which explains {review.fidelity.explained:.0%} of the "
+            "variance between complete trials (leave-one-out)."
         )
     by_name: dict[str, list[Importance | None]] = {}
     for k, shares in enumerate((review.fidelity, review.latency)):
@@ -160,23 +160,27 @@ def _importance_panel(review: SearchReview) -> str:
     rows = [
         [_text(name), *(cell for each in pair for cell in _importance_cells(each))] for name, pair in by_name.items()
     ]
-    head = ["dimension|", "fidelity: total", "90% interval", "alone", "latency: total", "90% interval", "alone"]
+    head = [
+        *("dimension|", "fidelity: total effect", "90% interval", "first order"),
+        *("latency: total effect", "90% interval", "first order"),
+    ]
     table = _table(head, rows, summary="As a table") if rows else ""
     chart = importance_chart(review.fidelity, review.latency)
-    return _panel("What each dimension decides", f"<p>{words}</p>{_scroll(chart)}{table}")
+    return _panel("Sobol indices", f"<p>{words}</p>{_scroll(chart)}{table}")
 
 
 def _importance_cells(each: Importance | None) -> list[str]:
     if each is None:
         return [_number("")] * 3
-    return [_number(f"{each.total:.3f}"), _number(f"{each.low:.3f} to {each.high:.3f}"), _number(f"{each.alone:.3f}")]
+    numbers = (f"{each.total_effect:.3f}", f"{each.low:.3f} to {each.high:.3f}", f"{each.first_order:.3f}")
+    return [_number(words) for words in numbers]
 
 
 def _gaps_panel(review: SearchReview, link: Link) -> str:
     if not any(place.on_front for place in review.places):
         return ""
     words = (
-        "The front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
+        "The Pareto front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
         "neighbour and as faithful as the next would add; one of more than 1.5 times the mean is wide. The ends reach "
         "to the fastest student of the space, and to half the error at the teacher's latency. "
         f"{review.n_candidates:,} untried points were looked at."
@@ -185,7 +189,7 @@ def _gaps_panel(review: SearchReview, link: Link) -> str:
     if not shown:
         words += " No gap is wide."
     rows = [_gap_row(review, letter, i, each, link) for letter, i, each in shown]
-    head = ["gap", "latency, ms", "fidelity", "could add", "tried there|", "believed to be there|"]
+    head = ["gap", "latency, ms", "fidelity", "could add", "tried there|", "predicted there|"]
     heads = [f"{name}|" if name in ("gap",) else name for name in head]
     table = _table(heads, rows) if rows else ""
     return _panel("Empty regions of the front", f"<p>{words}</p>{_scroll(gaps_chart(review))}{table}", wide=True)
@@ -193,8 +197,8 @@ def _gaps_panel(review: SearchReview, link: Link) -> str:
 
 def _gap_row(review: SearchReview, letter: str, number: int, each: GapContents, link: Link) -> list[str]:
     gap = each.gap
-    high = f"{1.0 - gap.low_error:.4f}"
-    low = "the reference" if gap.faster is None else f"{1.0 - gap.high_error:.4f}"
+    high = review.fidelity_at(gap.low_error)
+    low = "the reference" if gap.faster is None else review.fidelity_at(gap.high_error)
     whole = ""
     if review.history is not None and review.ideal is not None:
         whole = f"{share_of_ideal(review.history, review.ideal)(gap.area):.2f}%"
@@ -204,7 +208,7 @@ def _gap_row(review: SearchReview, letter: str, number: int, each: GapContents, 
         _number(f"{low} to {high}"),
         _number(whole),
         f'<td class="words">{_tried(review, each, link)}</td>',
-        f'<td class="words">{_believed(review, number)}</td>',
+        f'<td class="words">{_predicted(review, number)}</td>',
     ]
 
 
@@ -221,12 +225,12 @@ def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
         short = f", {closest.excess:.4f} short of its faster neighbour"
     return (
         f"{count(len(each.tried), 'trial')}; closest is {_linked(record.name, link)} "
-        f"({escape(describe(record.spec))}), which {verb} {1.0 - closest.error:.4f}{short}"
+        f"({escape(describe(record.spec))}), which {verb} {review.fidelity_at(closest.error)}{short}"
     )
 
 
-def _believed(review: SearchReview, number: int) -> str:
-    facts = promise_facts(review, number)
+def _predicted(review: SearchReview, number: int) -> str:
+    facts = candidate_facts(review, number)
     if not facts:
         return "no untried student with such a latency was found"
     return escape("; ".join(facts))
@@ -236,8 +240,8 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
     if not review.pruned:
         return _panel("Pruned trials", "<p>No trial was pruned.</p>", wide=True)
     words = (
-        "A trial is stopped at a rung when a new one promises more for the tokens, and only if one that is no slower "
-        "and got as far is expected to end with less error: those named here, with what they had at the same rung."
+        "A trial is pruned at a rung if a trial that is no slower and got as far is predicted to end with less error, "
+        "and a new trial has more expected gain per token. The former are named here, with their fidelity at that rung."
     )
     rows = [
         [
@@ -245,8 +249,8 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
             _text(describe(each.record.spec)),
             _number("" if each.record.predicted_latency_ms is None else format_ms(each.record.predicted_latency_ms)),
             _number(f"{each.target:,}"),
-            _number(f"{each.rung.fidelity.cosine:.4f}"),
-            f'<td class="words">{_rivals(each, link)}</td>',
+            _number(_fidelity(review, each.rung)),
+            f'<td class="words">{_rivals(review, each, link)}</td>',
         ]
         for each in review.pruned
     ]
@@ -255,22 +259,26 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
     return _panel("Pruned trials", f"<p>{words}</p>{_table(head, rows, summary=summary)}", wide=True)
 
 
-def _rivals(each: Pruned, link: Link) -> str:
+def _rivals(review: SearchReview, each: Pruned, link: Link) -> str:
     if not each.rivals:
         return escape(str(each.record.outcome or ""))
-    return "; ".join(_rival(rival, link) for rival in each.rivals)
+    return "; ".join(_rival(review, rival, link) for rival in each.rivals)
 
 
-def _rival(rival: Rival, link: Link) -> str:
+def _rival(review: SearchReview, rival: Rival, link: Link) -> str:
     words = _linked(rival.name, link)
     if rival.record is None:
         return words
     facts = [escape(describe(rival.record.spec))]
     if rival.rung is not None:
-        facts.append(f"{rival.rung.fidelity.cosine:.4f}")
+        facts.append(_fidelity(review, rival.rung))
     if rival.record.predicted_latency_ms is not None:
         facts.append(f"{format_ms(rival.record.predicted_latency_ms)} ms")
     return f"{words} ({', '.join(facts)})"
+
+
+def _fidelity(review: SearchReview, rung: RungRecord) -> str:
+    return review.objective.format(review.objective.of(rung.fidelity))
 
 
 def _begun(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -7,7 +7,7 @@ A mark with a tooltip holds it as its `<title>`, a line for each fact, so it can
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 CHARACTER_PX = 6.4
@@ -40,6 +40,20 @@ def text(x: float, y: float, words: str, *, style: str = "tick", anchor: str = "
     """A line of text."""
     end = "" if anchor == "start" else f' text-anchor="{anchor}"'
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{end}>{escape(words)}</text>'
+
+
+def vertical_title(x: float, y: float, words: str) -> str:
+    """The title of a vertical axis, read from below."""
+    return (
+        f'<text class="title" transform="translate({x:g} {y:g}) rotate(-90)" text-anchor="middle">'
+        f"{escape(words)}</text>"
+    )
+
+
+def step_curve(corners: Sequence[tuple[float, float]], end: float) -> str:
+    """The data of a path that keeps each corner's height until the next, and the last one's until x = `end`."""
+    (x, y), *others = corners
+    return f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in others) + f"H{end:.1f}"
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, style: str = "grid") -> str:

@@ -18,7 +18,7 @@ from runtime.atomic import read_json, write_json
 from runtime.folder import read_folder, student_digest
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
-from search.records.front import Entry
+from search.records.front import MeasuredStudent
 from search.storage.study_state import Fact, StudyState
 from search.study.prepare import Prepared
 from search.study.references import TEACHER, Reference, fidelity_on
@@ -36,9 +36,9 @@ class Measured:
 
     key: str
     """What it depends on: the machine, the profile, the teachers, the held-out text, and who was measured."""
-    references: tuple[Entry, ...]
+    references: tuple[MeasuredStudent, ...]
     """The teacher first."""
-    students: tuple[Entry, ...]
+    students: tuple[MeasuredStudent, ...]
     """The graduates, by trial number."""
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Measured:
     def from_json(cls, document: Mapping[str, Any]) -> Measured:
         """The value of the fact's object."""
         references, students = (
-            tuple(Entry.from_record(entry) for entry in document[name]) for name in ("references", "students")
+            tuple(MeasuredStudent.from_record(entry) for entry in document[name]) for name in ("references", "students")
         )
         return cls(key=document["key"], references=references, students=students)
 
@@ -88,7 +88,7 @@ def measure_all(
         name = graduate.record.name
         latency = latencies[name]
         students.append(
-            Entry.measured(
+            MeasuredStudent.measured(
                 name,
                 graduate.record.spec,
                 latency_ms=latency.median_ms,
@@ -101,7 +101,7 @@ def measure_all(
     measured = Measured(
         key=key,
         references=tuple(
-            Entry.measured(
+            MeasuredStudent.measured(
                 reference.name,
                 reference.spec,
                 latency_ms=latencies[reference.name].median_ms,
@@ -131,7 +131,7 @@ def _runnable(folder: Path, profile: LatencyProfile) -> Runnable:
     return backend_of(profile.runtime).build(student.spec, student.weights, n_threads=profile.n_threads)
 
 
-def _write_down(folder: Path, entry: Entry, profile: LatencyProfile) -> None:
+def _write_down(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -> None:
     """The measurements go into student.json, so that the folder tells them wherever it is copied."""
     path = folder / "student.json"
     document = read_json(path)

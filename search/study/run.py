@@ -19,7 +19,8 @@ from search.console.progress import ConsoleReporter, Reporter
 from search.graduation.checkpoint_retention import CheckpointKeeper, with_checkpoints
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
-from search.records.front import FrontDocument
+from search.records.front import Front
+from search.records.objective import Objective, objective_of
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
@@ -39,9 +40,10 @@ from search.tracking.async_writer import TrialWriter
 from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
+from search.tracking.names import RunParam
 from search.tracking.publish import register_front
 from search.tracking.registry import NoFrontError, load_front
-from search.tracking.trial_runs import Facts, TrialLog, device_name
+from search.tracking.trial_runs import RunParams, TrialLog
 from search.trials.identity import require_same_study
 from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect
@@ -50,14 +52,14 @@ from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 
 _RETRY_S = 1.0
-_SETTLE_S = 10.0  # that the final measurement waits for MLflow to take what it is told
 _SERVER_BACK_S = 60.0  # that the end of a study waits for MLflow to be back
+_FLUSH_S = 10.0  # that the final measurement waits for MLflow to take what it is told
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def run_search(
     study: StudySpec, *, store: Store, address: str | None = None, progress: Reporter | None = None
-) -> FrontDocument:
+) -> Front:
     """Runs a study, or goes on with it, and returns its registered front.
 
     `address` is a Ray cluster's; None: `RAY_ADDRESS`, else this machine. `progress` is told what happens; None: bars or
@@ -108,7 +110,12 @@ class _Run:
             max_students=study.graduation.max_students,
         )
 
-    def registered(self) -> FrontDocument | None:
+    @property
+    def objective(self) -> Objective:
+        """What fidelity means in the study."""
+        return objective_of(self.study.objective)
+
+    def registered(self) -> Front | None:
         """The front, if the study is complete as it stands; None if there is something left to do."""
         if self.state.read(COMPLETE) != RequestedLimits.of(self.study):
             return None
@@ -121,7 +128,7 @@ class _Run:
         )
         return document
 
-    def all_steps(self) -> FrontDocument:
+    def all_steps(self) -> Front:
         """All steps, from what is there."""
         remembered = self.store.remembers
         create_store(self.store)
@@ -138,7 +145,8 @@ class _Run:
         log = TrialLog(
             self.store,
             self.study.name,
-            facts=self._facts(prepared),
+            params=self._run_params(prepared),
+            objective=self.objective,
             teacher_latency_ms=prepared.calibration.teacher_latency_ms,
         )
         with TrialWriter(log, address=self.store.tracking_uri, say=self.reporter.say) as writer:
@@ -149,7 +157,7 @@ class _Run:
             for record in graduated:
                 writer.trial_ended(record)
             self.disconnect()  # the final measurement wants the machine for itself
-            writer.settle(_SETTLE_S)
+            writer.flush(_FLUSH_S)
             self.stop_clock()
             measured = measure_all(
                 prepared,
@@ -160,17 +168,21 @@ class _Run:
                 state=self.state,
                 reporter=self.reporter,
             )
-            document = FrontDocument.of(
+            document = Front.of(
                 self.study.name,
                 teacher=prepared.teacher_name,
                 profile=self.study.profile,
+                objective=self.objective,
                 references=measured.references,
                 students=measured.students,
             )
             folders = {one.record.name: one.folder for one in graduates}
             told = {record.name: record for record in (*records, *graduated)}
-            document = self._register(document, folders, told.values(), writer=writer, facts=self._facts(prepared))
-        chosen = choose_graduates(records, max_students=self.study.graduation.max_students)
+            document = self._register(
+                document, folders, told.values(), writer=writer, params=self._run_params(prepared)
+            )
+        n_most = self.study.graduation.max_students
+        chosen = choose_graduates(records, max_students=n_most, objective=self.objective)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
             self.state.write(COMPLETE, RequestedLimits.of(self.study))
         self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
@@ -183,20 +195,20 @@ class _Run:
 
     def _register(
         self,
-        document: FrontDocument,
+        document: Front,
         folders: Mapping[str, Path],
         records: Iterable[TrialRecord],
         *,
         writer: TrialWriter,
-        facts: Facts,
-    ) -> FrontDocument:
+        params: RunParams,
+    ) -> Front:
         """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
         self.reporter.step("registering the front")
         deadline = time.monotonic() + _SERVER_BACK_S
         while True:
             try:
                 writer.finish(records)
-                return register_front(self.store, document, folders=folders, page=report_html, facts=facts)
+                return register_front(self.store, document, folders=folders, page=report_html, params=params)
             except tracking_errors() as error:
                 if not self.store.on_server or time.monotonic() > deadline:
                     raise UserError(
@@ -216,11 +228,16 @@ class _Run:
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds
         earlier = read_trials(self.state.folder, study.name)
-        writer.catch_up(map(_interrupted, earlier))
-        keeper = CheckpointKeeper(max_students=study.graduation.max_students, records=earlier)
+        writer.backfill(map(_interrupted, earlier))
+        keeper = CheckpointKeeper(max_students=study.graduation.max_students, objective=self.objective, records=earlier)
         self.reporter.say("searching")
-        table = LiveTable(n_rungs=len(study.search.rungs), n_trials=study.search.n_trials, deadline=deadline)
-        with table, writer.heard_by(table.say):
+        table = LiveTable(
+            n_rungs=len(study.search.rungs),
+            objective=self.objective,
+            n_trials=study.search.n_trials,
+            deadline=deadline,
+        )
+        with table, writer.reporting_to(table.say):
             records = search_trials(
                 study,
                 prepared,
@@ -230,12 +247,12 @@ class _Run:
                 observers=(writer, table, keeper, self.clock),
             )
         records = tuple(with_checkpoints(records))
-        writer.catch_up(records)
+        writer.backfill(records)
         self.state.write(SEARCHED, study.search)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
-        if not choose_graduates(records, max_students=1):
+        if not choose_graduates(records, max_students=1, objective=self.objective):
             outcomes = sorted({str(record.outcome) for record in records if record.state is TrialState.FAILED})
             raise UserError(
                 f"no trial of {study.name} reached a rung ({shown or 'none began'}"
@@ -251,6 +268,7 @@ class _Run:
             records,
             prepared.data,
             spec=study.graduation,
+            objective=self.objective,
             folder=folder,
             tokenizer_json=teacher.tokenizer_json,
             device=prepared.device,
@@ -287,19 +305,19 @@ class _Run:
             disconnect()
             self.is_connected_by_us = False
 
-    def _facts(self, prepared: Prepared) -> Facts:
+    def _run_params(self, prepared: Prepared) -> RunParams:
         """What all runs of the study share."""
         error = prepared.predictor_error
         return {
-            "teacher": prepared.teacher_name,
-            "teacher_sha256": ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
-            "corpus_key": prepared.corpus.key,
-            "training_sentences": prepared.n_sentences,
-            "held_out_sentences": len(prepared.data.held_out_embeddings),
-            "profile": str(self.study.profile.to_json()),
-            "device": device_name(prepared.device),
-            "predictor_error_percent": None if error is None else error.median_absolute_percentage_error,
-            "predictor_rank_correlation": None if error is None else error.rank_correlation,
+            RunParam.TEACHER: prepared.teacher_name,
+            RunParam.TEACHER_SHA256: ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
+            RunParam.CORPUS_KEY: prepared.corpus.key,
+            RunParam.TRAINING_SENTENCES: prepared.n_sentences,
+            RunParam.HELD_OUT_SENTENCES: len(prepared.data.held_out_embeddings),
+            RunParam.PROFILE: str(self.study.profile.to_json()),
+            RunParam.OBJECTIVE: self.objective.name,
+            RunParam.PREDICTOR_ERROR: None if error is None else error.median_absolute_percentage_error,
+            RunParam.PREDICTOR_RANK_CORRELATION: None if error is None else error.rank_correlation,
         }
 
 

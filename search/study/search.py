@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from search.records.objective import objective_of
 from search.records.trial import Observer, TrialRecord
 from search.trials.plan import TrialPlan
 from search.trials.ray_tune import run_trials
 from search.trials.work import DistillationWork
+from spaces.objective import ObjectiveSpec
 from spaces.study.spec import StudySpec, space_to_json
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def search_trials(
 
 
 def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
-    """What decides which trials a study's search makes; the identity is what makes their numbers comparable."""
+    """What decides which trials a study's search makes."""
     return TrialPlan(
         name=study.name,
         folder=store.study_folder(study.name),
@@ -54,6 +56,7 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         teacher=prepared.teacher.spec,
         rungs=study.search.rungs,
         predict=prepared.predictor.predict,
+        objective=objective_of(study.objective),
         seed=study.search.seed,
         n_trials=study.search.n_trials,
         n_startup_trials=study.search.n_startup_trials,
@@ -63,11 +66,20 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
         rung_time_limit_s=study.search.rung_time_limit_s,
         trial_memory_gib=study.search.trial_memory_gib,
         initial_points=study.initial_points,
-        identity={
-            "space": space_to_json(study.space),
-            "rungs": list(study.search.rungs),
-            "profile": study.profile.to_json(),
-            "teacher_weights": [teacher.weight for teacher in study.teachers],
-            **prepared.identity,
-        },
+        identity=identity_of(study, prepared.identity),
     )
+
+
+def identity_of(study: StudySpec, prepared: Mapping[str, str]) -> dict[str, Any]:
+    """What makes the numbers of a study's trials comparable, as JSON values; `prepared` names teachers and text.
+
+    The objective is left out where it is the default: a study that is older than the choice is the same study.
+    """
+    identity = {
+        "space": space_to_json(study.space),
+        "rungs": list(study.search.rungs),
+        "profile": study.profile.to_json(),
+        "teacher_weights": [teacher.weight for teacher in study.teachers],
+        **prepared,
+    }
+    return identity if study.objective == ObjectiveSpec() else identity | {"objective": study.objective.to_json()}

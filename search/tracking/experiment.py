@@ -14,22 +14,13 @@ from typing import TYPE_CHECKING
 
 from search.storage.store import Store
 from search.tracking.client import client_of, connected
+from search.tracking.names import Tag
 from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run, RunTag
-
-KIND = "understudy.kind"
-"""Tag of a run: `trial` or `summary`."""
-STUDY = "understudy.study"
-OWNER = "understudy.store"
-"""Tag of an experiment or model on a server: the identity of the store that made it."""
-TRIAL = "understudy.trial"
-STATE = "understudy.state"
-OUTCOME = "understudy.outcome"
-STUDENT = "understudy.student"
 
 STUDY_FILE = "study.json"
 """Artifact of the summary run on a server: the study, and the proof that artifacts can be written."""
@@ -91,7 +82,7 @@ def claim_experiment(store: Store, study: StudySpec) -> None:
 def owner_tags(store: Store, study: str) -> dict[str, str]:
     """Tags of what bears the study's name."""
     identity = store.identity
-    return {STUDY: study} if identity is None else {STUDY: study, OWNER: identity}
+    return {Tag.STUDY: study} if identity is None else {Tag.STUDY: study, Tag.OWNER: identity}
 
 
 def summary_run(store: Store, client: MlflowClient, experiment: str, study: str) -> str:
@@ -99,7 +90,8 @@ def summary_run(store: Store, client: MlflowClient, experiment: str, study: str)
     for run in runs_of_kind(client, experiment, "summary"):
         found: str = run.info.run_id
         return found
-    created: str = client.create_run(experiment, run_name="front", tags={KIND: "summary", STUDY: study}).info.run_id
+    tags: dict[str, str] = {Tag.KIND: "summary", Tag.STUDY: study}
+    created: str = client.create_run(experiment, run_name="front", tags=tags).info.run_id
     return created
 
 
@@ -109,7 +101,7 @@ def runs_of_kind(client: MlflowClient, experiment: str, kind: str) -> Iterator[R
     while True:
         page = client.search_runs(
             [experiment],
-            filter_string=f"tags.`{KIND}` = '{kind}'",
+            filter_string=f"tags.`{Tag.KIND}` = '{kind}'",
             order_by=["attributes.start_time ASC"],
             max_results=1000,
             page_token=token,
@@ -138,7 +130,7 @@ def run_tags(values: Mapping[str, str]) -> list[RunTag]:
 
 
 def _require_owner(store: Store, kind: str, study: str, tags: Mapping[str, str]) -> None:
-    if store.on_server and tags.get(OWNER) != store.identity:
+    if store.on_server and tags.get(Tag.OWNER) != store.identity:
         raise UserError(
             f"on a server the {kind} of a study belongs to the store that made it, and {study} at "
             f"{store.tracking_uri} is not of {store.root}; search under another "

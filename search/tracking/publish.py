@@ -15,22 +15,21 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.engine import native_module
 from runtime.folder import DOCUMENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE, student_digest
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.front_table import front_columns, front_markdown
+from search.records.objective import Objective
+from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL, SEARCH_ALIASES, balanced
 from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.client import activated, client_of
 from search.tracking.experiment import (
-    STUDY,
-    TRIAL,
     metrics_of,
     owner_tags,
     run_tags,
@@ -38,18 +37,12 @@ from search.tracking.experiment import (
     study_experiment,
     summary_run,
 )
-from search.tracking.registry import (
-    BALANCED,
-    FASTEST,
-    MOST_FAITHFUL,
-    RECORD_FILE,
-    SEARCH_ALIASES,
-    load_trials,
-    registered_entries,
-    versions_of,
-)
-from search.tracking.trial_runs import Facts, provenance
-from search.tracking.version_tags import DIGEST, ON_FRONT, tags_of
+from search.tracking.metrics import STUDENT as STUDENT_METRICS
+from search.tracking.metrics import SUMMARY, Summary, values_of
+from search.tracking.names import Tag, VersionTag
+from search.tracking.registry import RECORD_FILE, load_trials, registered_entries, versions_of
+from search.tracking.trial_runs import RunParams, provenance
+from search.tracking.version_tags import tags_of
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
@@ -67,84 +60,63 @@ _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "safetensors", "tokenize
 
 def register_front(
     store: Store,
-    document: FrontDocument,
+    front: Front,
     *,
     folders: Mapping[str, Path],
-    page: Callable[[FrontDocument, Sequence[TrialPoint]], str],
-    facts: Facts | None = None,
-) -> FrontDocument:
-    """Make the document's students the registered front of its study; returns it with versions and aliases.
+    page: Callable[[Front, Sequence[TrialPoint]], str],
+    params: RunParams | None = None,
+) -> Front:
+    """Registers a front's students as versions of its study's model; returns the front with versions and aliases.
 
     `folders` holds the folder of every front student by its name (dominated ones may be in it: they get no
-    version, but one that they have is brought up to date). `page` writes the registered front and the study's trials as
-    an HTML page, an artifact of the summary run; `facts` become tags of that run. Versions that are not in the document
+    version, but one that they have is brought up to date). `page` writes the registered front and the study's trials
+    as an HTML page, an artifact of the summary run; `params` become tags of that run. Versions that are not in it
     are no longer on the front.
     """
-    missing = [entry.name for entry in document.students if entry.name not in folders]
+    missing = [entry.name for entry in front.students if entry.name not in folders]
     if missing:
         raise ValueError(f"every front student needs its folder: none was given for {', '.join(missing)}")
-    study = document.study
+    study = front.study
     experiment = study_experiment(store, study)
     client = client_of(store)
     summary = summary_run(store, client, experiment, study)
     if not client.search_registered_models(f"name='{study}'"):
         client.create_registered_model(study, tags=owner_tags(store, study))
 
-    runs = {run.data.tags[TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
-    known = {version.tags.get(DIGEST): str(version.version) for version in versions_of(client, study)}
-    versions: dict[str, Entry] = {}
-    for entry in document.students:
+    runs = {run.data.tags[Tag.TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
+    known = {version.tags.get(VersionTag.DIGEST): str(version.version) for version in versions_of(client, study)}
+    versions: dict[str, MeasuredStudent] = {}
+    for entry in front.students:
         digest = student_digest(folders[entry.name])
         if digest not in known:
             run = runs.get(entry.name, summary)
             new = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=run)
             _delete_abandoned(client, experiment, digest)
-            known[digest] = _create_version(store, client, document, new)
+            known[digest] = _create_version(store, client, front, new)
         versions[known[digest]] = entry
-    for entry in document.dominated:
+    for entry in front.dominated:
         number = known.get(student_digest(folders[entry.name])) if entry.name in folders else None
         if number is not None:
             versions.setdefault(number, entry)
 
-    _update_versions(client, document, versions)
-    _update_aliases(client, study, {number: entry for number, entry in versions.items() if entry.on_front})
-    front = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
-    registered = replace(document, students=front)
-    _write_summary(store, client, summary, registered, page=page, facts=facts or {})
+    _update_versions(client, front, versions)
+    on_front = {number: entry for number, entry in versions.items() if entry.on_front}
+    _update_aliases(client, study, on_front, front.objective)
+    students = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
+    registered = replace(front, students=students)
+    _write_summary(store, client, summary, registered, page=page, params=params or {})
     return registered
-
-
-def balanced(students: Sequence[Entry]) -> int:
-    """Index of the knee of a front: the student between its ends with the most fidelity for its milliseconds.
-
-    Both axes are scaled so that the front spans 0 to 1 in milliseconds and in mean cosine; the knee has the largest
-    (scaled cosine - scaled latency), so it is the farthest above the line from end to end. A front of one or two
-    students has nothing between its ends: the most faithful one.
-    """
-    order = sorted(range(len(students)), key=lambda i: students[i].point)
-    if len(order) < 3:
-        return order[-1]
-    fastest, slowest = students[order[0]], students[order[-1]]
-    span_ms = slowest.latency_ms - fastest.latency_ms
-    span_cosine = slowest.fidelity.cosine - fastest.fidelity.cosine
-
-    def height(i: int) -> float:
-        latency = students[i].latency_ms - fastest.latency_ms
-        cosine = students[i].fidelity.cosine - fastest.fidelity.cosine
-        return cosine * span_ms - latency * span_cosine
-
-    return max(order[1:-1], key=height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NewVersion:
-    entry: Entry
+    entry: MeasuredStudent
     folder: Path
     digest: str
     run: str
 
 
-def _create_version(store: Store, client: MlflowClient, document: FrontDocument, new: _NewVersion) -> str:
+def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewVersion) -> str:
     """The number of a new version, which is not on the front until all versions are updated."""
     import mlflow
     import numpy as np
@@ -175,18 +147,16 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
                 code_paths=[str(room) for room in _copy_rooms(Path(temporary) / "code")],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
                 signature=signature,
-                tags={STUDY: document.study, DIGEST: new.digest},
+                tags={Tag.STUDY: front.study, VersionTag.DIGEST: new.digest},
             )
-        values = {"measured/latency_ms": entry.latency_ms, "measured/speedup": entry.speedup}
-        values |= {f"measured/fidelity/{key}": value for key, value in asdict(entry.fidelity).items()}
-        client.log_batch(run, metrics=metrics_of(values, step=0, model_id=logged.model_id))
-        tags = tags_of(replace(entry, on_front=False), teacher=document.teacher, profile=document.profile)
+        client.log_batch(run, metrics=metrics_of(values_of(STUDENT_METRICS, entry), step=0, model_id=logged.model_id))
+        tags = tags_of(replace(entry, on_front=False), teacher=front.teacher, profile=front.profile)
         version = client.create_model_version(
-            document.study,
+            front.study,
             source=logged.model_uri,
             run_id=run,
             model_id=logged.model_id,
-            tags=tags | {DIGEST: new.digest},
+            tags=tags | {VersionTag.DIGEST: new.digest},
             description=describe(spec),
         )
     return str(version.version)
@@ -194,7 +164,7 @@ def _create_version(store: Store, client: MlflowClient, document: FrontDocument,
 
 def _delete_abandoned(client: MlflowClient, experiment: str, digest: str) -> None:
     """Delete what an interrupted registration has logged of a student that has no version."""
-    for model in client.search_logged_models([experiment], filter_string=f"tags.{DIGEST} = '{digest}'"):
+    for model in client.search_logged_models([experiment], filter_string=f"tags.{VersionTag.DIGEST} = '{digest}'"):
         client.delete_logged_model(model.model_id)
 
 
@@ -224,23 +194,25 @@ def _unchanged(client: MlflowClient, run: str) -> Iterator[None]:
             client.set_terminated(run, status=before.status, end_time=before.end_time)
 
 
-def _update_versions(client: MlflowClient, document: FrontDocument, versions: Mapping[str, Entry]) -> None:
-    for version in versions_of(client, document.study):
+def _update_versions(client: MlflowClient, front: Front, versions: Mapping[str, MeasuredStudent]) -> None:
+    for version in versions_of(client, front.study):
         entry = versions.get(str(version.version))
-        tags = {ON_FRONT: "false"}
+        tags: dict[str, str] = {VersionTag.ON_FRONT: "false"}
         if entry is not None:
-            tags = tags_of(entry, teacher=document.teacher, profile=document.profile)
+            tags = tags_of(entry, teacher=front.teacher, profile=front.profile)
         for name, value in tags.items():
             if version.tags.get(name) != value:
-                client.set_model_version_tag(document.study, str(version.version), name, value)
+                client.set_model_version_tag(front.study, str(version.version), name, value)
 
 
-def _update_aliases(client: MlflowClient, study: str, versions: Mapping[str, Entry]) -> None:
+def _update_aliases(
+    client: MlflowClient, study: str, versions: Mapping[str, MeasuredStudent], objective: Objective
+) -> None:
     wanted: dict[str, str] = {}
     if versions:
         wanted[FASTEST] = min(versions, key=lambda number: versions[number].latency_ms)
-        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: versions[number].fidelity.cosine)
-        wanted[BALANCED] = list(versions)[balanced(list(versions.values()))]
+        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: objective.of(versions[number].fidelity))
+        wanted[BALANCED] = list(versions)[balanced(list(versions.values()), objective)]
     present = client.get_registered_model(study).aliases
     for alias in SEARCH_ALIASES:
         if alias not in wanted and alias in present:
@@ -253,27 +225,25 @@ def _write_summary(
     store: Store,
     client: MlflowClient,
     run: str,
-    document: FrontDocument,
+    front: Front,
     *,
-    page: Callable[[FrontDocument, Sequence[TrialPoint]], str],
-    facts: Facts,
+    page: Callable[[Front, Sequence[TrialPoint]], str],
+    params: RunParams,
 ) -> None:
     """Front as table, JSON, page and whole record; the run ends only when all are there."""
     import pandas as pd
 
-    trials = load_trials(store, document.study)
+    trials = load_trials(store, front.study, front.objective)
     # What MLflow's `log_table` writes; but that would append to the table of an earlier search.
-    table = pd.DataFrame(front_columns(document), dtype=object).to_json(orient="split", index=False)
+    table = pd.DataFrame(front_columns(front), dtype=object).to_json(orient="split", index=False)
     client.log_text(run, table, TABLE_FILE)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}]))
-    client.log_text(run, json.dumps(document.to_json(), indent=2), JSON_FILE)
-    client.log_text(run, page(document, trials), PAGE_FILE)
-    client.log_text(run, json.dumps(document.to_record()), RECORD_FILE)
-    states = Counter(trial.state for trial in trials)
-    values = {"front/students": len(document.students), "front/dominated": len(document.dominated)}
-    values |= {f"trials/{state}": count for state, count in states.items()}
+    client.log_text(run, json.dumps(front.to_json(), indent=2), JSON_FILE)
+    client.log_text(run, page(front, trials), PAGE_FILE)
+    client.log_text(run, json.dumps(front.to_record()), RECORD_FILE)
+    values = values_of(SUMMARY, Summary(front=front, trials=trials))
     client.log_batch(run, metrics=metrics_of(values, step=0))
-    known = {name: value for name, value in {**provenance(), **facts}.items() if value is not None}
+    known = {name: value for name, value in {**provenance(), **params}.items() if value is not None}
     tags = {f"understudy.{name}": str(value) for name, value in known.items()}
-    client.log_batch(run, tags=run_tags(tags | {"mlflow.note.content": front_markdown(document)}))
+    client.log_batch(run, tags=run_tags(tags | {"mlflow.note.content": front_markdown(front)}))
     client.set_terminated(run, status="FINISHED")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,13 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.folder import DOCUMENT_FILE
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import Objective
+from search.records.selection import BALANCED, SEARCH_ALIASES, select_student
 from search.records.trial import TrialPoint
 from search.storage.store import Store
 from search.tracking.artifacts import read_artifact, student_folder
 from search.tracking.client import connected
-from search.tracking.experiment import KIND, OUTCOME, OWNER, STATE, STUDENT, STUDY, TRIAL, runs_of_kind
-from search.tracking.trial_runs import COSINE, PREDICTED_LATENCY, TRAINING_TOKENS
+from search.tracking.experiment import runs_of_kind
+from search.tracking.metrics import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
+from search.tracking.names import Tag
 from search.tracking.version_tags import entry_of
 from spaces.errors import UserError
 from spaces.fields import require_name
@@ -35,12 +37,6 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "front-record.json"
 """Artifact of the summary run that holds the whole front document, references included."""
-
-FASTEST = "fastest"
-MOST_FAITHFUL = "most-faithful"
-BALANCED = "balanced"
-SEARCH_ALIASES = (FASTEST, MOST_FAITHFUL, BALANCED)
-"""Set by every search; `set_alias` leaves them alone."""
 
 _MODEL = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
@@ -59,32 +55,30 @@ def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
     with connected(store) as client:
         experiments = _experiments(client)
         if own and store.identity is not None:
-            experiments = [found for found in experiments if found.tags.get(OWNER) == store.identity] or experiments
+            experiments = [found for found in experiments if found.tags.get(Tag.OWNER) == store.identity] or experiments
         if not experiments:
             return ()
         runs = client.search_runs(
             [experiment.experiment_id for experiment in experiments],
-            filter_string=f"tags.`{KIND}` = 'summary'",
+            filter_string=f"tags.`{Tag.KIND}` = 'summary'",
             order_by=["attributes.end_time DESC"],
             max_results=1000,
         )
-    return tuple(dict.fromkeys(run.data.tags[STUDY] for run in runs if run.info.end_time))
+    return tuple(dict.fromkeys(run.data.tags[Tag.STUDY] for run in runs if run.info.end_time))
 
 
-def load_front(store: Store, name: str | None = None) -> FrontDocument:
+def load_front(store: Store, name: str | None = None) -> Front:
     """The front of study `name` (None: the latest), with today's versions and aliases.
 
     Raises NoStoreError if there is no store, and NoFrontError, naming those that exist, if there is no such study.
     """
     name = _study(store, name)
     with connected(store) as client:
-        document = FrontDocument.from_record(
-            json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE))
-        )
+        document = Front.from_record(json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE)))
         return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
 
 
-def registered_entries(client: MlflowClient, name: str) -> tuple[Entry, ...]:
+def registered_entries(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
     """Every version of the study's model, on the front or not, oldest first."""
     aliases = _aliases(client, name)
     return tuple(
@@ -105,42 +99,14 @@ def select(
     max_latency_ms: float | None = None,
     min_fidelity: float | None = None,
     balanced: bool = False,
-) -> Entry:
-    """The front student for exactly one wish; every entry carries its `uri`.
+) -> MeasuredStudent:
+    """The front student for exactly one condition (`search.records.selection.select_student`), with its `uri`.
 
-    `max_latency_ms`: the most faithful student at most that slow. `min_fidelity`: the fastest one with at least
-    that mean cosine. `balanced`: the one with the alias. Raises ValueError, naming the nearest student, if none fits.
+    `name` None is the latest study. Raises ValueError, naming the nearest student, if none fits.
     """
-    if (max_latency_ms is not None) + (min_fidelity is not None) + balanced != 1:
-        raise UserError("give exactly one of max_latency_ms, min_fidelity and balanced")
-    if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0.0):
-        raise UserError(f"max_latency_ms must be a finite number above 0, got {max_latency_ms}")
-    if min_fidelity is not None and not -1.0 <= min_fidelity <= 1.0:
-        raise UserError(f"min_fidelity is a mean cosine, so it must lie in -1 to 1, got {min_fidelity}")
-    document = load_front(store, name)
-    students = document.students
-    if not students:
-        raise UserError(f"the front of {document.study} holds no student; search for longer")
-    if max_latency_ms is not None:
-        within = [entry for entry in students if entry.latency_ms <= max_latency_ms]
-        if not within:
-            nearest = _numbers(min(students, key=lambda entry: entry.latency_ms))
-            raise UserError(
-                f"no student of {document.study} is within {max_latency_ms:g} ms; the nearest is {nearest}"
-            )
-        return max(within, key=lambda entry: entry.fidelity.cosine)
-    if min_fidelity is not None:
-        within = [entry for entry in students if entry.fidelity.cosine >= min_fidelity]
-        if not within:
-            nearest = _numbers(max(students, key=lambda entry: entry.fidelity.cosine))
-            raise UserError(
-                f"no student of {document.study} has a fidelity of {min_fidelity:g} or more; the nearest is {nearest}"
-            )
-        return min(within, key=lambda entry: entry.latency_ms)
-    for entry in students:
-        if BALANCED in entry.aliases:
-            return entry
-    raise UserError(f"no student of {document.study} has the alias {BALANCED}; search again to set it")
+    return select_student(
+        load_front(store, name), max_latency_ms=max_latency_ms, min_fidelity=min_fidelity, balanced=balanced
+    )
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
@@ -182,14 +148,14 @@ def resolve_model(store: Store, model: str | Path) -> Path:
         return student_folder(store, client.get_model_version_download_uri(name, found.version))
 
 
-def load_trials(store: Store, name: str) -> tuple[TrialPoint, ...]:
-    """The trials of study `name`, in order of their names."""
+def load_trials(store: Store, name: str, objective: Objective) -> tuple[TrialPoint, ...]:
+    """The trials of study `name`, in order of their names, with the fidelity that the objective names."""
     store.require_exists()
     with connected(store) as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return ()
-        trials = [_trial_point(run) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
+        trials = [_trial_point(run, objective) for run in runs_of_kind(client, experiment.experiment_id, "trial")]
     return tuple(sorted(trials, key=lambda trial: trial.name))
 
 
@@ -220,7 +186,8 @@ def _experiments(client: MlflowClient) -> list[Experiment]:
     found: list[Experiment] = []
     token: str | None = None
     while True:
-        page = client.search_experiments(filter_string=f"tags.`{STUDY}` LIKE '%'", max_results=1000, page_token=token)
+        studies = f"tags.`{Tag.STUDY}` LIKE '%'"
+        page = client.search_experiments(filter_string=studies, max_results=1000, page_token=token)
         found += page
         token = page.token
         if not token:
@@ -278,19 +245,14 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
     return f"there is no {kind} {value}; there are {', '.join(known)}{hint}"
 
 
-def _numbers(entry: Entry) -> str:
-    numbers = f"{entry.latency_ms:.3g} ms and a fidelity of {entry.fidelity.cosine:.4f}"
-    return f"{entry.name} (version {entry.version}) with {numbers}"
-
-
-def _trial_point(run: Run) -> TrialPoint:
+def _trial_point(run: Run, objective: Objective) -> TrialPoint:
     tags, metrics = run.data.tags, run.data.metrics
     return TrialPoint(
-        name=tags[TRIAL],
-        student=tags.get(STUDENT, ""),
-        state=tags.get(STATE, ""),
-        outcome=tags.get(OUTCOME, ""),
+        name=tags[Tag.TRIAL],
+        student=tags.get(Tag.STUDENT, ""),
+        state=tags.get(Tag.STATE, ""),
+        outcome=tags.get(Tag.OUTCOME, ""),
         latency_ms=metrics.get(PREDICTED_LATENCY),
-        cosine=metrics.get(COSINE),
+        fidelity=metrics.get(fidelity_metric(objective.name)),
         n_tokens=int(metrics.get(TRAINING_TOKENS, 0)),
     )

@@ -15,39 +15,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
-from search.records.score import score
+from search.records.objective import Objective
 from search.records.trial import RungRecord, TrialRecord, TrialState, trials_once
 from search.storage.store import Store
 from search.tracking.client import client_of
-from search.tracking.experiment import (
-    KIND,
-    OUTCOME,
-    STATE,
-    STUDENT,
-    STUDY,
-    TRIAL,
-    metrics_of,
-    run_tags,
-    runs_of_kind,
-    study_experiment,
-)
-from spaces.cost import cost
+from search.tracking.experiment import metrics_of, run_tags, runs_of_kind, study_experiment
+from search.tracking.metrics import END, RUNG, START, TRAINING_LOSS, TRAINING_TOKENS, MeasuredRung, values_of
+from search.tracking.names import RunParam, Tag, TrialParam
 from spaces.student_words import describe
 from spaces.study.spec import Device
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
 
-COSINE = "fidelity/cosine"
-PREDICTED_LATENCY = "cost/predicted_latency_ms"
-TRAINING_TOKENS = "cost/training_tokens"
-
-Facts = Mapping[str, str | int | float | None]
+RunParams = Mapping[RunParam, str | int | float | None]
 """What all trials of a search share: teacher, profile, sample counts, commit, device."""
 
 _MOST_METRICS = 1000  # that MLflow takes in one call
@@ -79,23 +65,32 @@ class _Run:
 class TrialLog:
     """The trials of a study as runs of the store's MLflow; whoever writes does so from one thread at a time.
 
-    `facts` become parameters of every run; with the teacher's predicted latency every rung gets its score.
+    `params` become parameters of every run; with the teacher's predicted latency every rung gets its score.
     """
 
-    def __init__(self, store: Store, study: str, *, facts: Facts, teacher_latency_ms: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        study: str,
+        *,
+        params: RunParams,
+        objective: Objective,
+        teacher_latency_ms: float | None = None,
+    ) -> None:
         """Touches nothing but the store's client; the runs are looked up when the first is written."""
         self._store = store
         self._client = client_of(store)
         self._study = study
-        self._facts = {**provenance(), **facts}
+        self._objective = objective
+        self._run_params = {**provenance(), **params}
         self._teacher_latency_ms = teacher_latency_ms
         self._runs: dict[str, _Run] | None = None
         self._experiment = ""
         self._moments: dict[tuple[str, int], int] = {}
         self._continued: dict[int, int] = {}  # by the number of the trial that goes on
 
-    def follow(self, records: Iterable[TrialRecord]) -> None:
-        """Learn which trials go on with which: one may have ended before anything was written of it."""
+    def track_continuations(self, records: Iterable[TrialRecord]) -> None:
+        """Remembers which trial continues which: one may have ended before anything was written of it."""
         self._continued |= {one.number: one.continues for one in records if one.continues is not None}
 
     def write(self, record: TrialRecord) -> None:
@@ -126,7 +121,7 @@ class TrialLog:
             self._experiment = study_experiment(self._store, self._study)
             runs: dict[str, _Run] = {}
             for found in runs_of_kind(self._client, self._experiment, "trial"):
-                trial = found.data.tags[TRIAL]
+                trial = found.data.tags[Tag.TRIAL]
                 if trial in runs:  # made twice, because the first answer was slower than our patience
                     self._client.delete_run(found.info.run_id)
                 else:
@@ -142,16 +137,23 @@ class TrialLog:
             if earlier in runs:
                 run = runs[earlier]
                 self._client.update_run(run.id, name=record.name)
-                self._client.log_batch(run.id, tags=run_tags({TRIAL: record.name, "mlflow.runName": record.name}))
+                self._client.log_batch(
+                    run.id, tags=run_tags({Tag.TRIAL: record.name, "mlflow.runName": record.name})
+                )
                 runs[record.name] = runs.pop(earlier)
                 return run
             number = self._continued.get(number)
         return None
 
     def _created(self, record: TrialRecord) -> _Run:
-        tags = {KIND: "trial", STUDY: self._study, TRIAL: record.name, STATE: TrialState.RUNNING.value}
-        tags[STUDENT] = describe(record.spec)
-        commit = self._facts.get("commit")
+        tags: dict[str, str] = {
+            Tag.KIND: "trial",
+            Tag.STUDY: self._study,
+            Tag.TRIAL: record.name,
+            Tag.STATE: TrialState.RUNNING.value,
+            Tag.STUDENT: describe(record.spec),
+        }
+        commit = self._run_params.get(RunParam.COMMIT)
         if commit is not None:
             tags["mlflow.source.git.commit"] = str(commit)
         created = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
@@ -166,28 +168,29 @@ class TrialLog:
         status, n_tokens = _MLFLOW_STATUS[record.state], record.n_tokens
         if record.state is TrialState.RUNNING:
             if run.state != record.state or run.status != status:
-                self._client.log_batch(run.id, tags=run_tags({STATE: record.state.value, OUTCOME: ""}))
+                self._client.log_batch(run.id, tags=run_tags({Tag.STATE: record.state.value, Tag.OUTCOME: ""}))
                 self._client.update_run(run.id, status=status)
         else:
-            totals = {"cost/seconds": record.seconds, TRAINING_TOKENS: float(n_tokens)}
-            tags = {STATE: record.state.value, OUTCOME: str(record.outcome or "")}
-            self._client.log_batch(run.id, metrics=metrics_of(totals, step=n_tokens), tags=run_tags(tags))
+            tags: dict[str, str] = {Tag.STATE: record.state.value, Tag.OUTCOME: str(record.outcome or "")}
+            self._client.log_batch(
+                run.id, metrics=metrics_of(values_of(END, record), step=n_tokens), tags=run_tags(tags)
+            )
             self._client.set_terminated(run.id, status=status)
             run.n_tokens = n_tokens
         run.state, run.status = record.state.value, status
 
     def _write_start(self, run: _Run, record: TrialRecord) -> None:
-        values = trial_parameters(record) | {key: value for key, value in self._facts.items() if value is not None}
+        values = trial_parameters(record) | {key: value for key, value in self._run_params.items() if value is not None}
         # Parameters cannot be changed, and come whole or not at all: those of an earlier command stay.
         params = [] if "params" in run.known else _params(values)
-        metrics = {name: value for name, value in _known_at_start(record).items() if name not in run.known}
+        metrics = {name: value for name, value in values_of(START, record).items() if name not in run.known}
         if params or metrics:
             self._client.log_batch(run.id, params=params, metrics=metrics_of(metrics, step=0))
         run.known |= {"params", *metrics}
 
     def _write_rungs(self, run: _Run, record: TrialRecord) -> None:
         if run.rungs is None:
-            run.rungs = {metric.step for metric in self._client.get_metric_history(run.id, COSINE)}
+            run.rungs = {metric.step for metric in self._client.get_metric_history(run.id, TRAINING_LOSS)}
         metrics: list[Metric] = []
         steps = [rung for rung in record.rungs if rung.n_tokens not in run.rungs]
         for rung in steps:
@@ -199,11 +202,10 @@ class TrialLog:
         run.rungs |= {rung.n_tokens for rung in steps}
 
     def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
-        values = {f"fidelity/{name}": float(value) for name, value in asdict(rung.fidelity).items()}
-        values |= {"training/loss": rung.loss, "training/tokens_per_s": rung.tokens_per_s}
-        if self._teacher_latency_ms is not None and record.predicted_latency_ms is not None:
-            values["score"] = score(rung.fidelity.cosine, self._teacher_latency_ms / record.predicted_latency_ms)
-        return values
+        measured = MeasuredRung(
+            record=record, rung=rung, objective=self._objective, teacher_latency_ms=self._teacher_latency_ms
+        )
+        return values_of(RUNG, measured)
 
 
 def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
@@ -215,7 +217,7 @@ def _known(run: Run) -> _Run:
     tags, metrics = run.data.tags, run.data.metrics
     known = set(metrics) | ({"params"} if run.data.params else set())
     n_tokens = metrics.get(TRAINING_TOKENS, -1.0)
-    return _Run(run.info.run_id, tags.get(STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
+    return _Run(run.info.run_id, tags.get(Tag.STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
 
 
 def _agrees(run: _Run, record: TrialRecord) -> bool:
@@ -227,24 +229,24 @@ def _agrees(run: _Run, record: TrialRecord) -> bool:
 def trial_parameters(record: TrialRecord) -> dict[str, Any]:
     """The point under its own names, then the whole spec and recipe, flat, as in `spec.encoder.width`."""
     parameters: dict[str, Any] = dict(record.point)
-    parameters["seed"] = record.seed
+    parameters[TrialParam.SEED] = record.seed
     if record.spec is not None:
-        parameters |= _flat("spec", record.spec.to_json())
+        parameters |= _flat(TrialParam.SPEC, record.spec.to_json())
     if record.recipe is not None:
-        parameters |= _flat("recipe", record.recipe.to_json())
+        parameters |= _flat(TrialParam.RECIPE, record.recipe.to_json())
     return parameters
 
 
-def provenance(device: Device = Device.CPU) -> dict[str, str | int | None]:
+def provenance(device: Device = Device.CPU) -> dict[RunParam, str | int | float | None]:
     """Commit (None outside a checkout; `-dirty` if files changed), versions of this process, and the device's name."""
     import torch
 
     return {
-        "commit": _commit(),
-        "device": device_name(device),
-        "n_cpus": os.cpu_count(),
-        "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
+        RunParam.COMMIT: _commit(),
+        RunParam.DEVICE: device_name(device),
+        RunParam.N_CPUS: os.cpu_count(),
+        RunParam.PYTHON: sys.version.split()[0],
+        RunParam.TORCH: str(torch.__version__),
     }
 
 
@@ -279,15 +281,6 @@ def _processor() -> str:
     except OSError:
         pass
     return os.uname().machine
-
-
-def _known_at_start(record: TrialRecord) -> dict[str, float]:
-    values: dict[str, float] = {}
-    if record.predicted_latency_ms is not None:
-        values[PREDICTED_LATENCY] = record.predicted_latency_ms
-    if record.spec is not None:
-        values |= {f"cost/{name}": float(value) for name, value in asdict(cost(record.spec)).items()}
-    return values
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from search.records.objective import Objective
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 
@@ -189,11 +190,11 @@ def stands_for_its_point(trial: FrozenTrial) -> bool:
     return not trial.state.is_finished() or RECORD in trial.user_attrs
 
 
-def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord) -> None:
+def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord, objective: Objective) -> None:
     """Ends a trial in Optuna as its record ended; only a complete one has values."""
     state = optuna_state(record.state)
     if state is OptunaState.COMPLETE:
         assert record.predicted_latency_ms is not None and record.fidelity is not None
-        study.tell(trial, values=[record.predicted_latency_ms, record.fidelity.cosine])
+        study.tell(trial, values=[record.predicted_latency_ms, objective.of(record.fidelity)])
     else:
         study.tell(trial, state=state)

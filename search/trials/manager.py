@@ -83,6 +83,7 @@ class TrialManager:
                 rungs=plan.rungs,
                 predict=plan.predict,
                 limit_ms=self._teacher_latency_ms,
+                objective=plan.objective,
             )
         )
         self._pruning = make_pruning(plan.pruner, surrogate, prune_ratio=plan.prune_ratio)
@@ -171,7 +172,7 @@ class TrialManager:
         before = running.record
         self._observe_pace(before, rung)
         record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
-        if not math.isfinite(rung.fidelity.cosine):
+        if not math.isfinite(self.plan.objective.of(rung.fidelity)):
             self._end(number, record, TrialState.FAILED, Outcome(OutcomeKind.NOT_FINITE, "the fidelity at a rung"))
             return False
         running.record = record
@@ -300,7 +301,7 @@ class TrialManager:
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
         running = self._open.pop(number)
         self._store(running.trial, record)
-        tell(self._study, running.trial, record)
+        tell(self._study, running.trial, record, self.plan.objective)
         if not kept:
             delete_checkpoints(self.plan.folder, replace(record, checkpoint=checkpoint))
         elif state is TrialState.INTERRUPTED:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.records.objective import Objective
 from spaces.domain import Value
 from spaces.space import Space
 from spaces.student import StudentSpec
@@ -29,6 +30,8 @@ class TrialPlan:
     """Training tokens at which a trial is evaluated; the last ends it."""
     predict: Callable[[StudentSpec], float]
     """Predicted latency in milliseconds under the study's profile."""
+    objective: Objective
+    """What fidelity means."""
     seed: int = 0
     """Of the sampler and, for a fair comparison, of every student."""
     n_trials: int | None = None

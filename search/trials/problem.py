@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.optimiser.problem import Params
-from search.records.score import error_of
+from search.records.objective import Objective
 from search.records.trial import TrialState
 from search.trials.journal import CONTINUES, RECORD
 from search.trials.points import active_point
@@ -38,6 +38,7 @@ class StudentProblem:
         rungs: Sequence[int],
         predict: Callable[[StudentSpec], float],
         limit_ms: float,
+        objective: Objective,
     ) -> None:
         """`predict` gives milliseconds; `limit_ms` is the latency to beat, infinity for none."""
         self.rungs = tuple(rungs)
@@ -46,6 +47,7 @@ class StudentProblem:
         self._teacher = teacher
         self._predict = predict
         self._limit_ms = limit_ms
+        self._objective = objective
 
     def check_study(self, study: optuna.Study) -> None:
         """Every study whose trials have records will do."""
@@ -73,7 +75,8 @@ class StudentProblem:
         if record is None:
             return {}
         measured = zip(self.rungs, record["rungs"], strict=False)
-        return {target: error_of(rung["fidelity"]["cosine"]) for target, rung in measured}
+        values = {target: self._objective.of_json(rung["fidelity"]) for target, rung in measured}
+        return {target: self._objective.error(value) for target, value in values.items()}
 
     def failed(self, trial: FrozenTrial) -> bool:
         """Whether a trial failed, and was not merely interrupted or postponed."""

@@ -38,9 +38,9 @@ def end_leftovers(study: optuna.Study, plan: TrialPlan) -> None:
             study.tell(trial.number, state=OptunaState.FAIL)
         elif record.state is TrialState.RUNNING:
             state = TrialState.COMPLETE if len(record.rungs) == len(plan.rungs) else TrialState.INTERRUPTED
-            tell(study, trial.number, replace(record, state=state))
+            tell(study, trial.number, replace(record, state=state), plan.objective)
         else:
-            tell(study, trial.number, record)
+            tell(study, trial.number, record, plan.objective)
 
 
 def enqueue(study: optuna.Study, plan: TrialPlan, records: Iterable[TrialRecord]) -> None:

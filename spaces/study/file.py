@@ -10,6 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from spaces.domain import Value
 from spaces.fields import require_name
+from spaces.objective import ObjectiveSpec
 from spaces.profile import LatencyProfile
 from spaces.space import Space, typed
 from spaces.study.fields import FAILED, read_spec, read_value
@@ -68,6 +69,7 @@ class _StudyReader:
                 "teachers": self.teachers,
                 "corpus": self.corpus,
                 "profile": lambda node, where: self.section(LatencyProfile, node, where),
+                "objective": lambda node, where: self.section(ObjectiveSpec, node, where),
                 "search": self.search,
                 "graduation": lambda node, where: self.section(GraduationSpec, node, where),
                 "space": self.read_space,

@@ -79,6 +79,7 @@ def describe(study: StudySpec) -> str:
         f"  latency     {profile.runtime}, batch {profile.batch_size}, {profile.n_tokens} tokens, "
         f"{profile.n_threads} thread{'s' if profile.n_threads != 1 else ''}"
     )
+    lines.append(f"  fidelity    {study.objective.fidelity}")
     time = "no time limit" if search.time_budget_s is None else format_duration(search.time_budget_s)
     trials = "trials until the time is up" if search.n_trials is None else f"at most {search.n_trials} trials"
     rungs = ", ".join(f"{rung:,}" for rung in search.rungs)

@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from spaces.dimensions import DIMENSIONS, Dimension
+from spaces.objective import ObjectiveSpec
 from spaces.profile import LatencyProfile
 from spaces.study.fields import wanted
 from spaces.study.spec import (
@@ -51,6 +52,10 @@ _SECTIONS: dict[str, dict[type, str]] = {
         SourceSpec: "An item of `sources` is a source alone or has these keys.",
     },
     "profile": {LatencyProfile: "The conditions of a latency: the latency budget is one under these alone."},
+    "objective": {
+        ObjectiveSpec: "All measurements are taken and shown; this one decides. It belongs to the study: another one "
+        "is another study."
+    },
     "search": {SearchSpec: "How many trials, how long, and when weak ones are stopped."},
     "graduation": {GraduationSpec: "The longer distillation of the best."},
 }

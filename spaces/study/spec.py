@@ -27,6 +27,7 @@ from spaces.fields import (
     refuse,
     require_name,
 )
+from spaces.objective import ObjectiveSpec
 from spaces.profile import LatencyProfile
 from spaces.space import Space
 
@@ -291,6 +292,8 @@ class StudySpec:
     """The longer distillation of the front."""
     profile: LatencyProfile = field(default_factory=LatencyProfile)
     """The conditions under which latency is measured."""
+    objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
+    """What students are to be good at beside being fast."""
     # After the space, which a study file's initial points are checked against.
     initial_points: tuple[Mapping[str, Value], ...] = ()
     """Points, possibly partial, that are tried first."""
@@ -310,7 +313,7 @@ class StudySpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that is also a study file: parsing its text gives an equal study."""
-        return {
+        document = {
             "name": self.name,
             "teachers": [section_to_json(teacher) for teacher in self.teachers],
             "corpus": section_to_json(self.corpus)
@@ -321,6 +324,8 @@ class StudySpec:
             "space": space_to_json(self.space),
             "initial_points": [dict(point) for point in self.initial_points],
         }
+        # A study with the default objective is the same study as one that was written before there was a choice.
+        return document if self.objective == ObjectiveSpec() else document | {"objective": self.objective.to_json()}
 
 
 def space_to_json(space: Space) -> dict[str, Any]:

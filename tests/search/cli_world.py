@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from runtime.folder import expected_tensors, write_folder
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import COSINE
 from search.report.page import report_html
 from search.storage.store import Store
 from search.tracking.client import create_store
@@ -62,10 +63,10 @@ def make_bench(folder: Path) -> Bench:
     write_student(folder / "student", static, seed=0)
     write_student(folder / "switch", switch, seed=1)
     store = create_store(Store(folder / "store"))
-    document = FrontDocument(
+    document = Front(
         study="toy",
         teacher="tiny",
-        profile=LatencyProfile(n_tokens=8),
+        profile=LatencyProfile(n_tokens=8), objective=COSINE,
         references=(entry("teacher", switch, latency_ms=4.0, cosine=1.0),),
         students=(
             entry("trial-0001", static, latency_ms=0.1, cosine=0.8),
@@ -77,9 +78,9 @@ def make_bench(folder: Path) -> Bench:
     return Bench(folder=folder, store=store)
 
 
-def entry(name: str, spec: StudentSpec, *, latency_ms: float, cosine: float) -> Entry:
+def entry(name: str, spec: StudentSpec, *, latency_ms: float, cosine: float) -> MeasuredStudent:
     """An entry with numbers that nobody measured."""
-    return Entry.measured(
+    return MeasuredStudent.measured(
         name,
         spec,
         latency_ms=latency_ms,

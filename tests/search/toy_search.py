@@ -14,13 +14,14 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from runtime.atomic import read_json
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.storage.store import Store
@@ -86,10 +87,12 @@ def fidelity_of(cosine: float) -> Fidelity:
     )
 
 
-def rung(n_tokens: int, cosine: float, *, seconds: float = 1.0) -> RungRecord:
+def rung(
+    n_tokens: int, cosine: float, *, seconds: float = 1.0, fidelity: Callable[[float], Fidelity] = fidelity_of
+) -> RungRecord:
     """A rung with a given fidelity."""
     return RungRecord(
-        n_tokens=n_tokens, fidelity=fidelity_of(cosine), loss=1 - cosine, seconds=seconds, tokens_per_s=100.0
+        n_tokens=n_tokens, fidelity=fidelity(cosine), loss=1 - cosine, seconds=seconds, tokens_per_s=100.0
     )
 
 
@@ -117,6 +120,7 @@ def plan(folder: Path, **changes: object) -> TrialPlan:
         "teacher": TEACHER,
         "rungs": RUNGS,
         "predict": predict,
+        "objective": COSINE,
         "n_startup_trials": 4,
     }
     return TrialPlan(**{**values, **changes})  # type: ignore[arg-type]
@@ -142,6 +146,7 @@ def record_search(
     name: str = "toy",
     stop_after: int | None = None,
     observers: Sequence[Observer] = (),
+    fidelity: Callable[[float], Fidelity] = fidelity_of,
     **changes: object,
 ) -> None:
     """Searches the toy study in a store, one trial at a time, as a command does that ends in order.
@@ -151,12 +156,14 @@ def record_search(
     fitted = LatencyPredictor.fit(calibration())
     StudyState.of(store, name).write(CALIBRATION, calibration())
     identity = {"space": space_to_json(SPACE), "rungs": list(RUNGS), "profile": LatencyProfile().to_json()}
+    if "objective" in changes:
+        identity["objective"] = {"fidelity": changes["objective"].name}
     values = {"name": name, "n_trials": n_trials, "predict": fitted.predict, "identity": identity, **changes}
     manager = TrialManager(plan(store.study_folder(name), **values), observers=observers)
     n_rungs = 0
     while n_rungs != stop_after and (record := manager.ask()) is not None:
         assert record.spec is not None and record.recipe is not None
-        work = ToyWork()
+        work = ToyWork(fidelity=fidelity)
         work.start(record.spec, record.recipe, seed=0)
         for n_tokens in RUNGS[len(record.rungs) :]:
             folder = manager.plan.folder / "trials" / record.name / f"rung-{n_tokens}"
@@ -175,6 +182,8 @@ class ToyWork:
     seconds_per_rung: float = 0.0
     accident: str = ""
     """Of a student of 2 layers at its second rung: an error, `ENOSPC`, `memory`, `hang`, `kill`, `kill once`."""
+    fidelity: Callable[[float], Fidelity] = fidelity_of
+    """From what is learnt to what is measured."""
     n_tokens: int = 0
     was_restored: bool = False
     spec: StudentSpec | None = None
@@ -192,7 +201,8 @@ class ToyWork:
         if self.n_tokens and self.spec.n_layers == 2:
             self._have_accident()
         self.n_tokens = n_tokens
-        return rung(n_tokens, cosine_at(self.spec, self.recipe, n_tokens), seconds=max(self.seconds_per_rung, 1e-3))
+        learnt, seconds = cosine_at(self.spec, self.recipe, n_tokens), max(self.seconds_per_rung, 1e-3)
+        return rung(n_tokens, learnt, seconds=seconds, fidelity=self.fidelity)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ say whether the student orders and finds sentences as its teacher does. Every ve
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class Fidelity:
     """A student's agreement with its teacher; 1 is perfect in every field but the baseline."""
 
     cosine: float
-    """Mean cosine of student's and teacher's vector of a sentence; the objective of a search."""
+    """Mean cosine of student's and teacher's vector of a sentence."""
     cosine_p5: float
     """5th percentile of these cosines: how badly it imitates the worst sentences."""
     cosine_centred: float
@@ -42,6 +43,11 @@ class Fidelity:
     """Mean share of the teacher's 10 nearest neighbours that are the student's."""
     constant_baseline: float
     """Mean cosine of the best constant vector: what a student that ignores its input scores."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all measurements are finite numbers."""
+        return all(math.isfinite(value) for value in asdict(self).values())
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal fidelity."""

@@ -19,24 +19,18 @@
   }
 
   // Details of one student or reference.
-  const fidelities = [
-    ["cosine", "cosine"], ["cosine_p5", "5th percentile"], ["cosine_centred", "centred"],
-    ["spearman", "Spearman"], ["overlap_at_1", "top 1"], ["overlap_at_10", "top 10"],
-  ];
-
   function bars(entry) {
     const grid = make("div", { className: "bars" });
-    for (const [name, label] of fidelities) {
-      const value = entry.fidelity[name] ?? NaN;
+    for (const [label, value, shown, constant] of entry.bars) {
       const fill = make("i");
-      fill.style.width = `${100 * Math.max(0, Math.min(1, value))}%`;
+      fill.style.width = `${100 * Math.max(0, Math.min(1, value ?? 0))}%`;
       const bar = make("span", { className: "bar", children: [fill] });
-      if (name === "cosine") {
+      if (constant !== null) {
         const baseline = make("b", { title: "a constant vector" });
-        baseline.style.left = `${100 * Math.max(0, Math.min(1, entry.fidelity.constant_baseline))}%`;
+        baseline.style.left = `${100 * Math.max(0, Math.min(1, constant))}%`;
         bar.append(baseline);
       }
-      grid.append(make("span", { text: label }), bar, make("span", { text: value.toFixed(4) }));
+      grid.append(make("span", { text: label }), bar, make("span", { text: shown }));
     }
     return grid;
   }
@@ -88,8 +82,7 @@
 
   // Tooltips.
   function describe(entry) {
-    const cosine = (entry.fidelity ? entry.fidelity.cosine : entry.cosine) ?? NaN;
-    const lines = [make("b", { text: entry.name }), entry.words, make("br"), `${entry.latency}, fidelity ${cosine.toFixed(4)}`];
+    const lines = [make("b", { text: entry.name }), entry.words, make("br"), `${entry.latency}, fidelity ${entry.shown}`];
     if (entry.speedup) lines.push(`, ${entry.speedup}`);
     if (entry.tokens) lines.push(` after ${entry.tokens} tokens`);
     if (entry.notes) lines.push(make("br"), entry.notes);
@@ -191,7 +184,7 @@
     const share = Number(range.value) / 1000;
     const budget = share >= 1 ? high : low * (high / low) ** share;
     const within = students.filter((key) => data[key].latency_ms <= budget);
-    const best = within.reduce((a, b) => (a === null || data[b].fidelity.cosine > data[a].fidelity.cosine ? b : a), null);
+    const best = within.reduce((a, b) => (a === null || data[b].value > data[a].value ? b : a), null);
     const words = share >= 1 ? "any" : `${milliseconds(budget)} ms`;
     document.getElementById("budget-value").textContent = words;
     range.setAttribute("aria-valuetext", words);
@@ -201,7 +194,7 @@
     } else {
       const entry = data[best];
       answer.replaceChildren("The most faithful within it: ", make("b", { text: `${entry.name} (${entry.short})` }),
-        `, ${entry.latency}, fidelity ${entry.fidelity.cosine.toFixed(4)}, ${entry.speedup} the teacher’s speed.`);
+        `, ${entry.latency}, fidelity ${entry.shown}, ${entry.speedup} the teacher’s speed.`);
     }
     drawBudget(budget, best);
     return best;

@@ -22,7 +22,8 @@ import pytest
 
 from runtime import load
 from search.cli.main import main
-from search.records.front import Entry
+from search.records.front import MeasuredStudent
+from search.records.objective import COSINE
 from search.storage.store import Store
 from search.storage.study_state import STUDY, StudyState
 from search.tracking.async_writer import TrialWriter
@@ -272,7 +273,7 @@ def test_a_store_below_a_file(bench: Bench, capsys: pytest.CaptureFixture[str]) 
         (["front", "../toy"], ["../toy"]),
         (["select", "toy", "--max-latency-ms", "0.001"], ["0.001 ms", "nearest", "trial-0001", "0.1"]),
         (["select", "toy", "--min-fidelity", "0.999"], ["0.999", "nearest", "trial-0002", "0.95"]),
-        (["select", "toy", "--min-fidelity", "1.5"], ["--min-fidelity", "'1.5'"]),
+        (["select", "toy", "--min-fidelity", "1.5"], ["min_fidelity", "mean cosine", "-1 to 1", "1.5"]),
         (["select", "toy", "--max-latency-ms", "nan"], ["--max-latency-ms", "'nan'"]),
         (["select", "toy", "--max-latency-ms", "-2"], ["--max-latency-ms", "'-2'"]),
         (["select", "toy", "--balanced", "--max-latency-ms", "2"], ["not allowed with"]),
@@ -487,7 +488,7 @@ def test_report_of_an_interrupted_search_shows_what_there_is(bench: Bench, capsy
     store = Store(Path("moved"))
     study = parse_study(bench.study(teachers=["package:some-teacher"]).read_text(), folder=bench.folder)
     StudyState.of(store, "begun").write(STUDY, study)
-    with TrialWriter(TrialLog(store, "begun", facts={}), address="here", say=print) as writer:
+    with TrialWriter(TrialLog(store, "begun", params={}, objective=COSINE), address="here", say=print) as writer:
         record_search(store, name="begun", n_trials=3, stop_after=4, observers=[writer])
         writer.finish([])
     assert main(["report", "begun", "page.html", "--store", "moved"]) == 0
@@ -659,4 +660,4 @@ def test_entries_are_complete(made: Bench) -> None:
     from search.tracking.registry import load_front
 
     document = load_front(Store(made.store.root), "toy")
-    assert all(isinstance(entry, Entry) and entry.uri for entry in document.students)
+    assert all(isinstance(entry, MeasuredStudent) and entry.uri for entry in document.students)

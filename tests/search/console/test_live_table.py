@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.console.live_table import LiveTable
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from spaces.recipe import RecipeSpec
@@ -41,7 +42,7 @@ def tell(table):
 
 def test_without_a_terminal_each_event_is_one_plain_line():
     file = io.StringIO()
-    tell(LiveTable(n_rungs=3, deadline=100.0, clock=lambda: 29.0, file=file))
+    tell(LiveTable(n_rungs=3, objective=COSINE, deadline=100.0, clock=lambda: 29.0, file=file))
     assert file.getvalue().splitlines() == [
         "trial-0003 begins: 4 x 32, 4 heads, dense 64, 2.12 ms predicted",
         "trial-0003 rung 1 of 3: fidelity 0.9313 after 12,000 tokens, 100 tokens/s, 1:11 left",
@@ -51,7 +52,7 @@ def test_without_a_terminal_each_event_is_one_plain_line():
 
 def test_a_complete_trial_and_a_continued_one_have_lines_of_their_own():
     file = io.StringIO()
-    with LiveTable(n_rungs=1, file=file) as table:
+    with LiveTable(n_rungs=1, objective=COSINE, file=file) as table:
         table.trial_started(replace(RUNNING, continues=1))
         table.trial_ended(replace(MEASURED, state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.COMPLETE)))
     assert file.getvalue().splitlines() == [
@@ -64,7 +65,7 @@ def test_on_a_terminal_a_table_shows_every_column(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     file = Terminal()
-    tell(LiveTable(n_rungs=3, n_trials=16, deadline=4000.0, clock=lambda: 29.0, file=file))
+    tell(LiveTable(n_rungs=3, objective=COSINE, n_trials=16, deadline=4000.0, clock=lambda: 29.0, file=file))
     shown = file.getvalue()
     for word in ("trial-0003", "4 x 32, 4 heads, dense 64", "1/3", "0.9313", "2.12 ms", "pruned"):
         assert word in shown
@@ -82,7 +83,7 @@ def test_a_trial_that_cannot_be_built_is_shown_with_its_reason(monkeypatch):
         outcome=Outcome(OutcomeKind.CANNOT_BE_BUILT, "n_heads must divide the width"),
     )
     for file in (io.StringIO(), Terminal()):
-        with LiveTable(n_rungs=3, file=file) as table:
+        with LiveTable(n_rungs=3, objective=COSINE, file=file) as table:
             table.trial_ended(refused)
         assert "refused: cannot be built" in file.getvalue()
 
@@ -92,7 +93,7 @@ def test_a_table_fits_its_terminal(monkeypatch, n):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("LINES", "24")
     file = Terminal()
-    with LiveTable(n_rungs=3, file=file) as table:
+    with LiveTable(n_rungs=3, objective=COSINE, file=file) as table:
         for number in range(n):
             table.trial_ended(replace(PRUNED, number=number))
         lines = table._console.render_lines(table._render())

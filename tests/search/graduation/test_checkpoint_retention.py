@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from search.graduation.checkpoint_retention import SPARE, CheckpointKeeper, with_checkpoints
 from search.graduation.select import choose_graduates
+from search.records.objective import COSINE
 from search.records.trial import TrialRecord, TrialState
 from tests.search.graduation.test_select import record_of
 
@@ -30,13 +31,13 @@ def test_whoever_graduates_still_has_its_checkpoint(
     tmp_path_factory: object, found: list[tuple[float, float, int]], most: int
 ) -> None:
     folder = tmp_path_factory.mktemp("trials")  # type: ignore[attr-defined]
-    keeper, records = CheckpointKeeper(max_students=most), []
+    keeper, records = CheckpointKeeper(max_students=most, objective=COSINE), []
     for number, (latency_ms, cosine, n_layers) in enumerate(found):
         records.append(saved(folder, number, latency_ms, cosine, n_layers=n_layers))
         keeper.trial_ended(records[-1])
     left = with_checkpoints(records)
     assert sum(record.checkpoint is not None for record in left) <= most + SPARE
-    chosen = choose_graduates(left, max_students=most)
+    chosen = choose_graduates(left, max_students=most, objective=COSINE)
     assert chosen
     fastest = min(records, key=lambda record: (record.predicted_latency_ms, -record.fidelity.cosine))  # type: ignore[union-attr]
     best = max(records, key=lambda record: (record.fidelity.cosine, -record.predicted_latency_ms))  # type: ignore[operator,union-attr]
@@ -47,7 +48,7 @@ def test_whoever_graduates_still_has_its_checkpoint(
 
 
 def test_checkpoints_of_interrupted_trials_are_left_alone(tmp_path: Path) -> None:
-    keeper = CheckpointKeeper(max_students=1)
+    keeper = CheckpointKeeper(max_students=1, objective=COSINE)
     interrupted = saved(tmp_path, 0, 5.0, 0.1, state=TrialState.INTERRUPTED)
     keeper.trial_ended(interrupted)
     for number in range(1, 12):

@@ -22,6 +22,7 @@ from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
 from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
 from search.graduation.worker import Graduation
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.storage.store import Store
@@ -102,6 +103,7 @@ def run(
         records,
         prepared.data,
         spec=GraduationSpec(**{"max_students": 3, **spec}),
+        objective=COSINE,
         folder=folder,
         tokenizer_json=prepared.teacher.tokenizer_json,
         device=prepared.device,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.optimiser.pareto import dominates
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import COSINE
 from spaces.cost import cost
 from spaces.profile import LatencyProfile, Runtime
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec
@@ -45,7 +46,7 @@ FIDELITY_KEYS = {
 }
 
 
-def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9) -> Entry:
+def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9) -> MeasuredStudent:
     fidelity = Fidelity(
         cosine=cosine,
         cosine_p5=0.7,
@@ -55,7 +56,7 @@ def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9
         overlap_at_10=0.65,
         constant_baseline=0.3,
     )
-    return Entry.measured(
+    return MeasuredStudent.measured(
         name,
         SPEC,
         latency_ms=latency_ms,
@@ -65,9 +66,9 @@ def entry(name: str = "trial-0001", latency_ms: float = 2.0, cosine: float = 0.9
     )
 
 
-def document(*students: Entry, references: tuple[Entry, ...] = ()) -> FrontDocument:
-    return FrontDocument.of(
-        "study", teacher="teacher", profile=LatencyProfile(), references=references, students=students
+def document(*students: MeasuredStudent, references: tuple[MeasuredStudent, ...] = ()) -> Front:
+    return Front.of(
+        "study", teacher="teacher", profile=LatencyProfile(), objective=COSINE, references=references, students=students
     )
 
 
@@ -94,25 +95,26 @@ def test_records_keep_every_field() -> None:
     registered = entry().changed(
         version="3", aliases=("balanced",), dominated_by="static-table", on_front=False, uri="models:/study/3"
     )
-    assert Entry.from_record(json.loads(json.dumps(registered.to_record()))) == registered
+    assert MeasuredStudent.from_record(json.loads(json.dumps(registered.to_record()))) == registered
     worse = entry("trial-0002", 3.0, 0.5)
-    front = FrontDocument(
+    front = Front(
         study="study",
         teacher="a + b",
         profile=LatencyProfile(runtime=Runtime.NUMPY, batch_size=8),
+        objective=COSINE,
         references=(entry("teacher"),),
         students=(registered,),
         dominated=(worse,),
     )
-    assert FrontDocument.from_record(json.loads(json.dumps(front.to_record()))) == front
+    assert Front.from_record(json.loads(json.dumps(front.to_record()))) == front
 
 
 @pytest.mark.parametrize("record", [{}, {"name": "x"}, {**entry().to_record(), "colour": "red"}])
 def test_what_is_no_record_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not an entry"):
-        Entry.from_record(record)
+        MeasuredStudent.from_record(record)
     with pytest.raises(ValueError, match="not a front"):
-        FrontDocument.from_record(record)
+        Front.from_record(record)
 
 
 def test_students_stand_by_rising_latency() -> None:
@@ -135,12 +137,14 @@ def test_the_front_is_what_neither_students_nor_references_dominate(
     measured = [entry(f"s{i}", float(latency), cosine / 10) for i, (latency, cosine) in enumerate(students)]
     known = tuple(entry(f"r{i}", float(latency), cosine / 10) for i, (latency, cosine) in enumerate(references))
     front = document(*measured, references=known)
-    best = [one for one in measured if not any(dominates(other.point, one.point) for other in measured)]
-    beaten = [one for one in best if any(dominates(other.point, one.point) for other in known)]
+    best = [
+        one for one in measured if not any(dominates(front.point_of(other), front.point_of(one)) for other in measured)
+    ]
+    beaten = [one for one in best if any(dominates(front.point_of(other), front.point_of(one)) for other in known)]
     assert {one.name for one in front.students} == {one.name for one in best} - {one.name for one in beaten}
     assert {one.name for one in front.dominated} == {one.name for one in beaten}
     by_name = {one.name: one for one in known}
     for one in front.dominated:
         assert one.dominated_by is not None
-        assert dominates(by_name[one.dominated_by].point, one.point)
+        assert dominates(front.point_of(by_name[one.dominated_by]), front.point_of(one))
         assert not one.on_front

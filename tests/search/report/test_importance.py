@@ -22,9 +22,9 @@ def test_of_a_sum_every_part_has_its_share_of_the_variance_and_shares_nothing():
     found = shares(lambda row: float(weights @ row), 4)
     for i, weight in enumerate(weights):
         exact = weight**2 / np.sum(weights**2)
-        assert found[i].alone == pytest.approx(exact, abs=0.02)
-        assert found[i].total == pytest.approx(exact, abs=0.02)
-        assert found[i].low <= found[i].total <= found[i].high
+        assert found[i].first_order == pytest.approx(exact, abs=0.02)
+        assert found[i].total_effect == pytest.approx(exact, abs=0.02)
+        assert found[i].low <= found[i].total_effect <= found[i].high
 
 
 def test_ishigami():
@@ -42,17 +42,17 @@ def test_ishigami():
     found = shares(function, 3, n=4096)
     exact = [(first, first + shared), (second, second), (0.0, shared)]
     for i, (alone, total) in enumerate(exact):
-        assert found[i].alone == pytest.approx(alone / variance, abs=0.02)
-        assert found[i].total == pytest.approx(total / variance, abs=0.02)
+        assert found[i].first_order == pytest.approx(alone / variance, abs=0.02)
+        assert found[i].total_effect == pytest.approx(total / variance, abs=0.02)
 
 
 def test_a_dimension_under_a_condition_has_the_share_of_where_it_matters():
     """y is 2x - 1 where the switch is on, else 0: its variance is 1/6 in all, 0 alone by the switch."""
     found = shares(lambda row: 2.0 * row[1] - 1.0 if row[0] < 0.5 else 0.0, 2, n=4096)
-    assert found[1].alone == pytest.approx(0.5, abs=0.02)  # E over x of half of it: variance 1/12
-    assert found[1].total == pytest.approx(1.0, abs=0.02)
-    assert found[0].alone == pytest.approx(0.0, abs=0.02)
-    assert found[0].total == pytest.approx(0.5, abs=0.02)
+    assert found[1].first_order == pytest.approx(0.5, abs=0.02)  # E over x of half of it: variance 1/12
+    assert found[1].total_effect == pytest.approx(1.0, abs=0.02)
+    assert found[0].first_order == pytest.approx(0.0, abs=0.02)
+    assert found[0].total_effect == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_largest_comes_first_and_equal_ones_by_name():
@@ -65,8 +65,8 @@ def test_the_largest_comes_first_and_equal_ones_by_name():
 def test_what_cannot_be_is_left_out_whatever_its_value():
     """Where the first coordinate is above 0.5 nothing can be built: there the function may be anything."""
     found = shares(lambda row: None if row[0] > 0.5 else float(row[1]), 2, n=2048)
-    assert found[1].total == pytest.approx(1.0, abs=0.05)
-    assert found[0].total == pytest.approx(0.0, abs=1e-9)
+    assert found[1].total_effect == pytest.approx(1.0, abs=0.05)
+    assert found[0].total_effect == pytest.approx(0.0, abs=1e-9)
 
 
 def test_nothing_is_said_of_a_constant_or_of_a_space_that_can_hardly_be_built():

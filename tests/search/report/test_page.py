@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.draw_front import front_svg
 from search.console.front_table import print_front
 from search.records.formatting import format_ms
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
 from search.records.front_table import front_columns, front_markdown
+from search.records.objective import COSINE
 from search.records.trial import TrialPoint
-from search.report.front_chart import front_svg
 from search.report.page import report_html
 from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch
@@ -41,7 +42,7 @@ def spec_of(n_layers: int, *, switch: bool = False) -> StudentSpec:
     return StudentSpec(vocabulary_size=50, output_dim=6, encoder=encoder)
 
 
-def entry(name: str, n_layers: int, latency_ms: float, cosine: float, *, switch: bool = False) -> Entry:
+def entry(name: str, n_layers: int, latency_ms: float, cosine: float, *, switch: bool = False) -> MeasuredStudent:
     fidelity = Fidelity(
         cosine=cosine,
         cosine_p5=cosine - 0.1,
@@ -51,7 +52,7 @@ def entry(name: str, n_layers: int, latency_ms: float, cosine: float, *, switch:
         overlap_at_10=0.6,
         constant_baseline=0.292,
     )
-    return Entry.measured(
+    return MeasuredStudent.measured(
         name,
         spec_of(n_layers, switch=switch),
         latency_ms=latency_ms,
@@ -63,15 +64,16 @@ def entry(name: str, n_layers: int, latency_ms: float, cosine: float, *, switch:
 
 def trial(name: str, state: str, latency_ms: float | None, cosine: float | None) -> TrialPoint:
     return TrialPoint(
-        name=name, student="2 x 8", state=state, outcome="", latency_ms=latency_ms, cosine=cosine, n_tokens=1000
+        name=name, student="2 x 8", state=state, outcome="", latency_ms=latency_ms, fidelity=cosine, n_tokens=1000
     )
 
 
-def front(name: str = "trial-0001", *, study: str = "quickstart") -> FrontDocument:
-    document = FrontDocument.of(
+def front(name: str = "trial-0001", *, study: str = "quickstart") -> Front:
+    document = Front.of(
         study,
         teacher="the teacher",
         profile=LatencyProfile(),
+        objective=COSINE,
         references=(entry("teacher", 4, 8.0, 1.0), entry("static-table", 0, 0.05, 0.88)),
         students=(
             entry(name, 0, 0.04, 0.89),
@@ -83,10 +85,11 @@ def front(name: str = "trial-0001", *, study: str = "quickstart") -> FrontDocume
     numbered = [student.changed(version=str(i + 1)) for i, student in enumerate(document.students)]
     aliases = [("fastest",), ("balanced",), ("most-faithful",)]
     students = tuple(one.changed(aliases=alias) for one, alias in zip(numbered, aliases, strict=True))
-    return FrontDocument(
+    return Front(
         study=study,
         teacher=document.teacher,
         profile=document.profile,
+        objective=document.objective,
         references=document.references,
         students=students,
         dominated=document.dominated,
@@ -191,17 +194,27 @@ def test_no_name_becomes_markup(where: str) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        FrontDocument(study="s", teacher="t", profile=LatencyProfile(), references=(), students=()),
-        FrontDocument(
-            study="s", teacher="t", profile=LatencyProfile(), references=(entry("t", 2, 8.0, 1.0),), students=()
+        Front(study="s", teacher="t", profile=LatencyProfile(), objective=COSINE, references=(), students=()),
+        Front(
+            study="s",
+            teacher="t",
+            profile=LatencyProfile(),
+            objective=COSINE,
+            references=(entry("t", 2, 8.0, 1.0),),
+            students=(),
         ),
-        FrontDocument(
-            study="s", teacher="t", profile=LatencyProfile(), references=(), students=(entry("x", 2, 8.0, -0.2),)
+        Front(
+            study="s",
+            teacher="t",
+            profile=LatencyProfile(),
+            objective=COSINE,
+            references=(),
+            students=(entry("x", 2, 8.0, -0.2),),
         ),
     ],
     ids=["nothing", "the teacher alone", "one student"],
 )
-def test_a_front_of_little_is_a_page_too(document: FrontDocument, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_front_of_little_is_a_page_too(document: Front, capsys: pytest.CaptureFixture[str]) -> None:
     assert Page(report_html(document, TRIALS)).keys("tr") == ["s0"] * len(document.students) + ["r0"] * len(
         document.references
     )
@@ -217,7 +230,9 @@ latencies = st.floats(min_value=1e-3, max_value=1e4)
 @given(st.lists(st.tuples(latencies, cosines), min_size=1, max_size=6))
 def test_the_picture_orders_marks_as_their_numbers(points: list[tuple[float, float]]) -> None:
     students = tuple(entry(f"s{i}", 1, *point) for i, point in enumerate(points))
-    document = FrontDocument(study="s", teacher="t", profile=LatencyProfile(), references=(), students=students)
+    document = Front(
+        study="s", teacher="t", profile=LatencyProfile(), objective=COSINE, references=(), students=students
+    )
     root = ElementTree.fromstring(front_svg(document))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     places = {}

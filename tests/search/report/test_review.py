@@ -92,9 +92,9 @@ def test_depth_decides_fidelity_and_latency_and_the_heads_decide_nothing(review)
         assert shares.dimensions[0].name == "n_layers"
         assert found["n_heads"].high < 0.1
     latency = {each.name: each for each in review.latency.dimensions}
-    assert latency["learning_rate"].total == 0.0
-    assert latency["static_path"].total < 0.001
-    assert latency["units"].total > 0.0
+    assert latency["learning_rate"].total_effect == 0.0
+    assert latency["static_path"].total_effect < 0.001
+    assert latency["units"].total_effect > 0.0
     assert review.fidelity.explained > 0.8
 
 
@@ -105,11 +105,11 @@ def test_gaps_hold_what_was_tried_there_and_nothing_of_the_front(review):
         assert not {tried.number for tried in each.tried} & set(front)
         assert all(each.gap.low_cost <= costs[tried.number] < each.gap.high_cost for tried in each.tried)
         assert [tried.error for tried in each.tried] == sorted(tried.error for tried in each.tried)
-        assert (each.promise is None) == (each.n_candidates == 0) == (i not in review.students)
-        if each.promise is not None:
-            assert each.gap.holds(each.promise.cost)
-            assert each.promise.low_error < each.promise.error < each.promise.high_error
-            assert 0.0 <= each.promise.chance <= 1.0
+        assert (each.best is None) == (each.n_candidates == 0) == (i not in review.students)
+        if each.best is not None:
+            assert each.gap.holds(each.best.cost)
+            assert each.best.low_error < each.best.error < each.best.high_error
+            assert 0.0 <= each.best.chance <= 1.0
 
 
 def test_equal_searches_have_equal_reviews_and_none_changes_its_search(store, recorded, review):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from search.cli.search_summary import search_lines
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialPoint, TrialState
 from search.report.gaps_chart import shown_gaps
@@ -45,7 +46,7 @@ def trials_of(review):
             state=record.state.value,
             outcome=str(record.outcome or ""),
             latency_ms=record.predicted_latency_ms,
-            cosine=record.fidelity.cosine if record.fidelity else None,
+            fidelity=record.fidelity.cosine if record.fidelity else None,
             n_tokens=record.n_tokens,
         )
         for record in review.records
@@ -76,7 +77,7 @@ def test_the_names_of_dimensions_do_not_reach_into_the_bars(review):
     dimension = replace(review.fidelity.dimensions[0], name="static_embedding_dim")  # the longest
     long = replace(review, fidelity=Shares(dimensions=(dimension,), explained=0.9))
     found = drawings(search_section(long, lambda name: None))
-    root = next(root for root in found if "decides" in root.attrib["aria-label"])
+    root = next(root for root in found if "Sobol" in root.attrib["aria-label"])
     label = next(text for text in root.iter(f"{SVG}text") if text.text == "static embedding dim")
     assert float(label.attrib["x"]) - 6.4 * len(label.text) > 0.0
 
@@ -92,7 +93,7 @@ def test_every_number_of_a_drawing_is_in_a_table(review):
 
 
 def test_a_pruned_trial_links_to_the_marks_of_those_that_dominated_it(review):
-    drawn = [replace(trial, cosine=0.95) for trial in trials_of(review)]  # within the chart of the front, all of them
+    drawn = [replace(trial, fidelity=0.95) for trial in trials_of(review)]  # within the chart of the front, all of them
     text = report_html(front(), drawn, review)
     page = Page(text)
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
@@ -131,7 +132,7 @@ def test_no_outcome_of_a_trial_becomes_markup(review):
 def test_what_cannot_be_told_is_said_in_words(review):
     nothing = replace(
         review,
-        history=history_of((), reference=review.history.reference),
+        history=history_of((), reference=review.history.reference, objective=COSINE),
         places=(),
         gaps=(),
         students={},
@@ -154,7 +155,7 @@ def test_a_share_that_could_be_anything_is_not_drawn(review):
     unclear = replace(known, low=0.05, high=0.9)
     texts = [
         search_section(replace(review, fidelity=Shares(dimensions=(each,), explained=0.5)), lambda name: None)
-        for each in (replace(known, low=known.total, high=known.total), unclear)
+        for each in (replace(known, low=known.total_effect, high=known.total_effect), unclear)
     ]
     assert "unclear: 5 to 90%" in texts[1]
     assert "unclear" not in texts[0]

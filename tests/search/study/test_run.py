@@ -20,7 +20,8 @@ import ray
 from runtime.atomic import write_json
 from runtime.loading import load
 from search.optimiser.pareto import dominates
-from search.records.front import FrontDocument
+from search.records.front import Front
+from search.records.objective import COSINE
 from search.records.trial import TrialState
 from search.report.load import read_search
 from search.report.review import review_search
@@ -88,7 +89,7 @@ def interrupted(study: StudySpec, store: Store, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def front(study: StudySpec, store: Store, interrupted: dict[str, str]) -> FrontDocument:
+def front(study: StudySpec, store: Store, interrupted: dict[str, str]) -> Front:
     """What the fourth command, which nobody interrupts, returns."""
     before = read_trials(store.study_folder(study.name), study.name)
     document = run_search(study, store=store, progress=Silent())
@@ -144,7 +145,7 @@ def test_ctrl_c_in_any_phase_ends_in_order_and_the_same_command_goes_on(interrup
 
 
 @pytest.mark.slow
-def test_a_study_ends_with_a_registered_front_and_all_references(front: FrontDocument) -> None:
+def test_a_study_ends_with_a_registered_front_and_all_references(front: Front) -> None:
     names = ["teacher", "teacher-on-engine", "teacher-first-1-layer", "static-table"]
     assert [entry.name for entry in front.references] == names
     assert front.references[0].fidelity.cosine == pytest.approx(1.0, abs=1e-5)
@@ -159,16 +160,16 @@ def test_a_study_ends_with_a_registered_front_and_all_references(front: FrontDoc
 
 
 @pytest.mark.slow
-def test_every_trial_ends_and_is_a_run(front: FrontDocument, study: StudySpec, store: Store) -> None:
+def test_every_trial_ends_and_is_a_run(front: Front, study: StudySpec, store: Store) -> None:
     records = read_trials(store.study_folder(study.name), study.name)
     assert len([record for record in records if record.state in TRAINED]) == study.search.n_trials
     continued = {record.continues for record in records}  # whoever continues a trial takes over its run
     own = {record.name for record in records if record.number not in continued}
-    assert {trial.name for trial in load_trials(store, study.name)} == own
+    assert {trial.name for trial in load_trials(store, study.name, COSINE)} == own
 
 
 @pytest.mark.slow
-def test_the_search_in_review_is_the_one_that_was_made(front: FrontDocument, study: StudySpec, store: Store) -> None:
+def test_the_search_in_review_is_the_one_that_was_made(front: Front, study: StudySpec, store: Store) -> None:
     search = read_search(store, study.name)
     assert search is not None and search.predictor is not None  # so it predicts what the records say
     assert search.records == read_trials(store.study_folder(study.name), study.name)
@@ -180,9 +181,7 @@ def test_the_search_in_review_is_the_one_that_was_made(front: FrontDocument, stu
 
 
 @pytest.mark.slow
-def test_graduates_see_all_their_tokens_and_beat_their_trials(
-    front: FrontDocument, study: StudySpec, store: Store
-) -> None:
+def test_graduates_see_all_their_tokens_and_beat_their_trials(front: Front, study: StudySpec, store: Store) -> None:
     folder = store.study_folder(study.name)
     graduated = [r for r in read_trials(folder, study.name) if (folder / "graduation" / r.name).is_dir()]
     assert len(graduated) >= 2
@@ -196,7 +195,7 @@ def test_graduates_see_all_their_tokens_and_beat_their_trials(
 
 
 @pytest.mark.slow
-def test_a_registered_student_embeds_as_its_folder_does(front: FrontDocument, store: Store) -> None:
+def test_a_registered_student_embeds_as_its_folder_does(front: Front, store: Store) -> None:
     import mlflow
 
     for student in front.students:
@@ -207,9 +206,7 @@ def test_a_registered_student_embeds_as_its_folder_does(front: FrontDocument, st
 
 
 @pytest.mark.slow
-def test_the_same_command_ends_at_once_with_the_same_front(
-    front: FrontDocument, study: StudySpec, store: Store
-) -> None:
+def test_the_same_command_ends_at_once_with_the_same_front(front: Front, study: StudySpec, store: Store) -> None:
     start = time.monotonic()
     again = run_search(study, store=store, progress=Silent())
     assert time.monotonic() - start < 5.0
@@ -218,9 +215,7 @@ def test_the_same_command_ends_at_once_with_the_same_front(
 
 
 @pytest.mark.slow
-def test_more_trials_and_a_longer_graduation_go_on_from_there(
-    front: FrontDocument, study: StudySpec, store: Store
-) -> None:
+def test_more_trials_and_a_longer_graduation_go_on_from_there(front: Front, study: StudySpec, store: Store) -> None:
     folder = store.study_folder(study.name)
     before = read_trials(folder, study.name)
     assert study.search.n_trials is not None
@@ -236,7 +231,7 @@ def test_more_trials_and_a_longer_graduation_go_on_from_there(
 
 @pytest.mark.slow
 def test_a_teacher_that_has_changed_is_found_out_before_anything_more_graduates(
-    front: FrontDocument, study: StudySpec, store: Store, tmp_path: Path
+    front: Front, study: StudySpec, store: Store, tmp_path: Path
 ) -> None:
     moved = Store(tmp_path / "moved")
     shutil.copytree(store.root, moved.root)

@@ -20,15 +20,18 @@ from runtime.engine import native_module
 from runtime.folder import expected_tensors, student_digest, write_folder
 from runtime.loading import load
 from search.export.embed import embed_file
-from search.records.front import Entry, FrontDocument
+from search.records.front import Front, MeasuredStudent
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
+from search.records.selection import balanced
 from search.records.trial import TrialState
 from search.report.page import report_html, write_report
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import activated, client_of, create_store
-from search.tracking.experiment import KIND, TRIAL, runs_of_kind, study_experiment
-from search.tracking.publish import balanced, register_front
+from search.tracking.experiment import runs_of_kind, study_experiment
+from search.tracking.names import RunParam, Tag
+from search.tracking.publish import register_front
 from search.tracking.registry import (
     NoFrontError,
     load_front,
@@ -55,8 +58,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return create_store(Store(tmp_path_factory.mktemp("stores") / "st ore #1 é"))
 
 
-def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> Entry:
-    return Entry.measured(
+def entry(name: str, n_layers: int, latency_ms: float, cosine: float) -> MeasuredStudent:
+    return MeasuredStudent.measured(
         name,
         spec_of(n_layers),
         latency_ms=latency_ms,
@@ -72,13 +75,20 @@ SMALL = entry("trial-0001", 1, 2.0, 0.93)
 LARGE = entry("trial-0002", 3, 6.0, 0.98)
 
 
-def front(study: str, students: Sequence[Entry] = (STATIC, SMALL, LARGE)) -> FrontDocument:
-    return FrontDocument.of(
-        study, teacher="tiny-teacher", profile=LatencyProfile(), references=REFERENCES, students=students
+def front(study: str, students: Sequence[MeasuredStudent] = (STATIC, SMALL, LARGE)) -> Front:
+    return Front.of(
+        study,
+        teacher="tiny-teacher",
+        profile=LatencyProfile(),
+        objective=COSINE,
+        references=REFERENCES,
+        students=students,
     )
 
 
-def folders(root: Path, students: Sequence[Entry] = (STATIC, SMALL, LARGE), *, seed: int = 0) -> dict[str, Path]:
+def folders(
+    root: Path, students: Sequence[MeasuredStudent] = (STATIC, SMALL, LARGE), *, seed: int = 0
+) -> dict[str, Path]:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     found = {}
@@ -95,7 +105,7 @@ def folders(root: Path, students: Sequence[Entry] = (STATIC, SMALL, LARGE), *, s
 def registered(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
     """A study with a front of three students; tests that change a study register their own."""
     paths = folders(tmp_path_factory.mktemp("students"))
-    register_front(store, front("shared"), page=report_html, folders=paths, facts={"corpus": "tiny"})
+    register_front(store, front("shared"), page=report_html, folders=paths, params={RunParam.CORPUS_KEY: "tiny"})
     return "shared", paths
 
 
@@ -123,9 +133,9 @@ def test_the_knee_lies_farthest_above_the_line_between_the_ends() -> None:
     points = [(1.0, 0.5), (2.0, 0.9), (3.0, 0.92), (11.0, 1.0)]
     students = [entry(f"t{i}", 0, *point) for i, point in enumerate(points)]
     heights = [(cosine - 0.5) / 0.5 - (latency_ms - 1.0) / 10.0 for latency_ms, cosine in points]
-    assert balanced(students) == int(np.argmax(heights)) == 1
-    assert balanced(students[:1]) == 0
-    assert balanced([students[3], students[0]]) == 0
+    assert balanced(students, COSINE) == int(np.argmax(heights)) == 1
+    assert balanced(students[:1], COSINE) == 0
+    assert balanced([students[3], students[0]], COSINE) == 0
 
 
 def test_no_name_means_the_study_that_was_registered_last(store: Store) -> None:
@@ -232,7 +242,7 @@ def test_the_summary_run_holds_table_json_and_page(store: Store, registered: tup
     names = {path.name for path in folder.iterdir()}
     assert names == {"front.json", "front.html", "front-table.json", "front-record.json"}
     assert summary.info.status == "FINISHED"
-    assert summary.data.tags["understudy.corpus"] == "tiny"
+    assert summary.data.tags["understudy.corpus_key"] == "tiny"
     assert "static-table" in summary.data.tags["mlflow.note.content"]
 
 
@@ -449,11 +459,11 @@ def test_a_database_of_another_mlflow_names_the_remedy(store: Store, tmp_path: P
 def trial_runs(store: Store, study: str) -> dict[str, dict[str, str]]:
     client = client_of(store)
     experiment = client.get_experiment_by_name(study).experiment_id
-    return {run.data.tags[TRIAL]: run.data.tags for run in runs_of_kind(client, experiment, "trial")}
+    return {run.data.tags[Tag.TRIAL]: run.data.tags for run in runs_of_kind(client, experiment, "trial")}
 
 
 def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
-    log = TrialLog(store, "curves", facts={"held_out_sentences": 7}, teacher_latency_ms=8.0)
+    log = TrialLog(store, "curves", params={RunParam.HELD_OUT_SENTENCES: 7}, objective=COSINE, teacher_latency_ms=8.0)
     log.write(record(3))
     log.write(record(3, rungs=[0.8]))
     log.write(record(3, rungs=[0.8, 0.9]))
@@ -472,12 +482,12 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
     assert run.data.params["device"]
     assert run.data.metrics["cost/seconds"] == 3.0
     assert run.data.metrics["score"] == pytest.approx(np.log2(10.0) + 0.5)  # error 0.1, twice the teacher's speed
-    (point,) = load_trials(store, "curves")
-    assert (point.name, point.state, point.latency_ms, point.cosine) == ("trial-0003", "complete", 4.0, 0.9)
+    (point,) = load_trials(store, "curves", COSINE)
+    assert (point.name, point.state, point.latency_ms, point.fidelity) == ("trial-0003", "complete", 4.0, 0.9)
 
 
 def test_states_are_told_as_they_are(store: Store) -> None:
-    log = TrialLog(store, "states", facts={})
+    log = TrialLog(store, "states", params={}, objective=COSINE)
     log.write(record(0))
     log.write(record(0, rungs=[0.7], state=TrialState.PRUNED, outcome=Outcome(OutcomeKind.DOMINATED, "by 3 trials")))
     log.write(record(1))
@@ -488,7 +498,7 @@ def test_states_are_told_as_they_are(store: Store) -> None:
     client = client_of(store)
     statuses = [client.get_run(log.run_id(f"trial-000{i}")).info.status for i in range(3)]
     assert statuses == ["KILLED", "FAILED", "KILLED"]
-    assert [trial.outcome for trial in load_trials(store, "states")] == [
+    assert [trial.outcome for trial in load_trials(store, "states", COSINE)] == [
         "dominated: by 3 trials",
         "not finite: loss is nan",
         "cannot be built",
@@ -496,13 +506,13 @@ def test_states_are_told_as_they_are(store: Store) -> None:
 
 
 def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
-    killed = TrialLog(store, "resumed", facts={})
+    killed = TrialLog(store, "resumed", params={}, objective=COSINE)
     killed.write(record(0))
     killed.write(record(0, rungs=[0.9], state=TrialState.COMPLETE))
     killed.write(record(1))
     killed.write(record(1, rungs=[0.8]))
 
-    log = TrialLog(store, "resumed", facts={"another": "fact"})
+    log = TrialLog(store, "resumed", params={RunParam.CORPUS_KEY: "another"}, objective=COSINE)
     log.write(record(1, rungs=[0.8], state=TrialState.INTERRUPTED))
     assert trial_runs(store, "resumed")["trial-0001"]["understudy.state"] == "interrupted"
     log.write(record(2, rungs=[0.8], continues=1))
@@ -513,20 +523,20 @@ def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
 
 
 def test_ends_that_a_killed_driver_did_not_write_are_caught_up(store: Store) -> None:
-    TrialLog(store, "caught-up", facts={}).write(record(0))
-    log = TrialLog(store, "caught-up", facts={})
+    TrialLog(store, "caught-up", params={}, objective=COSINE).write(record(0))
+    log = TrialLog(store, "caught-up", params={}, objective=COSINE)
     interrupted = record(1, state=TrialState.INTERRUPTED)
     goes_on = record(2, rungs=[0.7], state=TrialState.PRUNED, continues=1)
     records = [record(0, rungs=[0.9], state=TrialState.COMPLETE), interrupted, goes_on]
     with TrialWriter(log, address="the store", say=print) as writer:
-        writer.catch_up(records)
+        writer.backfill(records)
         writer.finish(records)
     states = {name: tags["understudy.state"] for name, tags in trial_runs(store, "caught-up").items()}
     assert states == {"trial-0000": "complete", "trial-0002": "pruned"}
 
 
 def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: Path) -> None:
-    log = TrialLog(store, "sourced", facts={})
+    log = TrialLog(store, "sourced", params={}, objective=COSINE)
     log.write(record(1, rungs=[0.9], state=TrialState.COMPLETE))
     client = client_of(store)
     before = client.get_run(log.run_id("trial-0001")).info
@@ -535,7 +545,7 @@ def test_a_registered_student_comes_from_its_trials_run(store: Store, tmp_path: 
     run = client.get_run(log.run_id("trial-0001"))
     assert (run.info.status, run.info.end_time) == (before.status, before.end_time)
     assert run.data.metrics["measured/latency_ms"] == 2.0
-    assert run.data.tags[KIND] == "trial"
+    assert run.data.tags[Tag.KIND] == "trial"
 
 
 def test_mlflows_own_experiment_is_not_a_study(store: Store) -> None:

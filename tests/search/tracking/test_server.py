@@ -17,6 +17,7 @@ import pytest
 
 from runtime.loading import load
 from search.cli.main import main
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.store import Store
@@ -25,9 +26,11 @@ from search.study.run import run_search
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import client_of, create_store, require_tracking
 from search.tracking.errors import is_refusal, reason_of, tracking_errors
-from search.tracking.experiment import TRIAL, claim_experiment, runs_of_kind
+from search.tracking.experiment import claim_experiment, runs_of_kind
+from search.tracking.metrics import TRAINING_LOSS
+from search.tracking.names import RunParam, Tag
 from search.tracking.registry import NoFrontError, load_front, load_trials, resolve_model, study_names
-from search.tracking.trial_runs import COSINE, TrialLog
+from search.tracking.trial_runs import TrialLog
 from search.trials.journal import read_trials
 from spaces.study import StudySpec
 from tests.search.tiny_records import record
@@ -133,7 +136,8 @@ def test_a_server_that_does_not_answer_is_told_at_once(
 def test_reading_fails_on_a_server_that_is_away_as_writing_does(dead_end: str, tmp_path: Path) -> None:
     """So a registration, which reads the trials that it sums up, is tried again in either case."""
     store = Store(tmp_path, dead_end)
-    for read in (lambda: load_trials(store, "any"), lambda: load_front(store, "any"), lambda: study_names(store)):
+    trials, front = lambda: load_trials(store, "any", COSINE), lambda: load_front(store, "any")
+    for read in (trials, front, lambda: study_names(store)):
         with pytest.raises(ValueError, match="Connection refused") as caught:
             read()
         assert isinstance(caught.value, tracking_errors())
@@ -164,7 +168,7 @@ def test_something_else_that_answers_is_no_server(tmp_path: Path) -> None:
 
 def test_no_trial_waits_for_a_server_that_is_away(dead_end: str, tmp_path: Path) -> None:
     said: list[str] = []
-    log = TrialLog(Store(tmp_path, dead_end), "away", facts={})
+    log = TrialLog(Store(tmp_path, dead_end), "away", params={}, objective=COSINE)
     with TrialWriter(log, address=dead_end, say=said.append) as writer:
         start = time.monotonic()
         for number in range(50):
@@ -172,7 +176,7 @@ def test_no_trial_waits_for_a_server_that_is_away(dead_end: str, tmp_path: Path)
             writer.rung_reached(record(number, rungs=[0.8]))
             writer.trial_ended(record(number, rungs=[0.8], state=TrialState.COMPLETE))
         assert time.monotonic() - start < 1.0
-        writer.settle(30.0)
+        writer.flush(30.0)
         with pytest.raises(tracking_errors(), match="Connection refused") as caught:
             writer.finish([])
         assert not is_refusal(caught.value)
@@ -183,7 +187,7 @@ def test_no_trial_waits_for_a_server_that_is_away(dead_end: str, tmp_path: Path)
 
 
 def test_a_mistake_in_writing_is_raised_at_the_end_and_stops_no_trial(database: Store) -> None:
-    log = TrialLog(database, "Default", facts={})  # not a study's name
+    log = TrialLog(database, "Default", params={}, objective=COSINE)  # not a study's name
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_started(record(0))
         writer.trial_ended(record(0, rungs=[0.8], state=TrialState.COMPLETE))
@@ -235,8 +239,8 @@ def test_mlflows_own_variable_sends_nothing_anywhere(
     shutil.copyfile(database.database, tmp_path / "mlflow.db")
     store = create_store(Store(tmp_path))
     assert store.tracking_uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    TrialLog(store, "local", facts={}).write(record(0))
-    assert [trial.name for trial in load_trials(store, "local")] == ["trial-0000"]
+    TrialLog(store, "local", params={}, objective=COSINE).write(record(0))
+    assert [trial.name for trial in load_trials(store, "local", COSINE)] == ["trial-0000"]
 
 
 # Half-done writing, on a real database.
@@ -248,10 +252,10 @@ def state_of(store: Store, study: str) -> dict[str, tuple[str, str, list[int], b
     experiment = client.get_experiment_by_name(study).experiment_id
     found = {}
     for run in runs_of_kind(client, experiment, "trial"):
-        assert run.data.tags[TRIAL] not in found
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, COSINE)]
+        assert run.data.tags[Tag.TRIAL] not in found
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, TRAINING_LOSS)]
         tags = run.data.tags
-        found[tags[TRIAL]] = (tags["understudy.state"], run.info.status, steps, "seed" in run.data.params)
+        found[tags[Tag.TRIAL]] = (tags["understudy.state"], run.info.status, steps, "seed" in run.data.params)
     return found
 
 
@@ -266,7 +270,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
 ) -> None:
     """The line is cut at each call in turn, before or after the database has done what it was asked."""
     study = f"cut-{call}-{after}"
-    log = TrialLog(database, study, facts={"a": "fact"})
+    log = TrialLog(database, study, params={RunParam.CORPUS_KEY: "a"}, objective=COSINE)
     log.run_id("none")
     n_calls = 0
 
@@ -303,7 +307,7 @@ def test_writing_that_was_cut_anywhere_is_completed_once(
 
 
 def test_a_run_that_was_made_twice_is_one(database: Store) -> None:
-    log = TrialLog(database, "twice-made", facts={})
+    log = TrialLog(database, "twice-made", params={}, objective=COSINE)
     log.write(record(0, rungs=[0.8]))
     client = client_of(database)
     experiment = client.get_experiment_by_name("twice-made").experiment_id
@@ -318,17 +322,17 @@ def test_a_run_that_was_made_twice_is_one(database: Store) -> None:
 
 def test_a_run_that_was_left_running_is_ended(database: Store) -> None:
     ended = record(0, rungs=[0.8], state=TrialState.COMPLETE)
-    log = TrialLog(database, "reopened", facts={})
+    log = TrialLog(database, "reopened", params={}, objective=COSINE)
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_ended(ended)
-        writer.settle(30.0)
+        writer.flush(30.0)
         client_of(database).update_run(log.run_id("trial-0000"), status="RUNNING")  # as logging a model into it does
         writer.finish([ended])
     assert state_of(database, "reopened") == {"trial-0000": ("complete", "FINISHED", [1000], True)}
 
 
 def test_a_trial_that_goes_on_in_the_same_search_takes_over_its_run(database: Store) -> None:
-    log = TrialLog(database, "goes-on", facts={})
+    log = TrialLog(database, "goes-on", params={}, objective=COSINE)
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_started(record(0))
         writer.rung_reached(record(0, rungs=[0.7]))
@@ -341,15 +345,16 @@ def test_a_trial_that_goes_on_in_the_same_search_takes_over_its_run(database: St
 
 
 def test_a_trial_that_goes_on_with_one_of_which_nothing_was_written_takes_over_the_run_before(database: Store) -> None:
-    log = TrialLog(database, "goes-on-twice", facts={})
+    log = TrialLog(database, "goes-on-twice", params={}, objective=COSINE)
     first = record(0, rungs=[0.7], state=TrialState.INTERRUPTED)
     second = record(1, rungs=[0.7], state=TrialState.INTERRUPTED, continues=0)
     last = record(2, rungs=[0.7, 0.8], state=TrialState.COMPLETE, continues=1)
     with TrialWriter(log, address="here", say=lambda line: None) as writer:
         writer.trial_started(record(0))
-        writer.settle(30.0)
-    with TrialWriter(TrialLog(database, "goes-on-twice", facts={}), address="here", say=lambda line: None) as writer:
-        writer.catch_up([first, second])
+        writer.flush(30.0)
+    resumed = TrialLog(database, "goes-on-twice", params={}, objective=COSINE)
+    with TrialWriter(resumed, address="here", say=lambda line: None) as writer:
+        writer.backfill([first, second])
         writer.trial_started(replace(last, state=TrialState.RUNNING))
         writer.finish([first, second, last])
     assert state_of(database, "goes-on-twice") == {"trial-0002": ("complete", "FINISHED", [1000, 2000], True)}
@@ -357,7 +362,7 @@ def test_a_trial_that_goes_on_with_one_of_which_nothing_was_written_takes_over_t
 
 def test_what_mlflow_refuses_keeps_nothing_else_back(database: Store) -> None:
     said: list[str] = []
-    log = TrialLog(database, "refused", facts={})
+    log = TrialLog(database, "refused", params={}, objective=COSINE)
     bad = replace(record(0, rungs=[0.8], state=TrialState.COMPLETE), point={"a name\nof two lines": 1})
     good = record(1, rungs=[0.8], state=TrialState.COMPLETE)
     with TrialWriter(log, address="here", say=said.append) as writer:
@@ -416,7 +421,7 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     first = Heard(training=server.kill)  # the static table, before the first trial
     with pytest.raises(ValueError, match=r"cannot be registered .* the same command registers it when that is back"):
         run_search(study, store=store, progress=first)  # type: ignore[arg-type]
-    assert capfd.readouterr().err.count(f"tracking at {server.uri} is away (Connection refused)") == 1
+    assert capfd.readouterr().err.count(f"tracking at {server.uri} is unreachable (Connection refused)") == 1
     measured = read_trials(store.study_folder(study.name), study.name)
     assert len([r for r in measured if r.state in (TrialState.COMPLETE, TrialState.PRUNED)]) == study.search.n_trials
 
@@ -426,10 +431,10 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     assert read_trials(store.study_folder(study.name), study.name) == measured
     client = client_of(store)
     experiment = client.get_experiment_by_name(study.name).experiment_id
-    runs = {run.data.tags[TRIAL]: run for run in runs_of_kind(client, experiment, "trial")}
+    runs = {run.data.tags[Tag.TRIAL]: run for run in runs_of_kind(client, experiment, "trial")}
     assert Counter(run.data.tags["understudy.state"] for run in runs.values()) == Counter(r.state for r in measured)
     for r in measured:
-        steps = [metric.step for metric in client.get_metric_history(runs[r.name].info.run_id, COSINE)]
+        steps = [metric.step for metric in client.get_metric_history(runs[r.name].info.run_id, TRAINING_LOSS)]
         assert len(steps) == len(set(steps))
         assert {rung.n_tokens for rung in r.rungs} <= set(steps)
     assert {run.info.status for run in client.search_runs([experiment])} <= {"FINISHED", "KILLED"}

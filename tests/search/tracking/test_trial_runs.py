@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.records.objective import COSINE
 from search.storage.store import Store
+from search.tracking.client import client_of, create_store
+from search.tracking.names import RunParam
 from search.tracking.trial_runs import TrialLog, device_name, provenance
 from spaces.study import Device
 from tests.search.tiny_records import record
@@ -24,7 +27,7 @@ def unused_gpu(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_gpu_that_a_study_does_not_use_is_not_recorded(unused_gpu: str) -> None:
-    recorded = provenance(Device.CPU)["device"]
+    recorded = provenance(Device.CPU)[RunParam.DEVICE]
     assert recorded == device_name(Device.CPU)
     assert isinstance(recorded, str) and recorded and unused_gpu not in recorded
 
@@ -37,9 +40,9 @@ def test_the_processor_is_named_as_the_system_names_it() -> None:
 
 
 def test_a_trials_run_has_the_studys_device(tmp_path: Path, unused_gpu: str) -> None:
-    store = Store(tmp_path / "store")
-    store.create()
-    log = TrialLog(store, "devices", facts={"device": device_name(Device.CPU)})
+    store = create_store(Store(tmp_path / "store"))
+    params = {RunParam.DEVICE: device_name(Device.CPU)}
+    log = TrialLog(store, "devices", params=params, objective=COSINE)
     log.write(record(0))
-    run = store.client().get_run(log.run_id("trial-0000"))
-    assert run.data.params["device"] == device_name(Device.CPU)
+    run = client_of(store).get_run(log.run_id("trial-0000"))
+    assert run.data.params[RunParam.DEVICE] == device_name(Device.CPU)

@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.optimiser.pareto import non_dominated
 from search.optimiser.surrogate import Surrogate
+from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.lock import exclusive
@@ -264,7 +265,9 @@ def test_a_trial_that_was_continued_is_seen_once(tmp_path):
         del killed
     TrialManager(toy)
     limit_ms = predict(TEACHER)
-    problem = StudentProblem(space=SPACE, teacher=TEACHER, rungs=toy.rungs, predict=predict, limit_ms=limit_ms)
+    problem = StudentProblem(
+        space=SPACE, teacher=TEACHER, rungs=toy.rungs, predict=predict, limit_ms=limit_ms, objective=COSINE
+    )
     study = stored(tmp_path)
     posterior = Surrogate(problem).posterior(study)
     assert len(study.trials) == 3
@@ -383,7 +386,7 @@ def test_interrupted_trials_are_no_failures(tmp_path):
         else:
             train(manager, record)
     rungs = manager.plan.rungs
-    problem = StudentProblem(space=SPACE, teacher=TEACHER, rungs=rungs, predict=predict, limit_ms=1e9)
+    problem = StudentProblem(space=SPACE, teacher=TEACHER, rungs=rungs, predict=predict, limit_ms=1e9, objective=COSINE)
     assert [trial.number for trial in stored(tmp_path).trials if problem.failed(trial)] == failed != []
 
 

@@ -9,6 +9,7 @@ import optuna
 from search.optimiser.encoding import UnitCube
 from search.optimiser.known_costs import KnownCosts
 from search.optimiser.surrogate import distributions
+from search.records.objective import COSINE
 from search.trials.points import suggest_point
 from search.trials.problem import StudentProblem
 from spaces.domain import Choice, Integer, Real
@@ -31,7 +32,9 @@ SPACE = Space(
 
 def test_costs_of_many_points_are_those_of_each():
     limit_ms = predict(TEACHER)
-    problem = StudentProblem(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=limit_ms)
+    problem = StudentProblem(
+        space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=limit_ms, objective=COSINE
+    )
     known = KnownCosts(problem)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):

@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from search.optimiser.sampler import FrontSampler
 from search.optimiser.surrogate import Surrogate
+from search.records.objective import COSINE
 from search.records.trial import TrialRecord, TrialState
 from search.trials.manager import TrialManager
 from search.trials.problem import StudentProblem
@@ -75,7 +76,8 @@ def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def surrogate() -> Surrogate:
     return Surrogate(
-        StudentProblem(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=predict(TEACHER))
+        StudentProblem(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=predict(TEACHER),
+        objective=COSINE)
     )
 
 
