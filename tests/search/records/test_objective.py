@@ -31,7 +31,7 @@ from search.records.objective import (
     objective_of,
 )
 from search.records.score import score
-from search.records.selection import select_student
+from search.records.selection import balanced, select_student
 from search.records.trial import TrialRecord, TrialState
 from search.report.load import read_search
 from search.report.page import report_html
@@ -269,6 +269,12 @@ def test_a_student_is_selected_by_the_objective() -> None:
         select_student(front, min_fidelity=0.95)
     with pytest.raises(ValueError, match="rank correlation"):
         select_student(front, min_fidelity=1.5)
+
+
+def test_the_knee_is_that_of_the_objective() -> None:
+    students = [student(f"s{i}", i + 1.0, spearman) for i, spearman in enumerate((0.5, 0.8, 0.85, 0.9))]
+    assert balanced(students, SPEARMAN) == 1
+    assert balanced(students, COSINE) == 2
 
 
 def test_what_is_registered_is_chosen_by_the_objective(
