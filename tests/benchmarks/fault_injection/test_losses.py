@@ -15,7 +15,8 @@ def test_a_graduate_may_be_replaced_by_one_that_saw_more_and_by_no_other(tmp_pat
 
     def redone_after(n_tokens: int, **more: Any) -> int:
         document = {"training": {"n_tokens": n_tokens, **more}}
-        write_json(tmp_path / "trial-0001" / "student" / "student.json", document | {"measured": len(more)})
+        path = tmp_path / "trial-0001" / "student" / "student.json"
+        write_json(path, document | {"measured": len(more)}, durable=False)
         losses.watch_graduates(tmp_path)
         return losses.counts["graduates_redone"]
 
@@ -28,6 +29,6 @@ def test_a_graduate_may_be_replaced_by_one_that_saw_more_and_by_no_other(tmp_pat
 def test_what_the_final_measurement_adds_to_a_graduate_is_no_loss(tmp_path: Path) -> None:
     losses, path = Losses(), tmp_path / "trial-0001" / "student" / "student.json"
     for latency_ms in (None, 1.0):
-        write_json(path, {"training": {"n_tokens": 5_000}, "latency_ms": latency_ms})
+        write_json(path, {"training": {"n_tokens": 5_000}, "latency_ms": latency_ms}, durable=False)
         losses.watch_graduates(tmp_path)
     assert losses.counts["graduates_redone"] == 0
