@@ -251,8 +251,8 @@ class Graduation:
 
     def _rung(self) -> RungRecord:
         fidelity = self._distillation.evaluate()
-        if not math.isfinite(fidelity.cosine):
-            raise NotFiniteError(f"the fidelity is {fidelity.cosine} after {self._distillation.n_tokens:,} tokens")
+        if not fidelity.is_finite:
+            raise NotFiniteError(f"the fidelity after {self._distillation.n_tokens:,} tokens is {fidelity}")
         losses = [loss for loss in self._losses if math.isfinite(loss)]
         return RungRecord(
             n_tokens=self._distillation.n_tokens,

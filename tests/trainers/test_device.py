@@ -25,7 +25,7 @@ from tests.trainers.tiny import SPEC, data, encoder_with, inheritance, teacher, 
 from trainers.distil.checkpoint import load_student, save_student
 from trainers.distil.loop import Distillation
 from trainers.distil.static_table import train_static_table
-from trainers.inherit.inherit import inherit, prepare_inheritance, truncate
+from trainers.inherit.inherit import inherit, prepare_inheritance
 from trainers.modules.build import build, weights_of
 from trainers.modules.device import CPU, device_of, to_array, to_tensor
 from trainers.modules.embed import embed_tokens
@@ -95,7 +95,8 @@ def distilled(name: str, precision: Precision, *, device: torch.device, folder: 
 
 def prepared(*, device: torch.device, folder: Path) -> Arrays:
     """What precedes the first trial: held-out vectors at every depth, the cache, the static table, inheritance."""
-    source, (_, first_layer) = teacher_with_tokenizer(), truncate(teacher(), 1, device=device)
+    source, first_layer = teacher_with_tokenizer(), teacher().student(device=device)
+    first_layer.layers = first_layer.layers[:1]
     held_out = DATA.held_out_token_ids, DATA.held_out_offsets
     depths = embed_at_every_depth(source.student(device=device), *held_out)
     cache = build_cache(

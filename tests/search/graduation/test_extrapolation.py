@@ -29,6 +29,4 @@ def test_what_is_expected_is_no_less_than_what_was_measured_and_less_than_perfec
 
 @pytest.mark.parametrize("curve", [[(100, 0.7)], [(100, 0.8), (300, 0.7)], [(100, 0.7), (300, 0.7)]])
 def test_one_rung_or_a_fall_predicts_the_last_measurement(curve: list[tuple[float, float]]) -> None:
-    assert fidelity_after(curve, 10_000) == 0.7
-def test_one_rung_or_a_fall_foretells_the_last_measurement(curve: list[tuple[float, float]]) -> None:
     assert fidelity_after(curve, 10_000, COSINE) == 0.7

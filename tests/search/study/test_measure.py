@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from runtime.engine import INSTRUCTION_SET, instruction_sets
-from search.console.progress import Silent
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
@@ -16,6 +15,7 @@ from search.study.measure import Measured, measure_all
 from search.study.prepare import prepare
 from search.study.references import measure_references, teacher_on
 from spaces.profile import Runtime
+from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study
 
 

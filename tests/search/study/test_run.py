@@ -121,8 +121,9 @@ def test_a_study_and_a_store_from_before_new_keys_of_the_search_go_on(study: Stu
     for key in ("device", "sampler", "pruner"):
         del before["search"][key]
     before["search"]["patience"] = before["search"].pop("prune_ratio")
-    write_json(state.folder / "study.json", before)
-    write_json(state.folder / "complete.json", {"search": before["search"], "graduation": before["graduation"]})
+    write_json(state.folder / "study.json", before, durable=False)
+    limits = {"search": before["search"], "graduation": before["graduation"]}
+    write_json(state.folder / "complete.json", limits, durable=False)
     state.claim(study)
     assert state.read(COMPLETE) == RequestedLimits.of(study)
 
