@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from search.workers.memory_limit import require_memory_limits
 from spaces.errors import UserError
 from spaces.profile import Runtime
-from spaces.study import SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
+from spaces.study import SearchSpec, SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
+from spaces.study.spec import PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
     from trainers.teacher.load import Teacher
@@ -47,6 +48,7 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
     from trainers.text.corpus import check_text
 
     check_runtime(study.profile.runtime)
+    check_search(study.search)
     if study.search.trial_memory_gib is not None:
         require_memory_limits()
     check_text(study.corpus)
@@ -55,6 +57,20 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
     require_one_dimension(teachers)
     if teachers and len(teachers) == len(study.teachers):
         check_space(study, teachers[0])
+
+
+def check_search(search: SearchSpec) -> None:
+    """Raises ValueError for a sampler or a pruner MODULE:CLASS that is not one of Optuna's kind or cannot be made."""
+    named = [("sampler", search.sampler, SAMPLERS), ("pruner", search.pruner, PRUNERS)]
+    for what, name, own in named:
+        if name not in own:
+            from optuna.pruners import BasePruner
+            from optuna.samplers import BaseSampler
+
+            from search.trials.sampling import make_named
+
+            base: type[object] = BaseSampler if what == "sampler" else BasePruner
+            make_named(what, name, base)
 
 
 def check_runtime(runtime: Runtime) -> None:

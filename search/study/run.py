@@ -245,6 +245,7 @@ class _Run:
                 address=self.address,
                 deadline=deadline,
                 observers=(writer, table, keeper, self.clock),
+                say=table.say,
             )
         records = tuple(with_checkpoints(records))
         writer.backfill(records)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.records.objective import objective_of
@@ -26,13 +26,15 @@ def search_trials(
     address: str | None = None,
     deadline: float | None = None,
     observers: Sequence[Observer] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[TrialRecord, ...]:
     """Searches a prepared study and returns all its trials by number, those of earlier runs included.
 
-    `address` is a Ray cluster's, None for this machine. `deadline` is a time of `time.monotonic`: no trial begins
-    that cannot be expected to end before it, and running ones end at the last rung before it, to be continued by the
-    next run. Raises KeyboardInterrupt after a Ctrl-C, once everything measured is stored; ValueError if the store
-    holds a study of this name that is not comparable, or if another search is writing it.
+    `address` is a Ray cluster's, None for this machine. `deadline` is a time of `time.monotonic`: no trial begins that
+    cannot be expected to end before it, and running ones end at the last rung before it, to be continued by the next
+    run. `say` is told why a search ended before its trials or its time were used up. Raises KeyboardInterrupt after a
+    Ctrl-C, once everything measured is stored; ValueError if the store holds a study of this name that is not
+    comparable, or if another search is writing it.
     """
     plan = plan_of(study, prepared, store=store)
     work = DistillationWork(prepared.inheritance, prepared.data, device=prepared.device)
@@ -44,6 +46,7 @@ def search_trials(
         deadline=deadline,
         observers=observers,
         n_object_bytes=work.n_bytes,
+        say=say,
     )
 
 

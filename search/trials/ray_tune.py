@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,12 @@ def run_trials(
     deadline: float | None = None,
     observers: Sequence[Observer] = (),
     n_object_bytes: int = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[TrialRecord, ...]:
-    """Searches a plan with any work; see `search_trials`. `n_workers` None: one trial on every CPU."""
+    """Searches a plan with any work; see `search_trials`. `n_workers` None: one trial on every CPU.
+
+    `say` is told why a search ended before its trials or its time were used up.
+    """
     with exclusive(plan.folder):
         manager = TrialManager(plan, deadline=deadline, observers=observers)
         if manager.exhausted:
@@ -72,6 +76,8 @@ def run_trials(
             with environment(_TUNE_ENVIRONMENT), ray_session:
                 _run_tune(manager, work, n_workers=n_workers or n_cpus_available())
             outcome = Outcome(OutcomeKind.TIME_BUDGET, "ended before the next rung")
+            if manager.end_reason:
+                say(manager.end_reason)
         except KeyboardInterrupt:
             outcome = Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C")
             raise

@@ -46,6 +46,16 @@ def test_an_own_teacher_is_searched_exported_and_used(tmp_path: Path) -> None:
     assert (tmp_path / "own" / "report.html").stat().st_size > 10_000
 
 
+def test_the_optimiser_alone_finds_a_front_and_saves_epochs(tmp_path: Path) -> None:
+    printed = run([sys.executable, str(EXAMPLES / "optimiser.py")], folder=tmp_path)
+    (counts,) = re.findall(r"40 trials, (\d+) of them complete; (\d+) of (\d+) epochs", printed)
+    n_complete, n_epochs, n_all = map(int, counts)
+    assert 5 <= n_complete < 40 and n_epochs < n_all
+    sizes, errors = zip(*re.findall(r"^ *([\d,]+) weights  error (\d\.\d+)", printed, re.M), strict=True)
+    assert len(sizes) >= 3
+    assert [float(error) for error in errors] == sorted((float(error) for error in errors), reverse=True)
+
+
 def test_the_notebook_runs_on_a_store_with_a_front(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     notebook = json.loads((EXAMPLES / "front.ipynb").read_text("utf-8"))

@@ -547,3 +547,49 @@ def test_trials_that_run_side_by_side_are_told_apart(tmp_path):
             folder.mkdir(parents=True)
             manager.reached(record.number, work.advance(manager.plan.rungs[n_done]), folder)
     assert all(manager.records[record.number].state is TrialState.COMPLETE for record in running)
+
+
+def test_a_space_that_holds_nothing_new_ends_the_search_and_says_so(tmp_path):
+    two = Space(domains={"n_layers": Integer(0, 1), "n_heads": Choice((4,)), "units": Choice((64,))})
+    manager = TrialManager(plan(tmp_path, n_trials=24, space=two))
+    assert len(search(manager)) == 2
+    assert "100 duplicate" in manager.end_reason and "widen it" in manager.end_reason
+
+
+def test_a_search_that_used_up_its_trials_has_no_other_reason(tmp_path):
+    manager = TrialManager(plan(tmp_path, n_trials=3))
+    search(manager)
+    assert manager.end_reason == ""
+
+
+def test_a_continued_trial_keeps_its_own_seed(tmp_path):
+    first = TrialManager(plan(tmp_path, n_trials=4, seed=1))
+    train(first, first.ask(), rungs=1)
+    first.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
+    again = TrialManager(plan(tmp_path, n_trials=4, seed=2))
+    continued, new = again.ask(), again.ask()
+    assert (continued.continues, continued.seed, new.seed) == (0, 1, 2)
+
+
+def test_one_study_holds_every_trial(finished):
+    folder, records, _ = finished
+    names = optuna.get_all_study_names(JournalStorage(JournalFileBackend(str(folder / "trials.journal"))))
+    assert names == ["toy"]
+    study = stored(folder)
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    best = {trial.number for trial in study.best_trials}  # the front that optuna-dashboard draws
+    complete = [record for record in records if record.state is TrialState.COMPLETE]
+    front = non_dominated([(record.predicted_latency_ms, COSINE.of(record.fidelity)) for record in complete])
+    assert {complete[i].number for i in front} <= best
+
+
+def test_a_journal_with_a_second_study_of_an_earlier_version_goes_on(tmp_path):
+    manager = TrialManager(plan(tmp_path, n_trials=3))
+    search(manager)
+    backend = JournalFileBackend(str(tmp_path / "trials.journal"))
+    twins = optuna.create_study(study_name="toy/rungs", storage=JournalStorage(backend), direction="maximize")
+    trial = twins.ask({"n_layers": optuna.distributions.IntDistribution(0, 3)})
+    trial.report(0.5, 100)  # left running by a killed driver
+    again = TrialManager(plan(tmp_path, n_trials=5))
+    assert [record.number for record in again.records] == [record.number for record in manager.records]
+    assert len(search(again)) == 2
