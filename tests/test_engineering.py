@@ -363,3 +363,12 @@ def test_the_presets_ship_with_the_package() -> None:
     for name in preset_names():
         assert load_study(name).name
     assert "spaces" in PYPROJECT["tool"]["scikit-build"]["wheel"]["packages"]
+
+
+def test_the_functions_for_notebooks_are_there_and_import_nothing_before_they_are_used() -> None:
+    import search
+
+    assert all(getattr(search, name).__name__ == name for name in search.__all__)
+    code = "import sys, search; print(len([name for name in sys.modules if name.startswith('search.')]))"
+    finished = run_where_only_serving_is_installed(code)
+    assert finished.stdout.strip() == "0", finished.stderr
