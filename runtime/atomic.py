@@ -4,10 +4,10 @@
 Everything is first written beside its destination, under a hidden name, and renamed once it is complete. So a reader,
 and a command that is killed at any moment, finds the old content or the new one.
 
-Surviving a power failure also needs an fsync. Results that cannot be recomputed cheaply (measurements, decisions, finished
-trainings) and files whose damage cannot be detected (arrays) are written with `durable=True`. Files that the same command
-would write again (calibrations, checkpoints between rungs, pages and tables) are written with `durable=False`, and their
-readers treat a damaged file as missing.
+Surviving a power failure also needs an fsync. Results that cannot be recomputed cheaply (measurements, decisions,
+finished trainings) and files whose damage cannot be detected (arrays) are written with `durable=True`. Files that the
+same command would write again (calibrations, checkpoints between rungs, pages and tables) are written with
+`durable=False`, and their readers treat a damaged file as missing.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ class Engine:
         return self.embed(end_to_end, offsets, n_threads=n_threads)
 
     def embed(self, token_ids: TokenIds, offsets: TokenIds, *, n_threads: int = 1) -> Array:
-        """Concatenated token ids [n_tokens] and offsets [n + 1]; sentence i starts at offsets[i] -> vectors [n, output_dim].
+        """Concatenated token ids [n_tokens], sentence i starting at offsets[i], offsets [n + 1] -> [n, output_dim].
 
         Raises ValueError for offsets that do not fit, ids outside the vocabulary, and more tokens than positions.
         The arrays must not change meanwhile.

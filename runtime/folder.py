@@ -51,7 +51,7 @@ class StudentFolder:
     max_tokens: int | None
     """Tokens at which a sentence is cut, special tokens included; None: never (static students)."""
     document: dict[str, Any]
-    """The whole of student.json: format, spec, tokenizer, and the entries that the writer added (teacher, measurements)."""
+    """The whole of student.json: format, spec, tokenizer, and added entries (teacher, measurements)."""
 
 
 def expected_tensors(spec: StudentSpec) -> dict[str, tuple[int, ...]]:

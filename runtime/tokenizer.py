@@ -70,7 +70,7 @@ class SentenceTokenizer:
 
     @contextmanager
     def _naming_the_file(self) -> Iterator[None]:
-        """Turns what tokenizers raises (plain Exception, or PanicException, a BaseException) into ValueError with the file."""
+        """Turns errors of tokenizers (plain Exception, or PanicException, a BaseException) into ValueError."""
         try:
             yield
         except BaseException as error:

@@ -195,7 +195,9 @@ DIMENSIONS: dict[str, Dimension] = {
         parents=("n_layers", "static_embedding_dim"),
         matters=lambda values: _encoder(values) or values.get("static_embedding_dim") is not None,
     ),
-    "table_learning_rate": Dimension(kind=float, meaning="peak learning rate of token tables", allowed=_RATE, structural=False),
+    "table_learning_rate": Dimension(
+        kind=float, meaning="peak learning rate of token tables", allowed=_RATE, structural=False
+    ),
     "balance_weight": Dimension(
         kind=float,
         meaning="weight of the Switch layers' load-balance loss",
@@ -208,13 +210,22 @@ DIMENSIONS: dict[str, Dimension] = {
         kind=int, meaning="tokens of a training batch", allowed=Range(low=16, high=1_000_000), structural=False
     ),
     "warmup_tokens": Dimension(
-        kind=int, meaning="training tokens of the linear learning-rate warm-up", allowed=Range(low=0, high=10**12), structural=False
+        kind=int,
+        meaning="training tokens of the linear learning-rate warm-up",
+        allowed=Range(low=0, high=10**12),
+        structural=False,
     ),
     "decay_share": Dimension(
-        kind=float, meaning="share of a graduation over which the learning rate decays", allowed=Range(low=0, high=1), structural=False
+        kind=float,
+        meaning="share of a graduation over which the learning rate decays",
+        allowed=Range(low=0, high=1),
+        structural=False,
     ),
     "average_decay": Dimension(
-        kind=float, meaning="decay of the exponential moving average of the weights, per step", allowed=Range(low=0, high=1), structural=False
+        kind=float,
+        meaning="decay of the exponential moving average of the weights, per step",
+        allowed=Range(low=0, high=1),
+        structural=False,
     ),
     "pruning_tokens": Dimension(
         kind=int,

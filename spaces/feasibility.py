@@ -98,7 +98,7 @@ _RULES = (
 def impossible_points(space: Space, *, teacher: StudentSpec | None = None) -> tuple[ImpossiblePoint, ...]:
     """The combinations of dimension values that cannot be built, each once, in the order of the rules.
 
-    With the teacher, every point of a space without impossible points decodes (of a real range only the ends are checked).
+    With the teacher, every point of a space without impossible points decodes (real ranges: only the ends are checked).
     """
     encoder = None if teacher is None else teacher.encoder
     found: dict[tuple[str, tuple[tuple[str, Value], ...]], ImpossiblePoint] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of single fields as annotations: specs validate them, and the study file's messages and reference quote them."""
+"""Rules of single fields as annotations: specs validate them; the study file's messages and reference quote them."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class Space:
     def decode(self, point: Point, teacher: StudentSpec) -> tuple[StudentSpec, RecipeSpec]:
         """The student and the recipe of a point.
 
-        Dimensions that the point leaves out take the teacher's value, adapted where the width requires it. Values need not lie in the
-        domains, so references can be decoded too. Raises ValueError when no such student can be built.
+        Dimensions that the point leaves out take the teacher's value, adapted where the width requires it. Values may
+        lie outside the domains, so references can be decoded too. Raises ValueError when no such student can be built.
         """
         for name in point:
             dimension(name)

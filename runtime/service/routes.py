@@ -5,7 +5,8 @@
     GET  /v1/models       the one model                              GET /metrics   Prometheus' text format
 
 Every error is OpenAI's error object. There is no authentication and no encryption: put a reverse proxy
-in front of it. A body must be `application/json`, which a web page cannot send to another host without a CORS preflight.
+in front of it. A body must be `application/json`, which a web page cannot send to another host without a CORS
+preflight.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from runtime.service.limits import ServingOptions
 from runtime.service.sentence_encoder import Sentence, SentenceEncoder
 from spaces.errors import UserError
 
-FEW_CHARACTERS = 2000  # tokenised within 0.5 ms, which blocks the event loop for less than a thread switch costs under load
+FEW_CHARACTERS = 2000  # tokenised within 0.5 ms: less than a thread switch costs under load
 
 
 class ServedStudent:

@@ -47,7 +47,7 @@ def serve(
         port = listening.getsockname()[1]
         address = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
         if not is_loopback(options.host):
-            say(f"warning: there is no authentication: anyone who can reach {address} can use it; put a proxy in front of it")
+            say(f"warning: there is no authentication: whoever reaches {address} can use it; put a proxy before it")
 
         def tell() -> None:
             if service.state is State.READY:
@@ -121,5 +121,5 @@ class _Server(uvicorn.Server):
         self._service.refuse_new()
         if self.should_exit:
             self.force_exit = True
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the second signal cancels requests on purpose
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are cancelled on purpose
         self.should_exit = True

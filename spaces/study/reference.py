@@ -43,8 +43,9 @@ Each key is a dimension, and its value one of
 - any of these with a condition: `{options: [2, 4, 8], when: {feed_forward: switch}}`; a condition is a value, a list
   or a range, `{low: 0.1}`, of other dimensions
 
-Dimensions that a space does not name take the teacher's value, or the default of the recipe (`RecipeSpec`). A dimension
-without effect at a point (the experts of a dense student) is inactive there and not sampled, with or without a condition."""
+Dimensions that a space does not name take the teacher's value, or the default of the recipe (`RecipeSpec`). A
+dimension without effect at a point (the experts of a dense student) is inactive there and not sampled, with or
+without a condition."""
 _SECTIONS: dict[str, dict[type, str]] = {
     "teachers": {TeacherSpec: "A list; an item is a source alone or has these keys."},
     "corpus": {
@@ -53,8 +54,8 @@ _SECTIONS: dict[str, dict[type, str]] = {
     },
     "profile": {LatencyProfile: "The conditions under which latency is measured."},
     "objective": {
-        ObjectiveSpec: "All measurements are computed and shown; this one is maximised. It is part of the study's identity: "
-        "a search with another one needs another name."
+        ObjectiveSpec: "All measurements are computed and shown; this one is maximised. It is part of the study's "
+        "identity: a search with another one needs another name."
     },
     "search": {SearchSpec: "Number of trials, time budget, rungs, sampler and pruner."},
     "graduation": {GraduationSpec: "The longer distillation of the best students."},

@@ -201,7 +201,7 @@ class SearchSpec:
     n_workers: Positive | None = None
     """Concurrent trials, one CPU each; None: one per CPU."""
     n_startup_trials: Natural = 5
-    """Random trials (initial points included) before the sampler uses earlier trials."""
+    """Trials (initial points, then random ones) before the sampler uses earlier trials."""
     sampler: str = "front"
     """Sampler: `front`, or Optuna's `tpe`, `gp` or `random`, or MODULE:CLASS of any sampler of Optuna."""
     pruner: str = "front"
@@ -347,7 +347,7 @@ def with_overrides(
     seed: int | None = None,
     name: str | None = None,
 ) -> StudySpec:
-    """The study with the command line's options in place of its own values; `time_budget` is seconds or text such as "2h"."""
+    """The study with a command line's options in place of its values; `time_budget` is seconds or text such as "2h"."""
     search = study.search
     if trials is not None:
         search = replace(search, n_trials=trials)
