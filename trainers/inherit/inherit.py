@@ -110,7 +110,7 @@ def prepare_inheritance(
 
 @torch.inference_mode()
 def choose_layers(teacher: Student, token_ids: np.ndarray, offsets: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """For every depth, the layers that greedy removal leaves; each step removes the one that changes the vectors least."""
+    """For every depth, the layers that greedy removal leaves; a step removes the one that changes the vectors least."""
     offsets = offsets[: RANKING_SENTENCES + 1]
     layers = list(teacher.layers)
     whole = embed_tokens(teacher, token_ids, offsets, precision=Precision.BFLOAT16)
