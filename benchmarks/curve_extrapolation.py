@@ -37,7 +37,7 @@ def read(files: Sequence[Path]) -> list[Row]:
 
 
 def predictions(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """What could be predicted of each student's long result, by name: higher is better."""
+    """Predictions of each student's long result, by name of the predictor; higher is better."""
     n_rungs = len(rows[0]["rungs"])
     found = {f"rung {i + 1}": [row["rungs"][i][1] for row in rows] for i in range(n_rungs)}
     found["best rung"] = [max(cosine for _, cosine, _ in row["rungs"]) for row in rows]
@@ -60,7 +60,7 @@ def correlations(rows: Sequence[Row], predicted: Sequence[float]) -> dict[str, f
 
 
 def front(rows: Sequence[Row], fidelities: Sequence[float]) -> list[int]:
-    """Numbers of the students that nothing beats in latency and these fidelities."""
+    """Indices of the Pareto-optimal students in latency and these fidelities."""
     points = [(row["latency_ms"], fidelity) for row, fidelity in zip(rows, fidelities, strict=True)]
     return [rows[i]["number"] for i in non_dominated(points)]
 

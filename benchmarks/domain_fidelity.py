@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fidelity travels: a study's students on text of domains that they were not distilled on.
+"""Fidelity under domain shift: a study's students on text of domains that they were not distilled on.
 
 Every registered student of a front embeds up to 2,000 distinct texts of each file, and is compared with the study's
 teacher. A file is `PATH` or `PATH:COLUMN` (text, plain or .gz; CSV, JSONL, Parquet with a column):

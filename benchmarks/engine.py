@@ -58,18 +58,18 @@ ENGINE, DENSE_ACTIVE = "engine", "dense active size"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is measured."""
+    """The settings of a run."""
 
     instruction_sets: list[str]
-    """That the engine is held to, one after the other."""
+    """Instruction sets that the engine is measured on."""
     threads: list[int]
-    """As many cores are used."""
+    """Numbers of threads, each on a core of its own."""
     peers: list[Peer]
-    """That are installed."""
+    """The installed peers."""
     seconds: float
-    """For the turns of one student under one profile and number of threads."""
+    """Seconds of measurement per student, profile and number of threads."""
     peak: float
-    """Operations a second of one core."""
+    """Peak int8 operations per second of one core."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Contest:
     """The runtimes of one student, profile and number of threads."""
 
     runners: dict[str, Runner] = field(default_factory=dict)
-    """What takes turns, by name."""
+    """The calls that are timed in turns, by name."""
     cosines: dict[str, float] = field(default_factory=dict)
     """Mean agreement with torch in float32."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Contest:
 
 
 def say(text: str) -> None:
-    """Print for people."""
+    """Print a message to the user."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -148,7 +148,7 @@ def _gather(
             contest.cosines[peer] = _agreement(runner, reference)
             if contest.cosines[peer] < AGREEMENT:
                 raise ValueError(f"computes another student: mean cosine {contest.cosines[peer]:.4f}")
-        except Exception as error:  # whatever a runtime has against a student
+        except Exception as error:  # any error of a runtime is its reason to be left out
             contest.left_out[peer] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             say(f"  left out: {peer}: {contest.left_out[peer]}")
         else:

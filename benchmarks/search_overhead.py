@@ -60,7 +60,7 @@ class WaitingWork:
     """A trial's work that waits; fidelity rises with tokens, depth and units."""
 
     seconds: float
-    """Of a whole trial."""
+    """Seconds of a whole trial."""
     last_rung: int
     """Tokens at which it ends."""
     n_tokens: int = 0
@@ -104,7 +104,7 @@ class WaitingWork:
 
 @dataclass
 class Timed:
-    """An observer's observer: how long it took in all, and the driver's memory as trials end."""
+    """Wraps an observer: records its total time, and the driver's memory as trials end."""
 
     inner: TrialWriter
     seconds: float = 0.0

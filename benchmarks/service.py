@@ -149,7 +149,7 @@ def measure(folder: Path, *, clients: list[int], rounds: int, seconds: float, n_
 
 
 def say(text: str) -> None:
-    """A message for people."""
+    """Print a message to the user."""
     print(text, file=sys.stderr, flush=True)
 
 

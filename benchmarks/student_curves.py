@@ -76,7 +76,7 @@ def narrowed(space: Space, options: Mapping[str, tuple[Any, ...]]) -> Space:
 
 
 def measure(prepared: Prepared, study: StudySpec, point: Point, *, longer: bool) -> dict[str, Any]:
-    """What came of one point."""
+    """The measured curve of one point, or why there is none."""
     seed = study.search.seed
     try:
         spec, recipe = study.space.decode(point, prepared.teacher.spec)
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def about(study: StudySpec, prepared: Prepared) -> dict[str, Any]:
-    """What the lines of a table share."""
+    """The first line of a table: what its other lines share."""
     return {
         "study": study.to_json(),
         "identity": prepared.identity,

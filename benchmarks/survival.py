@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study loses when what it depends on dies: nothing that it measured, or this script says what.
+"""A soak test: injects faults into searches and counts lost results.
 
 Small real studies (a random BERT of two layers, a few hundred sentences) run as `understudy search` does. At random
 moments a fault is injected (`fault_injection.faults`); if the command ends because of it, it is given again, until the

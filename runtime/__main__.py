@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime FOLDER` serves a student where nothing but the room `runtime` is installed."""
+"""`python -m runtime FOLDER` serves a student where only the packages `runtime` and `spaces` are installed."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """A message for people."""
+    """Print a message to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line, like every other mistake."""
+    """An ArgumentParser that reports an error in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{PROGRAM}: {message}; see `{self.prog} --help`\n")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that are there whole or not at all: the one place that puts a new one where an old one was.
+"""Atomic replacement of files and folders; everything that this project replaces on disk goes through here.
 
-Everything is first written beside its destination, under a hidden name, and renamed once it is whole. So a reader,
+Everything is first written beside its destination, under a hidden name, and renamed once it is complete. So a reader,
 and a command that is killed at any moment, finds the old content or the new one.
 
-A power failure is another matter, and costs an fsync. The policy: what was measured, decided or trained to its end, and
-what nobody can see to be damaged (arrays), is written with `durable=True` and survives one. What the same command makes
-again (calibrations, checkpoints between rungs, what is shown to people) is written with `durable=False`, and its
-readers take a broken file for a missing one.
+Surviving a power failure also needs an fsync. Results that cannot be recomputed cheaply (measurements, decisions,
+finished trainings) and files whose damage cannot be detected (arrays) are written with `durable=True`. Files that the
+same command would write again (calibrations, checkpoints between rungs, pages and tables) are written with
+`durable=False`, and their readers treat a damaged file as missing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from uuid import uuid4
 
 @contextmanager
 def atomic_path(path: Path, *, durable: bool) -> Iterator[Path]:
-    """A free path beside `path`: the file or folder that the block makes there takes the place of `path` at its end.
+    """Yields a temporary path beside `path`; what the block creates there replaces `path` when the block ends.
 
-    Nothing happens to `path` if the block raises, or makes nothing. The folder of `path` is created.
+    `path` is unchanged if the block raises or creates nothing. The folder of `path` is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
@@ -42,8 +42,8 @@ def atomic_path(path: Path, *, durable: bool) -> Iterator[Path]:
 def move_into_place(new: Path, path: Path, *, durable: bool, may_replace: bool = True) -> None:
     """Rename a finished file or folder, of the same file system, to `path`.
 
-    A folder that holds files, or anything of the other kind, cannot be renamed over and steps aside first: a command
-    that is killed in that instant leaves no `path`, but never a half of one. Without `may_replace` anything but an
+    A folder that holds files, or anything of the other kind, cannot be renamed over and is moved aside first: a command
+    that is killed in between leaves no `path`, but never a partial one. Without `may_replace` anything but an
     empty folder at `path` raises FileExistsError.
     """
     is_empty_folder = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
@@ -69,7 +69,7 @@ def move_into_place(new: Path, path: Path, *, durable: bool, may_replace: bool =
 
 @contextmanager
 def atomic_file(path: Path, *, durable: bool) -> Iterator[IO[bytes]]:
-    """A file, open for writing bytes, that takes the place of `path` when the block ends without an error."""
+    """Yields a file, open for writing bytes, that replaces `path` when the block ends without an error."""
     with atomic_path(path, durable=durable) as temporary, temporary.open("xb") as file:
         yield file
 

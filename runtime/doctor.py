@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine runs students on, and why."""
+"""Diagnosis of the machine: which engine and instruction set students run on, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.engine import INSTRUCTION_SET, InstructionSet, instruction_sets, is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """The engine on this machine."""
+    """The state of the native engine on this machine."""
 
     python: str
     """Version of Python."""
@@ -22,13 +22,13 @@ class Diagnosis:
     n_cpus: int
     """CPUs that this process may use."""
     built: bool
-    """Whether the native engine is there."""
+    """Whether the native engine is built."""
     used: str | None
     """The instruction set that students run on; None where none can."""
     why: str
     """Why it is that one, or why there is none."""
     instruction_sets: tuple[InstructionSet, ...]
-    """All that were built, the fastest first."""
+    """The instruction sets that were built, fastest first."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -42,7 +42,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine; nothing is raised for what is missing."""
+    """Return the diagnosis of this machine. Missing parts are reported, not raised."""
     used, why = _choice()
     n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Diagnosis(
@@ -62,7 +62,7 @@ def _choice() -> tuple[str | None, str]:
     usable = [each.name for each in instruction_sets() if each.usable]
     forced = os.environ.get(INSTRUCTION_SET, "")
     if not forced:
-        return usable[0], "the fastest that processor and system allow"
+        return usable[0], "the fastest that the processor and the operating system support"
     if forced in usable:
         return forced, f"forced by {INSTRUCTION_SET}"
     return None, f"{INSTRUCTION_SET} forces {forced}, which cannot be used here; choose one of {', '.join(usable)}"

@@ -52,7 +52,7 @@ class Encoder:
     def encode(self, sentences: Sequence[str], *, batch_size: int = 32, n_threads: int = 1) -> Array:
         """One vector per sentence, in order: [n, output_dim]; an empty list gives [0, output_dim].
 
-        `n_threads` is for the engine, whose place this encoder takes; NumPy's products take what BLAS was given.
+        `n_threads` has no effect: it is there for the engine's signature. NumPy uses BLAS's own number of threads.
         """
         if self.tokenizer is None:
             raise ValueError("this encoder has no tokenizer; load a student folder, or call forward with token ids")

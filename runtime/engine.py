@@ -40,15 +40,15 @@ class InstructionSet:
     """Kernels that were built, and whether this machine can run them."""
 
     name: str
-    """As the environment variable takes it."""
+    """Name, as `UNDERSTUDY_INSTRUCTION_SET` accepts it."""
     usable: bool
-    """Whether processor and system allow it."""
+    """Whether the processor and the operating system support it."""
     reason: str
-    """Why, or what is missing."""
+    """Why it is usable, or what is missing."""
 
 
 def is_built() -> bool:
-    """Whether the native module is there; `pip install` builds it."""
+    """Whether the native module is built; `pip install` builds it."""
     return _MISSING is None
 
 
@@ -58,7 +58,7 @@ def native_module() -> Path | None:
 
 
 def instruction_sets() -> tuple[InstructionSet, ...]:
-    """All that were built, the fastest first; the first usable one is taken unless another is forced."""
+    """The instruction sets that were built, fastest first; the first usable one is the default."""
     if _MISSING is not None:
         return ()
     return tuple(
@@ -87,7 +87,7 @@ def _require_build() -> None:
 
 
 class Engine:
-    """A student in native code; several threads may embed through one."""
+    """A student on the native engine; thread-safe."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Engine:
 
     @property
     def instruction_set(self) -> str:
-        """The name of the kernels that it runs on."""
+        """Name of the instruction set that it uses."""
         return self._student.instruction_set
 
     @property
@@ -131,7 +131,7 @@ class Engine:
 
     @property
     def n_sparse_matrices(self) -> int:
-        """Matrices whose zero blocks are left out."""
+        """Number of matrices whose zero blocks are skipped."""
         return self._student.n_sparse
 
     def encode(self, sentences: Sequence[str], *, batch_size: int = 256, n_threads: int = 1) -> Array:
@@ -160,7 +160,7 @@ class Engine:
         return self.embed(end_to_end, offsets, n_threads=n_threads)
 
     def embed(self, token_ids: TokenIds, offsets: TokenIds, *, n_threads: int = 1) -> Array:
-        """Sentences whose token ids [n_tokens] stand end to end, sentence i from offsets[i] on -> [n, output_dim].
+        """Concatenated token ids [n_tokens], sentence i starting at offsets[i], offsets [n + 1] -> [n, output_dim].
 
         Raises ValueError for offsets that do not fit, ids outside the vocabulary, and more tokens than positions.
         The arrays must not change meanwhile.
@@ -187,7 +187,7 @@ class Engine:
 
 
 def _check_fits(values: TokenIds, kind: type[np.int32] | type[np.int64], *, name: str) -> None:
-    """Raise an error where a conversion to the integer type would make another number of one."""
+    """Raise ValueError or TypeError if a conversion to the integer type would change a value."""
     if values.dtype == kind:
         return
     if values.dtype.kind not in "iu":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student on disk: `student.json`, `model.safetensors`, `tokenizer.json`, and nothing that needs unpickling.
+"""A student on disk: `student.json`, `model.safetensors`, `tokenizer.json`, no pickles.
 
 `expected_tensors` is the one list of a student's tensor names and shapes: torch's state dict, the NumPy
 encoder and every export follow it. Linear weights are [outputs, inputs]; everything is float32, and the
-zeros of a block-sparse student are stored densely. A folder that reads without an error can be run.
+zeros of a block-sparse student are stored densely. A folder that `read_folder` accepts can be run.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ REMEDY = "export or download the student again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentFolder:
-    """A student folder that was read and checked."""
+    """A student folder, read and validated."""
 
     path: Path
-    """The folder."""
+    """Path of the folder."""
     spec: StudentSpec
-    """What the student is."""
+    """Architecture of the student."""
     weights: dict[str, NDArray[np.float32]]
     """Its tensors, by the names of `expected_tensors`."""
     tokenizer_path: Path
-    """Its tokenizer.json."""
+    """Its tokenizer, tokenizer.json."""
     max_tokens: int | None
     """Tokens at which a sentence is cut, special tokens included; None: never (static students)."""
     document: dict[str, Any]
-    """The whole of student.json: format, spec, tokenizer, and what was said at writing (teacher, measurements)."""
+    """The whole of student.json: format, spec, tokenizer, and added entries (teacher, measurements)."""
 
 
 def expected_tensors(spec: StudentSpec) -> dict[str, tuple[int, ...]]:
@@ -141,10 +141,10 @@ def _few(names: list[str]) -> str:
 
 
 def read_folder(path: str | Path, *, mapped: bool = False) -> StudentFolder:
-    """The student in a folder, checked whole.
+    """Read and validate the student in a folder.
 
-    With `mapped` the weights are not copied but stay in their file, which must not change as long as they are used.
-    Raises FileNotFoundError if there is no such folder, ValueError naming what is damaged and the remedy otherwise.
+    With `mapped` the weights are memory-mapped; the file must not change while they are used.
+    Raises FileNotFoundError if there is no such folder, ValueError naming the damage and the remedy otherwise.
     """
     path = Path(path)
     if not path.exists():
@@ -235,7 +235,7 @@ def _read_weights(path: Path, spec: StudentSpec, *, mapped: bool) -> dict[str, N
 
 
 def _map_weights(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The tensors of a safetensors file of float32 whose header was checked, where they are."""
+    """Memory-mapped tensors of a float32 safetensors file whose header was checked."""
     with path.open("rb") as file:
         n_header = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(n_header))
@@ -257,7 +257,7 @@ def write_folder(
     tokenizer_json: str,
     document: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a student folder so that it is there whole or not at all; returns its path.
+    """Write a student folder atomically; returns its path.
 
     `document` adds to student.json (teacher, measurements, tokenizer's max_tokens); format and spec are set
     here. An older student folder at the path is replaced, any other file or non-empty folder is refused.
@@ -286,7 +286,7 @@ def write_folder(
 
 
 def student_digest(folder: Path) -> str:
-    """SHA-256 of a student: its spec, its weights and its tokenizer, whatever else the folder says."""
+    """SHA-256 of a student's spec, weights and tokenizer; other entries of student.json do not count."""
     digest = hashlib.sha256()
     spec = json.loads((folder / DOCUMENT_FILE).read_text("utf-8"))["spec"]
     digest.update(json.dumps(spec, sort_keys=True).encode())

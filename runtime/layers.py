@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a student's forward pass as NumPy functions of plain float32 arrays.
 
-Matrices are [outputs, inputs]. Tokens of a batch stand in one axis wherever sentences do not matter, so
+Matrices are [outputs, inputs]. Tokens of a batch are flattened to one axis wherever sentences do not matter, so
 that each product is one call of BLAS.
 """
 
@@ -85,7 +85,7 @@ def gelu_tanh(x: Array) -> Array:
 
 
 def activate(x: Array, activation: Activation) -> Array:
-    """The activation of every element."""
+    """x with the activation function applied to every element."""
     match activation:
         case Activation.GELU:
             return gelu(x)

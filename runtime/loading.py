@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a student folder to something that embeds sentences."""
+"""Load a student folder: on the native engine, or exactly on NumPy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def load(folder: str | Path) -> Engine | Encoder:
     if not is_built():
         warnings.warn("the native engine is not built, so NumPy runs this student, slowly", stacklevel=2)
         return load_exact(folder)
-    student = read_folder(folder, mapped=True)  # the engine packs them and lets them go
+    student = read_folder(folder, mapped=True)  # the engine copies them into its packed format
     return Engine(student.spec, student.weights, tokenizer=_tokenizer(student), are_checked=True)
 
 
 def load_exact(folder: str | Path) -> Encoder:
-    """The student of a folder in float32 on NumPy: slower, and what the engine's rounding is measured against."""
+    """The student of a folder in float32 on NumPy: slower; the reference for the engine's rounding error."""
     student = read_folder(folder)
     return Encoder(student.spec, student.weights, tokenizer=_tokenizer(student), are_checked=True)
 

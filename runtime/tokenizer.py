@@ -32,7 +32,7 @@ class SentenceTokenizer:
         n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens is not None and max_tokens <= n_special:
             raise UserError(
-                f"{self._origin}: max_tokens must leave room for text beside the {n_special} special tokens, "
+                f"{self._origin}: max_tokens must exceed the {n_special} special tokens, "
                 f"got {max_tokens}"
             )
         self._tokenizer.no_padding()
@@ -50,7 +50,7 @@ class SentenceTokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def check_fits(self, spec: StudentSpec) -> None:
-        """Raise ValueError if it has tokens that the student's tables do not."""
+        """Raise ValueError if it has more tokens than the student's table has rows."""
         if self.vocabulary_size > spec.vocabulary_size:
             raise UserError(
                 f"{self._origin}: the tokenizer has {self.vocabulary_size} tokens but the student's table "
@@ -70,7 +70,7 @@ class SentenceTokenizer:
 
     @contextmanager
     def _naming_the_file(self) -> Iterator[None]:
-        """Whatever is wrong, tokenizers raises plain Exception, or PanicException, which is none."""
+        """Turns errors of tokenizers (plain Exception, or PanicException, a BaseException) into ValueError."""
         try:
             yield
         except BaseException as error:

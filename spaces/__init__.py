@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a student can be: specs, spaces and studies, declared without torch."""
+"""Specs of students, search spaces and studies; no torch."""
 
 from spaces.domain import Choice, Domain, Integer, Real
 from spaces.profile import LatencyProfile, Runtime

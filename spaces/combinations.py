@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walks over the combinations of a few dimensions of a space, under their conditions; counts its students."""
+"""Enumerates combinations of a few dimensions of a space, under its conditions; counts the students of a space."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from spaces.dimensions import DIMENSIONS
 from spaces.domain import Choice, Domain, Integer, Real, Value
 from spaces.space import Space
 
-MOST_COMBINATIONS = 5_000  # that one question looks at, so that a hostile study is answered within seconds
-_MOST_INTEGERS = 1_000  # of one range; a longer one is judged by so many, evenly spread
+MOST_COMBINATIONS = 5_000  # enumerated per check, so that a hostile study file is checked within seconds
+_MOST_INTEGERS = 1_000  # of one range; a longer one is represented by this many, evenly spaced
 
 
 def combinations(space: Space, names: Iterable[str]) -> Iterator[dict[str, Value]]:
-    """The complete values of these dimensions and of all that decide them; real ranges stand by their two ends.
+    """Yields the values of these dimensions and of those they depend on; a real range is represented by its two ends.
 
-    At most `MOST_COMBINATIONS` are walked over.
+    At most `MOST_COMBINATIONS` are yielded.
     """
     closure = _with_ancestors(space, names)
     order = [name for name in space.names if name in closure]
@@ -87,7 +87,7 @@ def count_structures(space: Space) -> int | None:
 
     @cache
     def count(index: int, context: tuple[tuple[str, Value], ...]) -> int:
-        """Students that differ from dimension `index` on, given what decides which of them are active."""
+        """Number of students that differ in dimensions from `index` on, given the values that these depend on."""
         if index == len(names):
             return 1
         name = names[index]
@@ -108,7 +108,7 @@ def _kept(context: tuple[tuple[str, Value], ...], needed: set[str]) -> tuple[tup
 
 
 def _with_ancestors(space: Space, names: Iterable[str]) -> set[str]:
-    """These dimensions and all that decide, directly or not, whether they are active."""
+    """These dimensions and all that they depend on, directly or not."""
     closure: set[str] = set()
     waiting = list(names)
     while waiting:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a student costs, from its spec alone: parameters, active parameters, operations and bytes.
+"""Parameters, active parameters, operations and bytes of a student, computed from its spec.
 
 The counts follow the tensors of a student's folder one by one, so they equal those of the built student.
 """
@@ -15,12 +15,12 @@ _FLOAT_BYTES = 4  # students are kept in float32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The price of a student under one batch size and length."""
+    """The cost of a student for one batch size and sentence length."""
 
     n_parameters: int
-    """Numbers in all tensors, zeros included."""
+    """Number of elements of all tensors, zeros included."""
     n_active_parameters: int
-    """Numbers that one sentence of the length can touch at most: a row of each token table for every token, the rows of
+    """Most elements that one sentence of the length can read: a row of each token table for every token, the rows of
     its positions, the kept blocks of sparse matrices, the router and one expert of Switch layers, and all the rest."""
     flops: int
     """Operations of all matrix products for the batch, 2 for a multiplication with its addition."""

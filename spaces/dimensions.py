@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every dimension that a space may have: its type, its range, and the dimensions that decide whether it matters.
+"""Every dimension that a space may have: its type, its range, and the dimensions that it depends on.
 
 The names are flat: those of `StudentSpec` first, then those of `RecipeSpec` and `LossWeights`.
 """
@@ -22,22 +22,22 @@ class Dimension:
     kind: type
     """bool, int, float or str."""
     meaning: str
-    """What a value says, in a few words."""
+    """Meaning of a value, in a few words."""
     allowed: Range | None = None
-    """Range of numbers; None for words and switches."""
+    """Range of a number; None for strings and booleans."""
     words: tuple[str, ...] = ()
-    """The words of a closed choice."""
+    """The options of a closed choice."""
     optional: bool = False
     """Whether None (the part is left out) is a value."""
     structural: bool = True
     """Whether it belongs to the student; False: to the recipe."""
     parents: tuple[str, ...] = ()
-    """Dimensions that decide whether this one matters."""
+    """Dimensions that decide whether this one is active."""
     matters: Callable[[Mapping[str, Any]], bool] = lambda values: True
-    """Whether it matters, given the values of the parents that matter themselves."""
+    """Whether it is active, given the values of its active parents."""
 
     def why_not(self, value: Any) -> str | None:
-        """The rule that a value breaks, or None when the value fits."""
+        """The rule that a value violates, or None for a valid value."""
         if value is None:
             return None if self.optional else f"must be {self.wanted}"
         if self.kind is bool or self.kind is str:
@@ -50,7 +50,7 @@ class Dimension:
 
     @property
     def wanted(self) -> str:
-        """The values that fit, in words."""
+        """The valid values, in words."""
         if self.kind is bool:
             text = "true or false"
         elif self.kind is str:
@@ -83,7 +83,7 @@ _WEIGHT = Range(low=0, high=1_000)
 
 
 def _loss_weight(loss: Loss) -> Dimension:
-    """The weight of a term; one that compares what layers give does not matter at depth 0."""
+    """The weight of a loss term; inactive at depth 0 if the term compares outputs of layers."""
     weight = Dimension(kind=float, meaning=loss.meaning, allowed=_WEIGHT, structural=False)
     return replace(weight, parents=("n_layers",), matters=_encoder) if loss.compares else weight
 
@@ -129,7 +129,7 @@ DIMENSIONS: dict[str, Dimension] = {
     ),
     "capacity_factor": Dimension(
         kind=float,
-        meaning="room of an expert in training, as a multiple of an equal share",
+        meaning="capacity of an expert in training, as a multiple of an equal share of the tokens",
         allowed=Range(above=0, high=64),
         parents=("feed_forward",),
         matters=_switch,
@@ -151,14 +151,14 @@ DIMENSIONS: dict[str, Dimension] = {
     ),
     "pooling": Dimension(
         kind=str,
-        meaning="how token vectors become one",
+        meaning="how token vectors become one sentence vector",
         words=tuple(Pooling),
         parents=("n_layers",),
         matters=_encoder,
     ),
     "static_path": Dimension(
         kind=bool,
-        meaning="whether one vector per token, averaged, is added; forced on at depth 0",
+        meaning="whether the mean of one table vector per token is added; always true at depth 0",
         parents=("n_layers",),
         matters=_encoder,
     ),
@@ -189,16 +189,18 @@ DIMENSIONS: dict[str, Dimension] = {
     ),
     "learning_rate": Dimension(
         kind=float,
-        meaning="peak rate of matrices and norms",
+        meaning="peak learning rate of matrices and norms",
         allowed=_RATE,
         structural=False,
         parents=("n_layers", "static_embedding_dim"),
         matters=lambda values: _encoder(values) or values.get("static_embedding_dim") is not None,
     ),
-    "table_learning_rate": Dimension(kind=float, meaning="peak rate of token tables", allowed=_RATE, structural=False),
+    "table_learning_rate": Dimension(
+        kind=float, meaning="peak learning rate of token tables", allowed=_RATE, structural=False
+    ),
     "balance_weight": Dimension(
         kind=float,
-        meaning="weight of the Switch layers' load balance",
+        meaning="weight of the Switch layers' load-balance loss",
         allowed=_WEIGHT,
         structural=False,
         parents=("feed_forward",),
@@ -208,23 +210,32 @@ DIMENSIONS: dict[str, Dimension] = {
         kind=int, meaning="tokens of a training batch", allowed=Range(low=16, high=1_000_000), structural=False
     ),
     "warmup_tokens": Dimension(
-        kind=int, meaning="tokens until the peak rate", allowed=Range(low=0, high=10**12), structural=False
+        kind=int,
+        meaning="training tokens of the linear learning-rate warm-up",
+        allowed=Range(low=0, high=10**12),
+        structural=False,
     ),
     "decay_share": Dimension(
-        kind=float, meaning="share of a graduation with a falling rate", allowed=Range(low=0, high=1), structural=False
+        kind=float,
+        meaning="share of a graduation over which the learning rate decays",
+        allowed=Range(low=0, high=1),
+        structural=False,
     ),
     "average_decay": Dimension(
-        kind=float, meaning="per-step decay of the weight average", allowed=Range(low=0, high=1), structural=False
+        kind=float,
+        meaning="decay of the exponential moving average of the weights, per step",
+        allowed=Range(low=0, high=1),
+        structural=False,
     ),
     "pruning_tokens": Dimension(
         kind=int,
-        meaning="tokens over which pruning reaches the sparsity",
+        meaning="training tokens over which gradual pruning reaches the sparsity",
         allowed=Range(low=0, high=10**12),
         structural=False,
         parents=("sparsity",),
         matters=lambda values: values.get("sparsity", 0.0) > 0.0,
     ),
     "precision": Dimension(
-        kind=str, meaning="arithmetic of the matrix products", words=tuple(Precision), structural=False
+        kind=str, meaning="data type of the matrix products", words=tuple(Precision), structural=False
     ),
 }

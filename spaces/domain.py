@@ -19,7 +19,7 @@ class Real:
     high: float
     """Largest value."""
     log: bool = False
-    """Whether equal ratios, not equal differences, are equally likely; needs a positive low."""
+    """Whether values are sampled uniformly in the logarithm; needs a positive low."""
 
     def __post_init__(self) -> None:
         for side, value in (("low", self.low), ("high", self.high)):
@@ -45,7 +45,7 @@ class Integer:
     step: int = 1
     """Difference of neighbouring values; divides high - low."""
     log: bool = False
-    """Whether equal ratios are equally likely; needs a low of at least 1 and a step of 1."""
+    """Whether values are sampled uniformly in the logarithm; needs a low of at least 1 and a step of 1."""
 
     def __post_init__(self) -> None:
         for side, value in (("low", self.low), ("high", self.high), ("step", self.step)):
@@ -83,7 +83,7 @@ class Choice:
     """A closed, unordered set of options."""
 
     options: tuple[Value, ...]
-    """Distinct scalars; None stands for a part that is left out."""
+    """Distinct scalars; None: the part is absent."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, tuple):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of whoever uses the project, told apart from errors of the project itself."""
+"""The error type for invalid user input, as opposed to internal errors."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """What was given cannot be used, or the world is not as the command needs it; the message says what to change.
+    """Invalid input, or an environment in which the command cannot run; the message says what to change.
 
-    The command line shows the message alone. Any other ValueError comes from inside: from a library, or from a mistake
-    of ours, and is reported with its traceback.
+    The command line shows the message alone. Any other ValueError is an internal error, of this project or a
+    library, and is reported with its traceback.
     """

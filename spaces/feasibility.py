@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the points of a space that no student can have, before a study runs.
+"""Finds the points of a space that cannot be built, before a study runs.
 
-The rules are those of the specs. Each is tried on every combination of the few dimensions that it speaks of, under
-their conditions. Without a teacher only combinations that the space itself decides are judged; with one, its sizes
-stand for the dimensions that the space leaves out, as `Space.decode` has it.
+The rules are those of the specs. Each is checked on every combination of the few dimensions that it involves, under
+their conditions. Without a teacher only combinations that the space determines are checked; with one, its sizes
+are used for the dimensions that the space leaves out, as in `Space.decode`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from spaces.student import BLOCK_INPUTS, BLOCK_OUTPUTS, EncoderSpec, StudentSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImpossiblePoint:
-    """Values that no student can have together."""
+    """A combination of values that cannot be built."""
 
     values: Mapping[str, Value]
-    """The dimensions that break the rule."""
+    """The dimensions and values that violate the rule."""
     rule: str
-    """What must hold."""
+    """The violated rule."""
     remedy: str
     """What to change in the space."""
 
@@ -98,7 +98,7 @@ _RULES = (
 def impossible_points(space: Space, *, teacher: StudentSpec | None = None) -> tuple[ImpossiblePoint, ...]:
     """The combinations of dimension values that cannot be built, each once, in the order of the rules.
 
-    With the teacher, a space without impossible points decodes everywhere (of a range of reals, its ends are judged).
+    With the teacher, every point of a space without impossible points decodes (real ranges: only the ends are checked).
     """
     encoder = None if teacher is None else teacher.encoder
     found: dict[tuple[str, tuple[tuple[str, Value], ...]], ImpossiblePoint] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of single fields, written once beside the field: a spec checks them, and the study file explains them."""
+"""Rules of single fields as annotations: specs validate them; the study file's messages and reference quote them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DurationUnit:
     """Marks a field of seconds that the study file writes as a duration: 90s, 10m, 2h, 1d."""
 
 
-_MANY = 10**15  # more of anything is a slip
+_MANY = 10**15  # larger integers are taken for typing errors
 Positive = Annotated[int, Range(low=1, high=_MANY)]
 Natural = Annotated[int, Range(low=0, high=_MANY)]
 Share = Annotated[float, Range(low=0, high=1)]
@@ -81,7 +81,7 @@ def format_duration(seconds: float) -> str:
 
 
 def require_name(kind: str, value: str) -> str:
-    """The value, when it is safe as a name of files, studies, models and aliases; ValueError otherwise."""
+    """Return the value if it is a safe name for files, studies, models and aliases. Raises ValueError otherwise."""
     if not isinstance(value, str) or _NAME.fullmatch(value) is None or ".." in value:
         raise UserError(
             f"{kind} must be 1 to 100 letters, digits, '.', '_' or '-', begin with a letter or digit and hold no '..', "
@@ -109,7 +109,7 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 class RuleError(UserError):
-    """Every rule that one spec breaks; the study file reports each at its line."""
+    """All rules that one spec violates; a study file reports each at its line."""
 
     def __init__(self, messages: tuple[str, ...]) -> None:
         self.messages = messages

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study maximises beside speed: which measurement of a student's agreement with its teacher is its fidelity."""
+"""The fidelity measurement that a study maximises besides speed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class FidelityMeasure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveSpec:
-    """What a search maximises beside speed."""
+    """The fidelity objective of a study."""
 
     fidelity: FidelityMeasure = FidelityMeasure.COSINE
-    """The measurement that prunes, selects and orders students, and that `select --min-fidelity` means."""
+    """The measurement by which students are pruned, selected and ordered, `select --min-fidelity` included."""
 
     def __post_init__(self) -> None:
         refuse(field_breaches(self))

@@ -11,7 +11,7 @@ from spaces.fields import Positive, field_breaches, refuse
 
 
 class Runtime(StrEnum):
-    """What runs the student: a closed set. `trainers.measure.backends` has a `Backend` for each."""
+    """The runtime of the student. `trainers.measure.backends` has a `Backend` for each."""
 
     ENGINE = "engine"
     TORCH = "torch"
@@ -21,16 +21,16 @@ class Runtime(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyProfile:
-    """One latency is one number only under one profile."""
+    """Conditions of a latency measurement; latencies of different profiles are not comparable."""
 
     runtime: Runtime = Runtime.ENGINE
-    """What runs the student: the native engine in eight bits, the others in float32."""
+    """Runtime of the student: the native engine in 8 bits, the others in float32."""
     batch_size: Positive = 1
-    """Sentences of a call."""
+    """Sentences per call."""
     n_tokens: Positive = 32
     """Tokens of each sentence, special tokens included."""
     n_threads: Positive = 1
-    """Threads of a call."""
+    """Threads per call."""
 
     def __post_init__(self) -> None:
         refuse(field_breaches(self))

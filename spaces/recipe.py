@@ -2,8 +2,8 @@
 """How a student is distilled: loss weights, temperature, optimiser and schedule.
 
 The budget is not part of a recipe: a trial's rungs and a graduation's length are training tokens that
-the study decides. The learning rate rises, stays, and falls only when a run is told where it ends
-(warm-up, stable, decay), so a student can be evaluated at any rung and trained on from it.
+the study decides. The learning rate has a warm-up and a constant phase, and decays only once a run has a known
+end (warmup-stable-decay), so a student can be evaluated at any rung and trained on from it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 
 class Precision(StrEnum):
-    """Arithmetic of the matrix products while training; master weights and statistics stay float32."""
+    """Data type of the matrix products in training; master weights and statistics stay float32."""
 
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
 
 class TeacherOutput(StrEnum):
-    """What a teacher's last layer gives for every token, and is cached only if a loss of the study compares it."""
+    """A per-token output of the teacher's last layer; cached only if a loss of the study uses it."""
 
     QUERIES = "queries"
     KEYS = "keys"
@@ -33,10 +33,10 @@ class TeacherOutput(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """One term of the distillation loss, as the search space and the teacher cache know it."""
+    """One term of the distillation loss, as the search space and the teacher cache use it."""
 
     meaning: str
-    """What its weight says, in a few words."""
+    """Meaning of its weight, in a few words."""
     compares: frozenset[TeacherOutput] = frozenset()
     """Outputs of the teacher that it compares beside sentence vectors; with any, the student must have layers."""
 
@@ -94,7 +94,7 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeSpec:
-    """A complete recipe; equal specs, recipes, data and seeds give equal students."""
+    """All training hyperparameters; equal specs, recipes, data and seeds give equal students."""
 
     losses: LossWeights = LossWeights()
     """Weights of the loss terms."""
@@ -113,13 +113,13 @@ class RecipeSpec:
     warmup_tokens: int = 20_000
     """Tokens over which the learning rate rises linearly to its peak."""
     decay_share: float = 0.5
-    """Share of a graduation over which the rate falls linearly to 0."""
+    """Share of a graduation over which the learning rate decays linearly to 0."""
     average_decay: float = 0.99
     """Per-step decay of the weight average that is evaluated and saved."""
     pruning_tokens: int = 50_000
     """Tokens over which gradual pruning reaches the spec's sparsity."""
     precision: Precision = Precision.BFLOAT16
-    """Arithmetic of the matrix products."""
+    """Data type of the matrix products."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "table_learning_rate", "temperature"):

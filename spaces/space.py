@@ -26,9 +26,9 @@ class Space:
     """Domains, fixed values and conditions over the names of `DIMENSIONS`."""
 
     domains: Mapping[str, Domain]
-    """What is searched."""
+    """The searched dimensions."""
     fixed: Mapping[str, Value] = field(default_factory=dict)
-    """What every student shares."""
+    """The fixed values, the same for every student."""
     conditions: Mapping[str, Mapping[str, Domain]] = field(default_factory=dict)
     """For a dimension, the values that other dimensions must have for it to be active."""
     _order: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -61,7 +61,7 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The searched dimensions, each after those that decide whether it is active."""
+        """The searched dimensions, each after those that it depends on."""
         return tuple(name for name in self._order if name in self.domains)
 
     def parents(self, name: str) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Space:
         return tuple(dict.fromkeys((*dimension(name).parents, *self.conditions.get(name, {}))))
 
     def active(self, point_so_far: Point, name: str) -> bool:
-        """Whether a dimension matters, given the values of the dimensions before it in `names`."""
+        """Whether a dimension is active, given the values of the dimensions before it in `names`."""
         return self._holds(name, self.complete(point_so_far))
 
     def complete(self, point: Point) -> dict[str, Value]:
@@ -84,8 +84,8 @@ class Space:
     def decode(self, point: Point, teacher: StudentSpec) -> tuple[StudentSpec, RecipeSpec]:
         """The student and the recipe of a point.
 
-        What the point leaves out is the teacher's, adapted as little as the width demands. Values need not lie in the
-        domains, so references can be decoded too. Raises ValueError when no such student can be built.
+        Dimensions that the point leaves out take the teacher's value, adapted where the width requires it. Values may
+        lie outside the domains, so references can be decoded too. Raises ValueError when no such student can be built.
         """
         for name in point:
             dimension(name)
@@ -103,7 +103,7 @@ class Space:
         return student, recipe
 
     def breaches(self, point: Point) -> list[tuple[str, str]]:
-        """(dimension, rule it breaks) for every entry of a possibly partial point that this space cannot hold."""
+        """(dimension, violated rule) for every invalid entry of a possibly partial point."""
         found: list[tuple[str, str]] = []
         values = self.complete({name: value for name, value in point.items() if name in DIMENSIONS})
         for name, value in point.items():
@@ -143,7 +143,7 @@ def dimension(name: str) -> Dimension:
 
 
 def domain_breach(name: str, domain: Domain) -> str | None:
-    """The rule of its dimension that a domain breaks, or None when every value fits."""
+    """The rule of its dimension that a domain violates, or None if all values are valid."""
     wanted = dimension(name)
     if isinstance(domain, Choice):
         return next((rule for rule in map(wanted.why_not, domain.options) if rule is not None), None)
@@ -163,7 +163,7 @@ def show_domain(domain: Domain) -> str:
 
 
 def typed(name: str, value: Value) -> Value:
-    """An integer that stands for a real number becomes that real number."""
+    """The value; an integer for a real-valued dimension is converted to float."""
     if dimension(name).kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

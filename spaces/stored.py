@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON objects that another version may have written: what of them is read, and what is refused.
+"""Reads JSON objects that another version may have written.
 
-A stored object carries a format number, which counts the changes that an older reader cannot cope with; without one it
-is as old as 0. A key that this version does not know is left out, and a missing one has its field's default.
+A stored object carries a format number, which increases with every incompatible change; without one it is
+0. Unknown keys are ignored, and a missing one has its field's default.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from spaces.errors import UserError
 
 KEY = "format"
-"""Of the format number in a stored object."""
+"""Key of the format number in a stored object."""
 
 
 def require_format(document: Mapping[str, Any], newest: int, *, what: str) -> None:

@@ -177,7 +177,7 @@ class EncoderSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSpec:
-    """Everything that decides a student's tensors and function, except the values of its weights."""
+    """The complete architecture of a student: everything but the values of its weights."""
 
     vocabulary_size: int
     """Rows of the token tables."""
@@ -248,12 +248,12 @@ class StudentSpec:
 
 
 def n_zero_blocks(n_blocks: int, sparsity: float) -> int:
-    """How many blocks of a matrix are zero at a sparsity."""
+    """Number of zero blocks of a matrix at a sparsity."""
     return round(sparsity * n_blocks)
 
 
 def n_kept_weights(n_outputs: int, n_inputs: int, sparsity: float) -> int:
-    """Numbers of a matrix that lie outside its zero blocks."""
+    """Number of weights of a matrix outside its zero blocks."""
     n_blocks = (n_outputs // BLOCK_OUTPUTS) * (n_inputs // BLOCK_INPUTS)
     return n_outputs * n_inputs - n_zero_blocks(n_blocks, sparsity) * BLOCK_OUTPUTS * BLOCK_INPUTS
 

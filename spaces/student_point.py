@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student as a point: the inverse of `Space.decode` for the dimensions that are structural."""
+"""The point of a student: the inverse of `Space.decode` for the structural dimensions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from spaces.student import Dense, StudentSpec, Switch
 
 
 def point_of(student: StudentSpec) -> dict[str, Value]:
-    """The value of every structural dimension that matters for this student.
+    """The value of every structural dimension that is active for this student.
 
-    `Space.decode` makes an equal student from it, for any teacher that shares what is no dimension (vocabulary,
-    sentence dimension, activation).
+    `Space.decode` makes an equal student from it, for any teacher with the same vocabulary, sentence
+    dimension and activation, which are no dimensions.
     """
     point: dict[str, Value] = {"n_layers": student.n_layers, "static_path": student.static is not None}
     if student.static is not None:

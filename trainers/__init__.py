@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a student is made and measured: torch, and neither Ray, Optuna nor MLflow."""
+"""Builds, trains and measures students with torch; no Ray, Optuna or MLflow."""

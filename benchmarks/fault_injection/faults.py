@@ -54,18 +54,18 @@ class Command:
 
 
 class Fault(Protocol):
-    """What dies, and how; one value serves all studies of a soak test, one after another."""
+    """A kind of fault and how it is injected; one value is used for all studies of a soak test."""
 
     steps: tuple[str, ...]
-    """Of the command, at which it is injected."""
+    """Steps of the command at which it is injected."""
     n_trials: int
-    """Of a study: many where one command is struck often."""
+    """Trials of a study: more if faults are injected several times per command."""
 
     def environment(self, folder: Path) -> AbstractContextManager[Environment]:
         """All that commands need in a new folder, within the block."""
 
     def inject(self, command: Command, *, generator: random.Random, losses: Losses) -> bool:
-        """Kills it now, and sees to it that the study can go on; whether there was something to kill."""
+        """Inject the fault and restore what the study needs to continue; whether there was something to kill."""
 
     def explains(self, command: Command, losses: Losses) -> bool:
         """Whether a command under this fault had to end with its exit status; then it is given again."""

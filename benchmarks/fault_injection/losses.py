@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study may lose when something it depends on dies: nothing of this list, whatever the fault."""
+"""Checks for lost or inconsistent results after a fault; every count must be 0."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _BEGUN = (*_ENDED, TrialState.FAILED)
 
 @dataclass
 class Losses:
-    """Counts by kind; all should be 0."""
+    """Number of losses by kind; all should be 0."""
 
     counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
     _graduates: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class Losses:
             self.add("mlflow_differs", f"the run of {record.name} lacks parameters")
 
     def _check_ends(self, store: Store, study: StudySpec) -> None:
-        """What MLflow itself says of the study's runs."""
+        """Check the status of the study's runs in MLflow."""
         client = client_of(store)
         experiment = client.get_experiment_by_name(study.name).experiment_id
         for run in client.search_runs([experiment], max_results=1000):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The raylet of the second of two nodes: a machine of the cluster that is gone from one moment to the next."""
+"""The raylet of the second of two nodes: the sudden loss of a machine of the cluster."""
 
 from __future__ import annotations
 

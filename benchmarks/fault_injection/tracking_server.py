@@ -20,7 +20,7 @@ LONGEST_AWAY_S = 15.0  # beside the seconds that the server takes to start
 
 
 class TrackingServer:
-    """It has a database and artifacts of its own; what the study's folder has is not its business."""
+    """An MLflow server with its own database and artifacts, outside the store."""
 
     steps = (*ANY_STEP, "registering", "registering")  # where the command talks to it most
     n_trials = 16

@@ -15,7 +15,7 @@ COMPARED = ("numpy", "torch", "onnxruntime", "openvino")
 
 
 def describe_machine() -> dict[str, Any]:
-    """As a JSON object."""
+    """Machine, versions and commit as a JSON object."""
     return {
         "name": machine_name(),
         "instruction_sets": [each.name for each in instruction_sets() if each.usable],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search can be replayed on: learning curves that are known, of points whose cost is known before training."""
+"""The interface of a replayed search: known learning curves of points whose cost is known before training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Problem(Protocol):
 
     @property
     def worst_cost(self) -> float | None:
-        """Of the hypervolume; None if a searcher is not told."""
+        """Cost of the hypervolume's reference point; None if searchers do not know it."""
 
     @property
     def log2_error(self) -> bool:
@@ -34,10 +34,10 @@ class Problem(Protocol):
         """To be minimised; None if the configuration cannot be tried."""
 
     def active(self, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of a configuration that matters."""
+        """The active part of a configuration."""
 
     def curve(self, configuration: Mapping[str, Any]) -> list[float]:
         """Errors at the rungs, to be minimised."""
 
     def hypervolume(self, points: Sequence[Point]) -> float:
-        """Of fully trained points."""
+        """Hypervolume of fully trained points."""

@@ -20,7 +20,7 @@ class Running:
     """A trial that a worker trains."""
 
     handle: Any
-    """Whatever the method knows it by."""
+    """Handle of the method, as `ask` returned it."""
     configuration: dict[str, Any]
     """What is trained."""
     curve: list[float]
@@ -47,7 +47,7 @@ class Finish:
     """A fully trained point."""
 
     steps: float
-    """Of the budget that was used when it was finished, by all workers."""
+    """Steps of all workers when it was finished."""
     point: Point
     """Its cost and error."""
 

@@ -44,7 +44,7 @@ class StudentTable:
     log2_error = True
 
     study: StudySpec
-    """Whose space, rungs and teacher they have."""
+    """The study with the students' space, rungs and teacher."""
     rows: tuple[dict[str, Any], ...]
     """Lines of the file that have a whole curve."""
     teacher_latency_ms: float
@@ -63,17 +63,17 @@ class StudentTable:
 
     @property
     def space(self) -> Space:
-        """Of the study."""
+        """Search space of the study."""
         return self.study.space
 
     @property
     def rungs(self) -> Sequence[int]:
-        """Of the study."""
+        """Rungs of the study."""
         return self.study.search.rungs
 
     @cached_property
     def points(self) -> list[Point]:
-        """Of all students, fully trained."""
+        """(cost, error) of all students, fully trained."""
         return [(math.log2(row["latency_ms"]), 1.0 - row["rungs"][-1][1]) for row in self.rows]
 
     @cached_property
@@ -83,11 +83,11 @@ class StudentTable:
 
     @property
     def worst_cost(self) -> float:
-        """Of the reference."""
+        """Cost of the reference."""
         return worst_cost(self.teacher_latency_ms)
 
     def hypervolume(self, points: Sequence[Point]) -> float:
-        """Up to the reference."""
+        """Hypervolume up to the reference."""
         return dominated_area(points, self.reference)
 
     def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]] | None:
@@ -106,7 +106,7 @@ class StudentTable:
         return trial, suggest_point(trial, self.space)
 
     def cost(self, configuration: Mapping[str, Any]) -> float | None:
-        """Of the students of this structure; None if the table has none."""
+        """Cost of the students of this structure; None if the table has none."""
         return self._costs.get(self._structure(configuration))
 
     def active(self, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -114,7 +114,7 @@ class StudentTable:
         return active_point(configuration, self.space)
 
     def curve(self, configuration: Mapping[str, Any]) -> list[float]:
-        """Of the student with this point."""
+        """Learning curve of the student with this point."""
         return [1.0 - cosine for _, cosine, _ in self._by_point[_text(configuration)]["rungs"]]
 
     @cached_property

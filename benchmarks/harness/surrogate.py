@@ -115,7 +115,7 @@ class Task:
         return [float(error) for error in self.surrogate.errors(self.name, [configuration])[0]]
 
     def hypervolume(self, points: Sequence[Point]) -> float:
-        """Of fully trained points."""
+        """Hypervolume of fully trained points."""
         cost_limit, error_limit = self.reference
         return hypervolume([(value, -error) for value, error in points], (cost_limit, -error_limit))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student over HTTP, as OpenAI's embeddings API."""
+"""HTTP service of a student with OpenAI's embeddings API."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic batching: sentences that wait at the same time are encoded together, whoever asked for them.
+"""Dynamic batching: sentences of concurrent requests are encoded together.
 
-One worker takes what waits, encodes it in a thread of its own and takes again: batches grow by themselves while an
-encoding runs, and a sentence that comes alone is encoded at once. Callers have a sentence in a batch by turns, so
-that a short request does not stand behind a long one.
+One worker takes the waiting sentences, encodes them in a separate thread and repeats: batches grow while an encoding
+runs, and a single sentence is encoded at once. Sentences are taken from the callers round-robin, so that a long
+request does not delay a short one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from runtime.layers import Array
 from runtime.service.sentence_encoder import Sentence
 
 Encode = Callable[[Sequence[Sentence]], Array]
-"""Sentences to vectors [n, output_dim]; is called from one thread."""
+"""Encodes sentences to vectors [n, output_dim]; called from one thread."""
 Observe = Callable[[int, int, float], None]
-"""Is told sentences, tokens and seconds of every batch that was encoded."""
+"""Called with sentences, tokens and seconds of every encoded batch."""
 
 
 class Batcher:
-    """Encodes for many callers at once. It belongs to the event loop in which it is made."""
+    """Batches the sentences of concurrent callers. Bound to the event loop in which it is created."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Batcher:
     ) -> None:
         """A batch has at most `max_sentences`, and `max_tokens` unless one sentence alone has more.
 
-        With `max_wait_ms` a batch that is not full waits for others until its oldest sentence has waited so long.
+        With `max_wait_ms` a batch that is not full is encoded once its oldest sentence has waited that long.
         """
         self._encode = encode
         self._max_sentences = max_sentences
@@ -54,11 +54,11 @@ class Batcher:
 
     @property
     def n_waiting(self) -> int:
-        """Sentences that no batch has taken yet."""
+        """Number of sentences in the queue."""
         return sum(job.n_left for job in self._waiting)
 
     async def encode(self, sentences: Sequence[Sentence]) -> Array:
-        """The vectors of at least one sentence, in order: [n, output_dim]. Raises what encoding them raises.
+        """The vectors of one or more sentences, in order: [n, output_dim]. Raises what encoding them raises.
 
         A caller that is cancelled has its sentences taken out of the queue.
         """
@@ -74,7 +74,7 @@ class Batcher:
             raise
 
     async def close(self) -> None:
-        """Encodes what waits, then ends; further sentences are refused."""
+        """Encode the queued sentences and stop; further sentences are refused."""
         self._closing = True
         self._changed.set()
         await self._worker
@@ -85,7 +85,7 @@ class Batcher:
             await self._encode_batch(self._take())
 
     async def _sentences_wait(self) -> bool:
-        """Returns True when a batch should be taken, False when there will be none."""
+        """Wait; True when a batch should be taken, False once the batcher is closed and empty."""
         while not self._waiting:
             if self._closing:
                 return False
@@ -145,7 +145,7 @@ class Batcher:
             row += n_rows
 
     async def _encode_apart(self, batch: list[_Job], error: Exception) -> None:
-        """After an error: every caller's sentences by themselves, so that only the one at fault is told."""
+        """After an error, encode each caller's sentences separately, so that only the one at fault gets it."""
         if len(batch) > 1:
             for job in batch:
                 await self._encode_batch([job])
@@ -175,27 +175,27 @@ class _Job:
 
     @property
     def taken(self) -> Sequence[Sentence]:
-        """Sentences that are in the batch of now."""
+        """Sentences that are in the current batch."""
         return self.sentences[self._n_done : self.n_taken]
 
     @property
     def n_left(self) -> int:
-        """Sentences that no batch has taken."""
+        """Number of sentences that are not in a batch yet."""
         return len(self.sentences) - self.n_taken
 
     @property
     def n_tokens_left(self) -> int:
-        """Tokens of these."""
+        """Tokens of the sentences that are not in a batch yet."""
         return sum(map(len, self.sentences[self.n_taken :]))
 
     def accept(self, vectors: Array) -> None:
-        """The vectors of the sentences that were taken, [taken, output_dim]."""
+        """Store the vectors of the taken sentences, [taken, output_dim]."""
         self._done.append(vectors)
         self._n_done = self.n_taken
         if not self.n_left and not self.vectors.done():
             self.vectors.set_result(np.concatenate(self._done))
 
     def refuse(self, error: Exception) -> None:
-        """Encoding has failed."""
+        """Fail the caller with an error of the encoding."""
         if not self.vectors.done():
             self.vectors.set_exception(error)

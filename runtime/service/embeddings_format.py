@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bodies of `POST /v1/embeddings`: OpenAI's embeddings API, checked and written.
+"""Request and response bodies of `POST /v1/embeddings` (OpenAI's embeddings API).
 
 https://platform.openai.com/docs/api-reference/embeddings. As there, empty sentences, empty lists and unknown keys
 are refused. Unlike there, a sentence that is longer than the student reads is cut, as everywhere in this project;
@@ -35,7 +35,7 @@ class EncodingFormat(StrEnum):
 
 
 class RequestError(Exception):
-    """A request that is not answered with vectors; becomes OpenAI's error object."""
+    """A request that is refused; it becomes OpenAI's error object."""
 
     def __init__(
         self,
@@ -61,16 +61,16 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRules:
-    """What a request may ask of one student."""
+    """The limits of a request to one student."""
 
     model: str
     """The student's name."""
     output_dim: int
-    """Numbers of a vector."""
+    """Dimension of a vector."""
     vocabulary_size: int
-    """Token ids lie below it; None: the student's engine takes no token ids."""
+    """Upper bound (exclusive) of token ids; None: token ids are refused."""
     max_tokens: int | None
-    """Token ids of a sentence at most; None: as many as characters."""
+    """Most token ids of a sentence; None: `max_characters`."""
     max_sentences: int
     """Sentences of a request."""
     max_characters: int
@@ -79,16 +79,16 @@ class RequestRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:
-    """A request that was checked."""
+    """A validated request."""
 
     sentences: list[str] | list[TokenIdList]
     """All as text, or all as token ids."""
     encoding_format: EncodingFormat
-    """How the vectors are wanted."""
+    """How the vectors are written."""
 
 
 def read_request(body: bytes, rules: RequestRules) -> EmbeddingRequest:
-    """The request of a body. Raises RequestError for the first rule that it breaks."""
+    """Parse a body. Raises RequestError for the first rule that it breaks."""
     document = _read_object(body)
     unknown = [key for key in document if key not in _KEYS]
     if unknown:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a student is served over HTTP: where the service listens and what it takes at most, declared and checked.
+"""Options of the HTTP service: address, batching and limits of requests.
 
 The defaults suit one small student on one machine. Both commands that serve, `understudy serve` and
-`python -m runtime`, take their options from here, so that neither imports a server to explain itself.
+`python -m runtime`, take their options from here, so that `--help` does not import a server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ServingOptions:
     port: Annotated[int, Range(low=0, high=65535)] = 8000
     """The port to listen on; 0: any that is free."""
     name: str | None = None
-    """What requests call the model; None: the folder's name."""
+    """The model's name in requests; None: the folder's name."""
     n_threads: Positive = 1
     """Threads of one encoding."""
     max_batch: Positive = 64
@@ -37,7 +37,7 @@ class ServingOptions:
     max_wait_ms: Annotated[float, Range(low=0, high=10_000)] = 0.0
     """Milliseconds that a sentence waits for others when nothing is being encoded; 0: it is encoded at once."""
     max_queue: Positive = 256
-    """Requests that are read, wait or are encoded at a time; more are told to come back (429)."""
+    """Most concurrent requests; others get status 429."""
     max_sentences: Positive = 2048  # what OpenAI's service takes
     """Sentences of one request."""
     max_characters: Positive = 65536
@@ -57,12 +57,12 @@ class ServingOptions:
 _FLAGS = {
     "host": ("--host", "ADDRESS", "where to listen; there is no authentication"),
     "port": ("--port", "N", "0: any that is free, printed on stdout"),
-    "name": ("--name", "NAME", "what requests call the model; default: as it is given here"),
+    "name": ("--name", "NAME", "the model's name in requests; default: as it is given here"),
     "n_threads": ("--threads", "N", "threads of one encoding"),
     "max_batch": ("--max-batch", "N", "sentences encoded together"),
     "max_batch_tokens": ("--max-batch-tokens", "N", "tokens encoded together"),
     "max_wait_ms": ("--max-wait-ms", "MS", "how long a sentence waits for others while nothing is encoded"),
-    "max_queue": ("--max-queue", "N", "requests in progress; more are told to come back (429)"),
+    "max_queue": ("--max-queue", "N", "most concurrent requests; others get status 429"),
     "max_sentences": ("--max-sentences", "N", "sentences of one request"),
     "max_characters": ("--max-characters", "N", "characters of one sentence"),
     "max_body_bytes": ("--max-body-bytes", "N", "bytes of one request"),
@@ -71,7 +71,7 @@ _FLAGS = {
 
 
 def add_serving_options(parser: argparse.ArgumentParser) -> None:
-    """Gives a command one option for every field of `ServingOptions`; a wrong value is refused while reading."""
+    """Add one option per field of `ServingOptions` to a parser; wrong values are argparse errors."""
     hints = get_type_hints(ServingOptions, include_extras=True)
     for field in fields(ServingOptions):
         flag, metavar, words = _FLAGS[field.name]
@@ -87,7 +87,7 @@ def serving_options(options: argparse.Namespace) -> ServingOptions:
 
 
 def _reader(annotation: Any) -> Callable[[str], Any]:
-    """A converter for argparse that says the field's rule, then the value."""
+    """An argparse `type` whose error states the field's rule and the value."""
     plain, marks = split_annotation(without_none(annotation)[0])
     rules = [mark for mark in marks if isinstance(mark, Range)]
     kind = {int: "a whole number", float: "a number", str: "text that is not empty"}[plain]

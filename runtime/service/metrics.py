@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service counts, in Prometheus' text format, beside the process's own memory and processor time."""
+"""Prometheus metrics of a service, with the process's memory and CPU time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ServiceMetrics:
     """The metrics of one service, in a registry of their own."""
 
     def __init__(self, *, n_waiting: Callable[[], float]) -> None:
-        """`n_waiting` is asked for the sentences that wait, whenever the metrics are read."""
+        """`n_waiting` returns the number of queued sentences; called whenever the metrics are read."""
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
@@ -41,22 +41,22 @@ class ServiceMetrics:
         self.in_progress = Gauge(
             "understudy_requests_in_progress", "Requests that are read, wait or are encoded", registry=self._registry
         )
-        """Counts up and down with the requests that are in progress."""
+        """Gauge of the requests in progress."""
         waiting = Gauge("understudy_sentences_waiting", "Sentences that no batch has taken", registry=self._registry)
         waiting.set_function(n_waiting)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
     def observe_batch(self, n_sentences: int, n_tokens: int, seconds: float) -> None:
-        """A batch was encoded."""
+        """Count an encoded batch."""
         self._sentences.inc(n_sentences)
         self._tokens.inc(n_tokens)
         self._batch_sentences.observe(n_sentences)
         self._batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

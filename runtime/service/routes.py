@@ -4,8 +4,9 @@
     POST /v1/embeddings   sentences or token ids to vectors          GET /health    200 when ready, else 503
     GET  /v1/models       the one model                              GET /metrics   Prometheus' text format
 
-Every error is OpenAI's error object. There is no authentication and no encryption: put a proxy before it where others
-reach it. A body must be `application/json`, which a web page cannot send to another host without being asked for leave.
+Every error is OpenAI's error object. There is no authentication and no encryption: put a reverse proxy
+in front of it. A body must be `application/json`, which a web page cannot send to another host without a CORS
+preflight.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from runtime.service.sentence_encoder import SentenceEncoder
 from runtime.service.served_student import ServedStudent
 
 ROUTES = ("/v1/embeddings", "/v1/models", "/health", "/metrics")
-FEW_NUMBERS = 4096  # are written within 1 ms: others wait less than a change of threads costs under load
+FEW_NUMBERS = 4096  # written within 1 ms, which blocks the event loop for less than a thread switch costs under load
 RETRY_LATER = {"retry-after": "1"}  # seconds: a small student answers many requests in one
 CLIENT_LEFT = 499  # nginx's number for a client that closed the connection; nobody receives it
 
 
 class State(StrEnum):
-    """What a service is doing."""
+    """The state of a service."""
 
     LOADING = "loading"
     READY = "ready"
@@ -59,8 +60,8 @@ class Service:
         name: str,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
-        """`load` is called in a thread. `on_loaded` is called when it has ended and `state` says what follows:
-        READY, or CLOSING after a `failure` or a signal.
+        """`load` is called in a thread. `on_loaded` is called when it has ended; `state` is then READY, or CLOSING
+        after a `failure` or a signal.
         """
         self.name = name
         self.state = State.LOADING
@@ -95,7 +96,7 @@ class Service:
         return application
 
     def refuse_new(self) -> None:
-        """From now on requests are answered 503; those that are in progress are finished."""
+        """Answer new requests with 503; those in progress are finished."""
         self.state = State.CLOSING
 
     @asynccontextmanager
@@ -151,7 +152,7 @@ class Service:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """A place among the requests in progress. Raises RequestError when all are taken."""
+        """Count the request as in progress while the block runs. Raises RequestError when `max_queue` are."""
         if self._n_requests >= self._options.max_queue:
             raise RequestError(
                 429,
@@ -167,7 +168,7 @@ class Service:
             self._n_requests -= 1
 
     async def _read_body(self, request: Request) -> bytes:
-        """The body, counted while it arrives, whatever its header says."""
+        """The body; its size is checked while it arrives, not only by its header."""
         most, seconds = self._options.max_body_bytes, self._options.max_body_seconds
         too_large = RequestError(413, f"a body has at most {most} bytes, got more; send several requests")
         if _declared_length(request) > most:  # spares the client from sending it
@@ -274,5 +275,5 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 
 
 async def _answer_failure(request: Request, error: Exception) -> Response:
-    """A mistake of ours: the server logs it after this answer."""
+    """Answer an unexpected exception with 500; the server logs its traceback."""
     return await _answer_request_error(request, RequestError(500, "the service failed to answer; its log says why"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service needs of a student, whichever runtime it is on."""
+"""The interface that a service needs from a student, on any runtime."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from runtime.tokenizer import SentenceTokenizer
 from spaces.student import StudentSpec
 
 Sentence = NDArray[np.int32]
-"""The token ids [tokens] of a sentence, special tokens included, cut to what the student reads."""
+"""The token ids [tokens] of a sentence, special tokens included, truncated to the student's maximum."""
 
 
 @runtime_checkable
 class SentenceEncoder(Protocol):
-    """A student that is ready to encode. Calls come from one thread at a time, and not the one that loaded it."""
+    """A loaded student. It is called from one thread at a time, which may differ from the thread that loaded it."""
 
     @property
     def spec(self) -> StudentSpec:
-        """What the student is."""
+        """Architecture of the student."""
 
     @property
     def tokenizer(self) -> SentenceTokenizer | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student that is being served: its rules for requests, its tokenizer and its batcher."""
+"""A served student: its request rules, tokenizer and batcher."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from runtime.service.limits import ServingOptions
 from runtime.service.sentence_encoder import Sentence, SentenceEncoder
 from spaces.errors import UserError
 
-FEW_CHARACTERS = 2000  # are tokenised within 0.5 ms: others wait less than a change of threads costs under load
+FEW_CHARACTERS = 2000  # tokenised within 0.5 ms: less than a thread switch costs under load
 
 
 class ServedStudent:
-    """Tokenises what requests send and encodes it together. It belongs to the event loop in which it is made."""
+    """Tokenises the requests' inputs and encodes them in batches. Bound to the event loop in which it is created."""
 
     def __init__(self, encoder: SentenceEncoder, options: ServingOptions, *, name: str, observe: Observe) -> None:
-        """`observe` is told of every batch. Raises ValueError for a student without a tokenizer."""
+        """`observe` is called after every batch. Raises ValueError for a student without a tokenizer."""
         if encoder.tokenizer is None:
             raise UserError("a student that is served must have a tokenizer; load it from its folder")
         self._tokenizer = encoder.tokenizer
@@ -43,11 +43,11 @@ class ServedStudent:
         )
 
     async def warm_up(self) -> None:
-        """Encodes a sentence that nobody asked for: the first one also fills caches and tables."""
+        """Encode one sentence, so that the first request does not pay for filling caches and tables."""
         await asyncio.to_thread(self._encode, await self.tokenise(["a sentence"]))
 
     async def tokenise(self, inputs: Sequence[str] | Sequence[TokenIdList]) -> list[Sentence]:
-        """All text, tokenised (in a thread if there is much), or all token ids as they are."""
+        """Token ids of the inputs: texts are tokenised (long ones in a thread), token ids are returned as they are."""
         texts = [text for text in inputs if isinstance(text, str)]
         if not texts:
             return [ids for ids in inputs if not isinstance(ids, str)]
@@ -56,5 +56,5 @@ class ServedStudent:
         return await asyncio.to_thread(self._tokenizer.encode, texts)
 
     async def encode(self, sentences: Sequence[Sentence]) -> Array:
-        """Their vectors [n, output_dim], encoded together with what others ask for."""
+        """Vectors [n, output_dim], encoded in batches with other requests."""
         return await self.batcher.encode(sentences)

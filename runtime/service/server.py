@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student's service as a process: a socket, uvicorn, and an end in order.
+"""The service as a process: socket, uvicorn and graceful shutdown.
 
-The socket is bound before the student is loaded, so that a port that is taken is known at once. SIGINT and SIGTERM
+The socket is bound before the student is loaded, so that a port in use is reported at once. SIGINT and SIGTERM
 end the service: requests in progress are finished, new ones refused. A second signal does not wait for them.
 """
 
@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Serve the student of a folder until SIGINT or SIGTERM; runs in the main thread.
 
-    `say` is told what people should know, `announce` the service's address when the student is ready. Raises ValueError
-    or OSError when the folder holds no student that can be run, or when nothing can listen at the address, and
+    `say` receives messages for the user, `announce` the service's address when the student is ready. Raises ValueError
+    or OSError when the folder holds no student that can be run, or the address cannot be bound, and
     KeyboardInterrupt after a second signal.
     """
     if not (folder / DOCUMENT_FILE).is_file():
@@ -103,7 +103,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether the address is loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -111,7 +111,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Ends in order on a signal and does not pass it on, as uvicorn would: an end in order is no failure."""
+    """Shuts down gracefully on a signal and does not raise it again, as uvicorn would, so that the exit status is 0."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -121,5 +121,5 @@ class _Server(uvicorn.Server):
         self._service.refuse_new()
         if self.should_exit:
             self.force_exit = True
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no news
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are cancelled on purpose
         self.should_exit = True

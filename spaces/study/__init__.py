@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The study file: what it may say, how it is read and checked, how it is explained."""
+"""The study file: specs, parsing, validation and reference documentation."""
 
 from spaces.combinations import count_structures
 from spaces.feasibility import impossible_points

@@ -17,7 +17,7 @@ from spaces.study.yaml import Problems, close_matches, describe_node, entries, i
 
 Spec = TypeVar("Spec")
 FAILED: Any = object()
-"""Stands for a value whose problem has been noted."""
+"""Returned in place of a value whose problem was recorded."""
 Reader = Callable[[Node, str], Any]
 
 
@@ -33,7 +33,7 @@ def read_spec(
     """The spec that a mapping describes, or None when a problem was noted.
 
     `readers` read the fields that are not plain values; they return FAILED after noting a problem. Where a field has
-    failed, its default or its stand-in takes its place, so that the rules between the others are tried all the same.
+    failed, its default or its stand-in takes its place, so that rules across the other fields are checked too.
     """
     found = entries(node, where, problems)
     if found is None:
@@ -78,7 +78,7 @@ def read_spec(
         messages = (str(error),)
     for message in messages:
         if any(file_key(name) in message for name in failed):
-            continue  # it may speak of the stand-in
+            continue  # it may be about the stand-in
         problems.add_message(place_of(message, found, node), f"{where}: {message}")
     return None
 
@@ -92,7 +92,7 @@ def place_of(message: str, found: Mapping[str, tuple[Node, Node]], node: Node) -
 def _rename(
     found: dict[str, tuple[Node, Node]], renamed: Mapping[str, str], where: str, *, problems: Problems
 ) -> None:
-    """Puts values under the names that their keys have now; with a warning."""
+    """Moves values of renamed keys to the current names, with a warning."""
     for old, new in renamed.items():
         if old not in found:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a study file as a whole: all problems are found before the first is told."""
+"""Parses a study file and collects all problems before it reports them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _StudyReader:
         return FAILED if spec is None else spec
 
     def device(self, node: Node, where: str) -> Any:
-        """The device of a search, or a word that `SearchSpec` refuses with more to say than that it is unknown."""
+        """The device of a search, or an unknown name, which `SearchSpec` refuses with a more specific message."""
         word = read_value(str, node, where, problems=self.problems)
         return Device(word) if word in tuple(Device) else word
 
@@ -155,7 +155,7 @@ class _StudyReader:
         return str(path) if source else source
 
     def text_source(self, node: Node, where: str) -> Any:
-        """A source of text; a relative file is resolved against the study file's folder and must hold something."""
+        """A source of text; a relative file is resolved against the study file's folder and must not be empty."""
         source = read_value(str, node, where, problems=self.problems)
         if source is FAILED or source == INSTALLED_DOCS or source.startswith("hub:"):
             return source

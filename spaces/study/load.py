@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The study file: loaded by path or preset name, validated as a whole, described for people."""
+"""Loads and validates a study by path or preset name, and summarises it as text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _unreadable(path: Path, rule: str, value: str, remedy: str) -> StudyError:
 
 
 def describe(study: StudySpec) -> str:
-    """A summary of a valid study, several lines for people."""
+    """A summary of a valid study, as several lines of text."""
     space, search, graduation, profile = study.space, study.search, study.graduation, study.profile
     n_structures = count_structures(space)
     if n_structures is None:

@@ -43,21 +43,22 @@ Each key is a dimension, and its value one of
 - any of these with a condition: `{options: [2, 4, 8], when: {feed_forward: switch}}`; a condition is a value, a list
   or a range, `{low: 0.1}`, of other dimensions
 
-What a space does not name is as in the teacher, or as recipes have it. A dimension that cannot matter at a point (the
-experts of a dense student) is not asked for there, conditions or not."""
+Dimensions that a space does not name take the teacher's value, or the default of the recipe (`RecipeSpec`). A
+dimension without effect at a point (the experts of a dense student) is inactive there and not sampled, with or
+without a condition."""
 _SECTIONS: dict[str, dict[type, str]] = {
     "teachers": {TeacherSpec: "A list; an item is a source alone or has these keys."},
     "corpus": {
-        CorpusSpec: "The text on which students imitate their teacher, and how it becomes sentences.",
+        CorpusSpec: "The text for distillation and evaluation, and how it is filtered and tokenised.",
         SourceSpec: "An item of `sources` is a source alone or has these keys.",
     },
-    "profile": {LatencyProfile: "The conditions of a latency: the latency budget is one under these alone."},
+    "profile": {LatencyProfile: "The conditions under which latency is measured."},
     "objective": {
-        ObjectiveSpec: "All measurements are taken and shown; this one decides. It belongs to the study: another one "
-        "is another study."
+        ObjectiveSpec: "All measurements are computed and shown; this one is maximised. It is part of the study's "
+        "identity: a search with another one needs another name."
     },
-    "search": {SearchSpec: "How many trials, how long, and when weak ones are stopped."},
-    "graduation": {GraduationSpec: "The longer distillation of the best."},
+    "search": {SearchSpec: "Number of trials, time budget, rungs, sampler and pruner."},
+    "graduation": {GraduationSpec: "The longer distillation of the best students."},
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study says: teachers, corpus, space, latency profile, search and graduation.
+"""The specs of a study: teachers, corpus, space, latency profile, search and graduation.
 
 The fields are those of the study file (`*_s` fields are durations there, without the suffix), so
 `StudySpec.to_json` is a study file too: YAML contains JSON.
@@ -37,7 +37,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_MOST_GIB = 1_000_000  # more is a slip
+_MOST_GIB = 1_000_000  # more is taken for a typing error
 _REMOTE_REMEDY = "write for example package:NAME or hub:ORGANISATION/NAME"
 
 
@@ -141,7 +141,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusSpec:
-    """The text on which students imitate their teacher, and how it becomes sentences."""
+    """The text for distillation and evaluation, and how it is filtered and tokenised."""
 
     sources: tuple[SourceSpec, ...]
     """At least one source; equal sentences are kept once."""
@@ -156,7 +156,7 @@ class CorpusSpec:
     max_tokens: Annotated[int, Range(low=4, high=8_192)] = 64
     """Longer sentences are cut to this many tokens, special tokens included."""
     limit: Positive | None = None
-    """Most sentences kept, held-out ones included; None: all."""
+    """Most sentences that are kept, held-out ones included; None: all."""
 
     def __post_init__(self) -> None:
         refuse(self._breaches())
@@ -183,14 +183,14 @@ _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class Device(StrEnum):
-    """What students are trained on, and teachers run on: a closed set."""
+    """The device of training and of the teachers."""
 
     CPU = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpec:
-    """How many trials, how long, and when weak ones are pruned."""
+    """Number of trials, time budget, rungs, sampler and pruner."""
 
     rungs: tuple[int, ...]
     """Training tokens, increasing, at which a trial is evaluated and may be pruned; the last ends it."""
@@ -199,30 +199,30 @@ class SearchSpec:
     time_budget_s: Seconds | None = None
     """Length of the whole run, preparation and graduation included; None: no limit."""
     n_workers: Positive | None = None
-    """Trials at a time, one CPU each; None: one on every CPU."""
+    """Concurrent trials, one CPU each; None: one per CPU."""
     n_startup_trials: Natural = 5
-    """Trials (initial points included) before the sampler learns from the others."""
+    """Trials (initial points, then random ones) before the sampler uses earlier trials."""
     sampler: str = "front"
-    """What proposes points: `front`, or Optuna's `tpe`, `gp` or `random`, or MODULE:CLASS of any sampler of Optuna."""
+    """Sampler: `front`, or Optuna's `tpe`, `gp` or `random`, or MODULE:CLASS of any sampler of Optuna."""
     pruner: str = "front"
-    """What stops trials at a rung: `front`, `none`, or MODULE:CLASS of any pruner of Optuna, which sees the error."""
+    """Pruner: `front`, `none`, or MODULE:CLASS of any pruner of Optuna, which is given the error at each rung."""
     prune_ratio: Annotated[float, Range(above=0, high=1000)] = 4.0
     """`pruner: front` stops a trial if a new one has this many times its expected gain per token, and a trial that is
     no slower is predicted to beat it."""
     rung_time_limit_s: Seconds | None = None
-    """Time after which a trial without a new rung, or a graduating student without a sign of life, counts as hung.
+    """Time after which a trial without a new rung, or a graduating student without a heartbeat, counts as hung.
 
     None: ten times what is expected.
     """
     trial_memory_gib: Annotated[float, Range(above=0, high=_MOST_GIB)] | None = None
-    """GiB that a trial, or a graduating student, may take beyond what its worker holds; None: what the machine has."""
+    """GiB that a trial, or a graduating student, may allocate beyond its worker's initial memory; None: no limit."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of the sampler, the students and the batches."""
     device: Device = Device.CPU
-    """What teachers run on and students are trained on; latencies are the CPU's all the same."""
+    """Device of the teachers and of training; latency is always measured on the CPU."""
 
     renamed: ClassVar[Mapping[str, str]] = {"patience": "prune_ratio"}
-    """Keys of earlier versions, which are still read, and what they are called now."""
+    """Deprecated keys, which are still read, and their current names."""
 
     def __post_init__(self) -> None:
         refuse(self._breaches())
@@ -252,7 +252,7 @@ class GraduationSpec:
     n_tokens: Positive | None = None
     """Most training tokens of a student, its trial's included; None: bounded by time alone."""
     max_students: Positive = 8
-    """Most students that graduate."""
+    """Most students that are distilled for longer."""
     share: Share = 0.45
     """Share of the run's time budget that is kept for graduation."""
     n_workers: Positive = 1
@@ -276,27 +276,27 @@ class GraduationSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySpec:
-    """A complete study; equal studies on equal machines and versions search alike."""
+    """A complete study."""
 
     name: str
-    """Names its MLflow experiment, its registered model and its folder in the store."""
+    """Name of its MLflow experiment, its registered model and its folder in the store."""
     teachers: tuple[TeacherSpec, ...]
-    """At least one; the first names the student's tokenizer and shape."""
+    """At least one; the first determines the students' tokenizer and default architecture."""
     corpus: CorpusSpec
     """The text."""
     space: Space
-    """What is searched."""
+    """The search space."""
     search: SearchSpec
-    """Trials, time and rungs."""
+    """Trials, time budget, rungs, sampler and pruner."""
     graduation: GraduationSpec = field(default_factory=GraduationSpec)
-    """The longer distillation of the front."""
+    """The longer distillation of the best students."""
     profile: LatencyProfile = field(default_factory=LatencyProfile)
     """The conditions under which latency is measured."""
     objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
-    """What students are to be good at beside being fast."""
+    """The fidelity that is maximised besides speed."""
     # After the space, which a study file's initial points are checked against.
     initial_points: tuple[Mapping[str, Value], ...] = ()
-    """Points, possibly partial, that are tried first."""
+    """Points, possibly partial, that are tried first (Optuna's enqueued trials)."""
 
     def __post_init__(self) -> None:
         require_name("name of a study", self.name)
@@ -347,7 +347,7 @@ def with_overrides(
     seed: int | None = None,
     name: str | None = None,
 ) -> StudySpec:
-    """The study with what a command line gave put in its place; `time_budget` is seconds or text such as "2h"."""
+    """The study with a command line's options in place of its values; `time_budget` is seconds or text such as "2h"."""
     search = study.search
     if trials is not None:
         search = replace(search, n_trials=trials)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies that a search wrote down, perhaps an older or a newer version's: read as study files are, but tolerantly.
+"""Reads studies that a search of an older or newer version saved: like study files, but unknown keys are ignored.
 
-A study file with an unknown key is refused, for it may be misspelt. In what `StudySpec.to_json` wrote such a key is
-another version's, and is left out; a missing one has its default. So studies are compared by what they mean.
+A study file with an unknown key is refused, for it may be misspelt. In the output of `StudySpec.to_json` such a key
+is another version's and is ignored; a missing one has its default.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def stored_space(document: Mapping[str, Any]) -> Space:
 
 
 def _known(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    """What this version knows of a document, under the names that keys have now."""
+    """The entries of a document that this version knows, under the current names of keys."""
     names = {file_key(part.name) for part in fields(cls)}
     renamed: Mapping[str, str] = getattr(cls, "renamed", {})
     now = {renamed.get(key, key): value for key, value in document.items()}

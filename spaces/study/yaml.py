@@ -115,7 +115,7 @@ def compose(text: str, *, origin: str) -> MappingNode:
         line = None if mark is None else mark.line + 1
         rule, remedy = (
             f"the file must be valid YAML ({error.problem or error.context})",
-            "mend the line, or the one above",
+            "correct the line, or the one above",
         )
         if "'\\t'" in str(error.problem):
             rule, remedy = "YAML is indented with spaces, never with tabs", "replace the tab by spaces"
@@ -169,7 +169,7 @@ def scalar(node: ScalarNode) -> Value:
 
 
 def describe_node(node: Node) -> str:
-    """What a node is, for a message."""
+    """Description of a node for a message."""
     match node:
         case ScalarNode():
             value = scalar(node)

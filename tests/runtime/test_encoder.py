@@ -177,7 +177,7 @@ def test_a_tokenizer_with_more_tokens_than_the_table_is_refused(tmp_path: Path) 
 
 
 def test_max_tokens_must_leave_room_for_text() -> None:
-    with pytest.raises(ValueError, match="room for text beside the 2 special tokens, got 2"):
+    with pytest.raises(ValueError, match="max_tokens must exceed the 2 special tokens, got 2"):
         SentenceTokenizer(tokenizer_json(), max_tokens=2)
 
 

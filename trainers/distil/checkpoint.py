@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A torch student to a student folder and back, bit for bit, without a pickle."""
+"""Saves a torch student as a student folder and loads it, bit for bit, without a pickle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def save_student(
     tokenizer_json: str,
     document: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the student's folder whole or not at all; returns its path. Raises as `runtime.folder.write_folder` does.
+    """Write the student's folder atomically; returns its path. Raises as `runtime.folder.write_folder` does.
 
     `spec` is what the student was built from; `document` adds to student.json (teacher, measurements, tokenizer).
     """

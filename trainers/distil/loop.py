@@ -36,7 +36,7 @@ from trainers.teacher.cache import Targets
 from trainers.text.batches import make_batch, stream
 
 TABLES = ("embeddings.tokens", "static.tokens")
-AVERAGE_EVERY_STEPS = 8  # a dense walk over all weights; doing it every step costs a tenth of the time
+AVERAGE_EVERY_STEPS = 8  # an update of all weights; doing it every step costs a tenth of the time
 ADAM_BETAS = (0.9, 0.98)
 
 
@@ -50,7 +50,7 @@ class LostCheckpointError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationData:
-    """What a distillation reads: plain arrays, so that Ray shares them between processes without copies."""
+    """The inputs of a distillation, as NumPy arrays, which Ray shares between processes without copies."""
 
     token_ids: np.ndarray
     """Int32 [n_tokens]: the training sentences' tokens, end to end."""
@@ -71,9 +71,9 @@ class Progress:
     """How far a distillation has come."""
 
     n_tokens: int
-    """Training tokens seen in all."""
+    """Training tokens in total."""
     n_steps: int
-    """Optimiser steps in all."""
+    """Optimiser steps in total."""
     loss: float
     """Mean loss since the last report."""
     seconds: float
@@ -83,9 +83,9 @@ class Progress:
 
 
 class Distillation:
-    """A student being distilled, on the device of its parameters, where all that belongs to it lies.
+    """The training state of one student, on the device of its parameters.
 
-    `student` is trained in place; its own weights are the masters.
+    `student` is trained in place and holds the float32 master weights.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Distillation:
         self.batches = self._stream()
 
     def advance(self, n_tokens: int) -> Progress:
-        """Train until `n_tokens` tokens have been seen in all. Raises NotFiniteError if the loss is not finite."""
+        """Train up to `n_tokens` tokens in total. Raises NotFiniteError if the loss is not finite."""
         start_time, start_tokens, losses = time.perf_counter(), self.n_tokens, []
         while self.n_tokens < n_tokens:
             self.epoch, position, sentences = next(self.batches)
@@ -141,7 +141,7 @@ class Distillation:
         )
 
     def begin_decay(self, from_tokens: int, to_tokens: int) -> None:
-        """From here on the learning rate falls linearly, from its peak at `from_tokens` to 0 at `to_tokens`."""
+        """Decay the learning rate linearly, from its peak at `from_tokens` to 0 at `to_tokens`."""
         if not 0 <= from_tokens < to_tokens:
             raise ValueError(f"a decay must begin before it ends, got {from_tokens} to {to_tokens} tokens")
         self.decay = (from_tokens, to_tokens)
@@ -181,7 +181,7 @@ class Distillation:
         return measure_fidelity(vectors, data.held_out_embeddings)
 
     def save(self, folder: Path) -> None:
-        """Write all that `restore` needs to continue bit for bit; an earlier save is replaced whole or not at all."""
+        """Write a checkpoint that `restore` continues bit for bit; an earlier one is replaced atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         file = f"distillation-{self.n_steps}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / file)
@@ -204,7 +204,7 @@ class Distillation:
     def restore(self, folder: Path) -> None:
         """Continue a saved run of the same student, recipe and data.
 
-        Raises ValueError if it is another's, LostCheckpointError if the save is not whole.
+        Raises ValueError if it is another's, LostCheckpointError if the checkpoint is incomplete.
         """
         counters = read_json(folder / "distillation.json")
         if counters is None:
@@ -218,7 +218,7 @@ class Distillation:
             weights = safe_open(folder / counters["file"], framework="pt", device=str(CPU))
         except (FileNotFoundError, SafetensorError) as error:
             raise LostCheckpointError(f"{folder / counters['file']} is not whole: {error}") from error
-        with weights as file:  # one tensor at a time: memory is dear
+        with weights as file:  # one tensor at a time, to save memory
             self._load(file)
         self._refresh_working_copy()
         self.batches = self._stream()
@@ -307,7 +307,7 @@ class Distillation:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the averages towards the weights; a young average moves faster, so that it forgets its start."""
+        """Update the moving averages; their decay is smaller in the first steps, so that the start is forgotten."""
         decay = min(self.recipe.average_decay**AVERAGE_EVERY_STEPS, (1 + self.n_averaged) / (10 + self.n_averaged))
         for name, parameter in self.student.named_parameters():
             self.average[name].lerp_(parameter, 1.0 - decay)

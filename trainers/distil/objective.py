@@ -39,7 +39,7 @@ class BatchTargets:
     def of(
         cls, targets: Targets, batch: Batch, offsets: np.ndarray, losses: LossWeights, *, device: torch.device
     ) -> BatchTargets:
-        """Look a batch's targets up and put them on the device.
+        """The targets of a batch, on the device.
 
         Raises ValueError if the cache lacks what the losses compare.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of several processes that distil the same student, each on its share of every batch."""
+"""Data parallelism: one of several processes that train the same student, each on its share of every batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A place among `n_replicas`; alone, every method leaves things as they are."""
+    """One of `n_replicas` processes; with one replica every method is the identity."""
 
     rank: int
     """0 to n_replicas - 1."""
@@ -30,7 +30,7 @@ class Replica:
         return self._share(self.rank, n_sentences) if self._divides(n_sentences) else slice(0, n_sentences)
 
     def sentence_weight(self, n_sentences: int) -> float:
-        """What a mean over this replica's sentences counts for, so that replicas average to the batch's mean."""
+        """Weight of a mean over this replica's sentences, so that the mean over replicas is the batch's mean."""
         return self.token_weight(np.ones(n_sentences, dtype=np.int64))
 
     def token_weight(self, token_counts: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam for token tables that walks only over the rows that a batch touches.
+"""Sparse Adam for token tables: only the rows that a batch uses are updated.
 
-A batch of 1,500 tokens touches some 600 of 30,000 rows; a dense optimiser's walk over the table costs an
+A batch of 1,500 tokens touches some 600 of 30,000 rows; a dense update of the table takes an
 eighth of a training step. Each row keeps its own step count, so that the bias correction of a
 rare token's first update is that of a first update.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trained static table: one vector per token whose mean imitates the teacher's sentence vector.
 
-It is a reference (a student of depth 0 that costs seconds) and what every static path inherits. It starts from what
-the teacher makes of each token alone, rare tokens weighing more (smooth inverse frequency, Arora et al. 2017), and is
+It is a reference (a student of depth 0 that costs seconds) and what every static path inherits. It starts from the
+teacher's vector of each token alone, rare tokens weighing more (smooth inverse frequency, Arora et al. 2017), and is
 distilled like any student.
 """
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student's start from its teacher's weights."""
+"""Initialises students from their teacher's weights."""

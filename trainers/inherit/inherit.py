@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student's first weights, taken from its teacher: inheritance decides more than any recipe.
+"""Initialises a student from its teacher's weights.
 
 Layers are chosen by greedy elimination; heads and feed-forward units are ranked by what they contribute on a
 calibration text; width is cut by rotating the hidden space onto its principal directions; tables are
 copied, rotated or factorised. Wherever something was cut, the output matrix of what remains is refitted by
-ridge regression, layer after layer, to lead the student's own states to the teacher's. A layer that
+ridge regression, layer after layer, to map the student's own states to the teacher's. A layer that
 stands for several of the teacher's is fitted to what the last of them returns. A Switch layer's experts
 divide a dense layer's tokens by spherical k-means, and each keeps the units that its tokens use.
 """
@@ -53,13 +53,13 @@ from trainers.text.tokenised_text import TokenisedText
 CALIBRATION_SENTENCES = 640  # about 12,000 tokens; more raise what a student starts with, and take longer
 STATIC_SCALES = np.geomspace(0.02, 50.0, 35)  # lengths of the static path tried, relative to the encoder's
 STATIC_SIZE = 0.05  # root mean square of an inherited static table's entries, at most; measured in docs/log/2026-11.md
-REFIT_SHARE = 0.75  # of the calibration; the rest balances the static path, as a refit overrates itself on its own text
+REFIT_SHARE = 0.75  # of the calibration; the rest balances the static path, as a refit is overfitted to its own text
 RANKING_SENTENCES = 128  # ranking layers takes a pass for each pair of layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inheritance:
-    """What every student of a study inherits from: plain values, shared between processes without copies."""
+    """The inputs of `inherit` that all students of a study share: NumPy arrays and plain values."""
 
     teacher: Teacher
     """The (first) teacher."""
@@ -110,7 +110,7 @@ def prepare_inheritance(
 
 @torch.inference_mode()
 def choose_layers(teacher: Student, token_ids: np.ndarray, offsets: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """For every depth, the layers that greedy removal leaves; each step takes the one that is missed least."""
+    """For every depth, the layers that greedy removal leaves; a step removes the one that changes the vectors least."""
     offsets = offsets[: RANKING_SENTENCES + 1]
     layers = list(teacher.layers)
     whole = embed_tokens(teacher, token_ids, offsets, precision=Precision.BFLOAT16)
@@ -331,7 +331,7 @@ def _inherit_norm(
 def _inherit_projection(
     student: Student, teacher: Student, rotation: Tensor, states: list[Tensor], batches: list[Batch]
 ) -> None:
-    """Copy the teacher's projection, or lead the rotated space back to the teacher's."""
+    """Copy the teacher's projection, or fit one from the rotated space to the teacher's vectors."""
     assert student.projection is not None
     if teacher.projection is not None and rotation.shape[0] == rotation.shape[1]:
         student.projection.load_state_dict(teacher.projection.state_dict())
@@ -377,8 +377,8 @@ def _balance_static_path(student: Student, inheritance: Inheritance) -> None:
 def _shorten_together(student: Student) -> None:
     """Shorten static table and encoder alike if the table is long for its learning rate; the vectors stay the same.
 
-    A poor encoder makes the best table a hundred times longer than the rate's steps: it would stand still while it
-    trains, and the encoder's share of the vector with it.
+    With a poor encoder the best table is a hundred times longer than a step of the learning rate, so that neither the
+    table nor the encoder's share of the vector would change in training.
     """
     static, projection = student.static, student.projection
     assert static is not None

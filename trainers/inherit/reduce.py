@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a teacher's matrices a smaller student keeps: heads, units, directions, experts."""
+"""Reduces a teacher's matrices for a smaller student: heads, units, directions, experts."""
 
 from __future__ import annotations
 

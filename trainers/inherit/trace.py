@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher's inner states on a calibration text: what inheritance ranks, rotates and refits by."""
+"""A teacher's hidden states and activations on a calibration text, by which inheritance ranks, rotates and refits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALIBRATION_BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTrace:
-    """What happens in one layer, over all calibration tokens."""
+    """The intermediate values of one layer, over all calibration tokens."""
 
     input: Tensor
     """[tokens, width]: hidden states that enter the layer."""

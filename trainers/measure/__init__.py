@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a student: fidelity and latency, and how latency is predicted."""
+"""Measures fidelity and latency, and predicts latency."""

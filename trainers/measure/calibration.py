@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measured latencies of a few dozen architectures on one machine: what the latency predictor learns from.
+"""Measured latencies of a few dozen architectures on one machine, to which the latency predictor is fitted.
 
 Latency does not depend on what weights have learnt, so the students are random. They are measured in
 groups, each beside the teacher; dividing by the group's teacher takes out the machine's drift between groups.
@@ -92,7 +92,7 @@ class Calibration:
 
 
 def machine_name() -> str:
-    """Processor, its cores, and the version of torch: what a latency depends on beside the profile."""
+    """Processor, number of cores and version of torch, as a key of calibrations."""
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():

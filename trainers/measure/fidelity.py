@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well a student's vectors imitate its teacher's on held-out text.
 
-A mean cosine alone flatters: sentence vectors share a direction, so one constant vector already scores
+A mean cosine alone is misleading: sentence vectors share a direction, so one constant vector already scores
 `constant_baseline`. The centred cosine takes that direction away; the rank correlation and the overlaps
 say whether the student orders and finds sentences as its teacher does. Every vector is scaled to length
 1 first, so nothing here depends on a student's scale.

@@ -47,7 +47,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """The time of one call."""
+    """Median latency of one call, with its interval."""
 
     median_ms: float
     """Median over the turns, in milliseconds."""
@@ -56,7 +56,7 @@ class Latency:
     high_ms: float
     """Upper end of a 95% interval of the median."""
     n_repeats: int
-    """Turns that the median is of."""
+    """Number of turns in the median."""
 
     @property
     def interval_ms(self) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A student's latency from its spec alone, learnt from a calibration.
 
-The model is a sum of what a call consists of: dispatching operations, matrix products, element-wise passes,
+The model is a linear combination of a call's parts: dispatching operations, matrix products, element-wise passes,
 the Switch layers' routing, each at a cost per unit that is never negative. At one latency profile batch and length are
 constants, so terms that differ only by them (attention's scores and its heads, say) share one cost. The costs minimise
 the squared relative error, with a mild ridge because a calibration has hardly more points than terms.
@@ -35,7 +35,7 @@ MIN_LATENCY_MS = 1e-3  # no call of a runtime in Python is faster
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictorError:
-    """How far predictions are from measurements of architectures that the predictor has not seen."""
+    """Prediction error on unseen architectures."""
 
     median_absolute_percentage_error: float
     """Median of |predicted / measured - 1|, in percent."""
@@ -58,7 +58,7 @@ class LatencyPredictor:
     """Predicts latencies on the machine and under the profile of its calibration."""
 
     calibration: Calibration
-    """What it learnt from."""
+    """The measurements that it was fitted to."""
     costs_ms: dict[str, float]
     """Milliseconds per unit of every term of `latency_terms`."""
 
@@ -155,7 +155,7 @@ def _encoder_terms(encoder: EncoderSpec | None, profile: LatencyProfile, *, n_to
 
 
 def _sparse_terms(encoder: EncoderSpec, terms: dict[str, float]) -> dict[str, float]:
-    """What differs where zero blocks are left out and reading weights counts."""
+    """Terms of runtimes that skip zero blocks and whose time depends on reading weights."""
     weights = float(encoder.n_layers * 4 * encoder.attention_width * encoder.width)
     if isinstance(encoder.feed_forward, Dense):
         weights += float(encoder.n_layers * 2 * encoder.feed_forward.units * encoder.width)

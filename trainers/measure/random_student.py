@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Students with random weights, whose latency is that of trained ones: only where zeros are matters."""
+"""Students with random weights. They have the latency of trained ones, given the same zero blocks."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 """The two token tables: the encoder's embeddings and the static path, each full or factorised.
 
 Both take an index and the rows that it points into. Plainly these are the token ids and the whole table;
-in training they are positions in the few rows that a batch touches (`trainers.rows`), so that neither
-the backward pass nor the optimiser walks over the whole vocabulary.
+in training they are positions in the few rows that a batch uses (`trainers.distil.row_adam`), so that
+neither the backward pass nor the optimiser processes the whole vocabulary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that was freed, given back to the system.
+"""Returns freed memory to the operating system.
 
-The C library keeps what many small tensors leave behind; after inheritance that is a gigabyte in every worker.
+The C library keeps freed small blocks in its heap; after inheritance that is a gigabyte in every worker.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole batches side by side, one thread each: dividing every operation makes threads wait for each other."""
+"""Runs whole batches in parallel, one thread each; parallelism within operations makes threads wait for each other."""
 
 from __future__ import annotations
 

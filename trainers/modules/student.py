@@ -22,7 +22,7 @@ from trainers.modules.switch import SwitchFeedForward
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentOutput:
-    """All that a forward pass computes."""
+    """The outputs of a forward pass."""
 
     embeddings: Float[Tensor, "batch output_dim"]
     """Sentence vectors, of length 1 if the spec says normalise."""

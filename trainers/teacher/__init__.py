@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers: their weights, their forward pass, and what they say of a text, kept."""
+"""Teachers: loading, forward pass and the cache of their outputs."""

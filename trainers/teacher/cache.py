@@ -35,7 +35,7 @@ from trainers.text.tokenised_text import TokenisedText, tokenizer_sha256
 FORMAT = 1
 PROGRESS_FILE = "progress.json"
 KINDS = {"embeddings": ("embeddings",), "relations": ("queries", "keys", "values"), "hidden": ("hidden",)}
-CHUNK_SENTENCES = 4096  # some seconds of a small teacher: what a kill may lose
+CHUNK_SENTENCES = 4096  # some seconds of a small teacher: the work that a kill may lose
 CHUNK_BYTES = 64 * 2**20
 FIRST_CHUNK_SENTENCES = 512  # with a deadline, until the rate is known
 MIN_CHUNK_SENTENCES = 64
@@ -65,7 +65,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePlan:
-    """What a build is about to write."""
+    """Size of a build, before it starts."""
 
     path: Path
     """The cache's folder."""

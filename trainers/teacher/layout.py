@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a teacher's folder is laid out: a plain transformers folder, or modules.json of sentence-transformers.
 
-The second says how sentences are pooled, projected and normalised. What our students cannot do (other poolings, a
-prompt before every text, further modules) is refused, never ignored.
+The second says how sentences are pooled, projected and normalised. What students do not support (other poolings,
+a prompt before every text, further modules) raises ValueError.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DOWNLOAD_AGAIN = "download the teacher again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a folder keeps its encoder, and what stands around it."""
+    """Paths of a folder's encoder and projection, and how sentences are pooled and normalised."""
 
     transformer: Path
     """Folder of the encoder and the tokenizer."""

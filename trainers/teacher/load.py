@@ -42,12 +42,12 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """A teacher as plain values: it travels to workers as NumPy."""
+    """A teacher as NumPy arrays and plain values, which are sent to workers."""
 
     name: str
-    """Its last name: of the package, the hub id or the folder."""
+    """Last part of the package name, hub id or folder."""
     source: str
-    """Where the study file says that it is."""
+    """Its source in the study file."""
     spec: StudentSpec
     """The student that computes the teacher's function."""
     weights: dict[str, NDArray[np.float32]]

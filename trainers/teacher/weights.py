@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensors of Hugging Face checkpoints under our names: BERT, RoBERTa and XLM-R, DistilBERT.
 
-All are post-norm encoders and compute the same function from the same kinds of tensors. What differs is folded away:
-the token-type vector of a single sentence (row 0) is added to every position, RoBERTa's positions begin after the
-padding's, and DistilBERT has no token types.
+All are post-norm encoders and compute the same function from the same kinds of tensors. Differences are folded into
+the weights: the token-type vector of a single sentence (row 0) is added to every position, RoBERTa's positions begin
+after the padding's, and DistilBERT has no token types.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes from the Hugging Face Hub: the plain files of a model and the rows of a data set, never code or pickles.
+"""Downloads from the Hugging Face Hub: plain files of a model and rows of a data set, never code or pickles.
 
-Downloads go through the hub's own cache and happen once. What the hub's libraries raise, of several packages, is
-told as one ValueError with the remedy.
+Downloads go through the hub's own cache and happen once. Errors of the hub's
+libraries are raised as one ValueError with the remedy.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def load_dataset(name: str, *, configuration: str | None, split: str | None) -> 
 
     try:
         return datasets.load_dataset(name, configuration, split=split or "train")
-    except Exception as error:  # as above, and no such split or configuration
+    except Exception as error:  # as in download_model, or an unknown split or configuration
         raise UserError(
             f"the data set {name!r} cannot be had from the hub: {_first_line(error)}; check its split and "
             f"configuration, {_OFFLINE}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The corpus that is on every machine: English prose of Python's topics and of the installed packages' docstrings.
+"""The corpus `installed-docs`: English prose of Python's topics and of the installed packages' docstrings.
 
 Nothing is imported but `pydoc_data.topics`. Docstrings are found lexically: a triple-quoted literal that opens a
 line after a line that ends with a colon, or that opens the file. Against `ast.parse` this finds the same docstrings

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""English sentences from Python documentation: what a docstring says in prose, and nothing else of it.
+"""Extracts English sentences of prose from Python docstrings and topics.
 
 A docstring mixes prose with doctests, tables, code, parameter signatures and reStructuredText, Markdown, Google and
 NumPy markup. `sentences` walks over its lines, keeps the paragraphs (those of lists, fields and parameter

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The texts of a corpus's sources, one after another: files and hub data sets are streamed, never held whole.
 
-What is wrong with a source is said with its place (file and line) and the remedy, as a ValueError.
+Errors are ValueErrors with the place (file and line) and the remedy.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runtime must offer so that latencies can be measured on it, and which runtimes there are.
+"""The interface of a runtime on which latencies are measured.
 
 The name of a runtime in a study file is a `spaces.profile.Runtime`; `trainers.measure.backends.runtimes.backend_of`
-gives its `Backend`. Everything else asks the backend: what is not installed, whether fidelity must be measured on it,
-what its latencies depend on. How to add one: docs/extending.md.
+gives its `Backend`. It also says which packages are missing, whether fidelity must be measured on it, and what its
+latencies depend on. How to add one: docs/extending.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Runnable(Protocol):
 
     @property
     def spec(self) -> StudentSpec:
-        """What it is."""
+        """Architecture of the student."""
 
     def prepare(self, inputs: Sequence[TokenIds]) -> Call:
         """A function whose i-th call (i = 0, 1, ...) embeds inputs[i % len(inputs)], [batch, tokens], without padding.
@@ -62,7 +62,7 @@ class Backend(Protocol):
     """Whether its products leave out zero blocks and wait for weights, so that the latency predictor counts both."""
 
     def missing(self) -> Missing | None:
-        """What is not installed; None if students can be built. Looks, and loads nothing."""
+        """The packages that are not installed; None if students can be built. Imports nothing."""
 
     def identity(self) -> str:
         """Everything that a latency depends on beside machine and profile: versions, build, instruction set.

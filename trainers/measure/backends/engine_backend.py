@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The native engine, in eight bits: what registered students are served by."""
+"""The native engine, in 8 bits, which also serves registered students."""
 
 from __future__ import annotations
 

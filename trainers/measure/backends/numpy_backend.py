@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy: what runs students where neither the engine nor torch is."""
+"""NumPy, for machines with neither the engine nor torch."""
 
 from __future__ import annotations
 

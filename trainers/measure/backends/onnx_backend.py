@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime, in float32 on the CPU: for measuring what a student would cost there."""
+"""ONNX Runtime, in float32 on the CPU."""
 
 from __future__ import annotations
 

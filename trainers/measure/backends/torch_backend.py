@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torch, eager and in float32: what people run their encoders with."""
+"""Torch, eager and in float32."""
 
 from __future__ import annotations
 
