@@ -564,7 +564,7 @@ def test_the_whole_command_is_refused_in_time(bench: Bench, case: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from search.cli.main import build_parser; build_parser().format_help(); "
+        "import sys; from search.cli.parser import build_parser; build_parser().format_help(); "
         "print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'transformers', 'pandas', 'rich'} & set(sys.modules)))"
     )
     finished = subprocess.run(
