@@ -6,8 +6,8 @@ from __future__ import annotations
 from search.records.formatting import format_ms
 from search.records.trial import TrialState
 from search.report.gaps_chart import candidate_facts, shown_gaps
-from search.report.review import SearchReview, Shares
-from search.report.search_charts import UNCLEAR, share_of_ideal
+from search.report.review import SearchReview, SobolIndices
+from search.report.search_charts import MAX_INTERVAL_WIDTH, share_of_ideal
 from search.report.svg import count, duration
 
 _TRAINING_SHARES = (0.25, 0.5, 1.0)  # shares of the training tokens at which the hypervolume is shown
@@ -22,8 +22,8 @@ def search_lines(review: SearchReview) -> str:
         words = [f"{rung.arrived} arrived"]
         words += [f"{n} {state}" for state in ("pruned", "failed", "complete") if (n := getattr(rung, state))]
         lines.append(f"rung         {rung.n_tokens:,} tokens: {', '.join(words)}")
-    lines.append(f"fidelity     {_shares(review.fidelity)}")
-    lines.append(f"latency      {_shares(review.latency)}")
+    lines.append(f"fidelity     {_sobol_indices(review.fidelity)}")
+    lines.append(f"latency      {_sobol_indices(review.latency)}")
     for _, number, each in shown_gaps(review):
         gap = each.gap
         high = "the teacher" if gap.more_faithful is None else review.fidelity_at(gap.low_error)
@@ -57,13 +57,13 @@ def _hypervolume(review: SearchReview) -> str:
     return f"{', '.join(words)} of the training tokens (percent of the ideal student's)"
 
 
-def _shares(shares: Shares) -> str:
+def _sobol_indices(shares: SobolIndices) -> str:
     if not shares.dimensions:
         return shares.reason
     words = []
     for each in shares.dimensions:
         interval = f"{100 * each.low:.0f} to {100 * each.high:.0f}%"
-        unclear = each.high - each.low > UNCLEAR
+        unclear = each.high - each.low > MAX_INTERVAL_WIDTH
         share = "unclear" if unclear else f"{100 * each.total_effect:.0f}%"
         words.append(f"{each.name} {share} ({interval})")
     return f"variance explained by {', '.join(words)}"

@@ -473,10 +473,10 @@ def test_report_shows_the_search_if_its_journal_is_there(bench: Bench, capsys: p
     record_search(Store(Path("moved")), n_trials=3)
     assert main(["report", "page.html", "--store", "moved"]) == 0
     page = Path("page.html").read_text("utf-8")
-    says(page, "The search", "3 trials began", "Too few trials to tell", "trial-0002")
+    says(page, "The search", "3 trials began", "Too few trials", "trial-0002")
     capsys.readouterr()
     assert main(["front", "--search", "--store", "moved"]) == 0
-    says(capsys.readouterr().err, "trial-0002", "3 complete", "Too few trials to tell")
+    says(capsys.readouterr().err, "trial-0002", "3 complete", "Too few trials")
     assert main(["front", "--search", "--json", "--store", str(bench.store.root)]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["study"] == "toy"
