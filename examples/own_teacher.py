@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Your own teacher and text, from beginning to end: a search, its front, one student chosen, exported and used.
+"""A complete run on your own teacher and text: search, front, selection, export, embedding and report.
 
     python examples/own_teacher.py [FOLDER]
 
 The teacher is a folder as transformers writes it, here a random BERT of two layers; the text is a column of a CSV file.
-Put your own in their places: a folder with config.json, model.safetensors and tokenizer.json of a BERT, RoBERTa,
+Replace them by your own: a folder with config.json, model.safetensors and tokenizer.json of a BERT, RoBERTa,
 XLM-RoBERTa or DistilBERT (with sentence-transformers' modules.json, if there is one), or `hub:NAME`. Takes about two
 minutes on two cores. Needs `pip install '.[search]'`.
 """
@@ -38,7 +38,7 @@ corpus:
   held_out: 64
   min_words: 3
   max_tokens: 16
-profile: {n_tokens: 8} # of a latency: one sentence of 8 tokens on one thread
+profile: {n_tokens: 8} # latency of one sentence of 8 tokens on one thread
 search: {n_trials: 6, rungs: [1000, 3000]} # training tokens; real studies have a hundred times as many
 graduation: {n_tokens: 9000, max_students: 3}
 space:
@@ -53,7 +53,7 @@ WORDS = [first + last for first in "bcdfglmnprstvz" for last in ("a", "el", "im"
 
 
 def write_teacher(folder: Path) -> None:
-    """A BERT of two layers with random weights and a tokenizer of whole words."""
+    """Writes a BERT of two layers with random weights and a word-level tokenizer."""
     torch.manual_seed(0)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     config = BertConfig(
@@ -77,7 +77,7 @@ def write_teacher(folder: Path) -> None:
 
 
 def write_reviews(path: Path, *, n: int = 2000) -> None:
-    """A CSV file with the columns `stars` and `text`."""
+    """Writes a CSV file with the columns `stars` and `text`."""
     generator = random.Random(0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -88,15 +88,15 @@ def write_reviews(path: Path, *, n: int = 2000) -> None:
 
 
 def main(folder: Path) -> None:
-    """Make what a study needs, search, and use what was found."""
+    """Writes teacher, text and study into `folder`, runs the search, and uses the balanced student."""
     folder.mkdir(parents=True, exist_ok=True)
     write_teacher(folder / "teacher")
     write_reviews(folder / "reviews.csv")
     (folder / "study.yaml").write_text(STUDY)
 
-    study = validate_study(folder / "study.yaml")  # every mistake is one ValueError, before anything is computed
+    study = validate_study(folder / "study.yaml")  # raises one ValueError with all mistakes
     store = Store(folder / "understudy-store")
-    front = run_search(study, store=store)  # given again, it goes on, or returns at once when the study is complete
+    front = run_search(study, store=store)  # run again, it resumes, or returns at once if complete
     print(front_markdown(front))
 
     chosen = select(store, study.name, balanced=True)  # or max_latency_ms=2.0, or min_fidelity=0.95

@@ -326,7 +326,7 @@ def documented(pattern: str, *names: str) -> set[str]:
 
 
 def test_every_command_of_the_documents_exists_and_one_page_has_all_of_them() -> None:
-    from search.cli.main import build_parser
+    from search.cli.parser import build_parser
 
     actions = build_parser()._subparsers._group_actions  # type: ignore[union-attr]
     (commands,) = (set(action.choices) for action in actions if action.choices)  # type: ignore[arg-type]

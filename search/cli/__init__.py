@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one function of the other rooms for each command."""
+"""The command line: each command calls one function of another room."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an argument of the command line may be: converters for argparse that say the rule, then the value."""
+"""Argument types for argparse: each converts a text, or raises an error that says the rule, then the value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spaces.fields import parse_duration, require_name
 def _argument(
     rule: str, convert: Callable[[str], Any], accepts: Callable[[Any], bool] = lambda value: True
 ) -> Callable[[str], Any]:
-    """Of whatever `convert` makes of a text, if it accepts it."""
+    """An argparse type that returns `convert(text)` if `accepts` it, else reports that the argument must be `rule`."""
 
     def read(text: str) -> Any:
         try:
@@ -39,7 +39,7 @@ duration = _argument("a positive duration such as 90s, 10m or 2h", parse_duratio
 
 
 def address(text: str) -> str:
-    """That of a Ray cluster."""
+    """The address of a Ray cluster."""
     from search.study.preflight import require_address
 
     try:
@@ -49,7 +49,7 @@ def address(text: str) -> str:
 
 
 def tracking(text: str) -> str:
-    """That of MLflow's tracking."""
+    """The tracking URI of MLflow."""
     from search.storage.tracking_uri import require_tracking_uri
 
     try:
@@ -59,7 +59,7 @@ def tracking(text: str) -> str:
 
 
 def named(kind: str) -> Callable[[str], str]:
-    """The name of a study or an alias."""
+    """An argparse type for the name of a `kind`: a study or an alias."""
 
     def read(text: str) -> str:
         try:

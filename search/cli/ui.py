@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MLflow UI over a store: one worker, on loopback, until it is interrupted.
+"""Serves the MLflow UI of a store: one worker, on loopback, until Ctrl-C.
 
-The server has no accounts: whoever reaches the port can read and delete what the store holds. So it binds to this
-machine alone; from elsewhere, forward the port with ssh.
+The server has no authentication: whoever reaches the port can read and delete what the store holds. So it binds to
+loopback by default; from another machine, forward the port with ssh.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spaces.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 5000
-STOP_SECONDS = 10.0  # how long the server may take to end its worker before it is killed
+STOP_SECONDS = 10.0  # wait after SIGTERM before SIGKILL
 
 SERVER_ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 9
@@ -31,19 +31,19 @@ SERVER_ENVIRONMENT = {
 def serve_ui(
     store: Store, *, port: int = DEFAULT_PORT, host: str = LOOPBACK, say: Callable[[str], None] = lambda line: None
 ) -> int:
-    """Serve the store's MLflow UI until Ctrl-C (KeyboardInterrupt passes on) or until the server ends; its exit status.
+    """Serves the store's MLflow UI until Ctrl-C (KeyboardInterrupt propagates) or until the server exits.
 
-    A store that tracks on a server has its UI there: that is said, and nothing is served. Raises ValueError if there
-    is no store or the port is taken.
+    Returns the server's exit status. For a store that tracks on a remote server it only says that server's address and
+    returns 0. Raises ValueError if there is no store or the port is taken.
     """
     store.require_exists()
     if store.on_server:
         say(f"the MLflow UI of {store.root} is the server's own: {store.tracking_uri}")
         return 0
     require_free(host, port)
-    say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C ends it)")
+    say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
     environment = {**os.environ, **SERVER_ENVIRONMENT}
-    # Its stdout is a line for every request.
+    # the server writes a line for every request to stdout
     server = subprocess.Popen(server_command(store, port=port, host=host), env=environment, stdout=subprocess.DEVNULL)
     try:
         return server.wait()
@@ -52,7 +52,7 @@ def serve_ui(
 
 
 def server_command(store: Store, *, port: int, host: str = LOOPBACK) -> list[str]:
-    """The command line of the server; its environment must hold `SERVER_ENVIRONMENT`."""
+    """The server's command line; run it with `SERVER_ENVIRONMENT` in its environment."""
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", store.tracking_uri),
@@ -63,7 +63,7 @@ def server_command(store: Store, *, port: int, host: str = LOOPBACK) -> list[str
 
 
 def require_free(host: str, port: int) -> None:
-    """Raises ValueError unless a server can listen there."""
+    """Raises ValueError unless a server can listen on the port."""
     if not 1 <= port <= 65535:
         raise UserError(f"a port is a number from 1 to 65535, got {port}; try --port {DEFAULT_PORT}")
     try:
@@ -77,7 +77,7 @@ def require_free(host: str, port: int) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and wait for it; kill it if it does not end."""
+    """Terminates the server and waits for it; kills it after `STOP_SECONDS`."""
     if server.poll() is None:
         server.terminate()
     try:

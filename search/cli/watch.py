@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks on while another process searches: reads the study's journal, shows its trials, and writes nothing.
+"""Shows the trials of a study that another process searches: polls its journal, read-only.
 
-The journal holds every change before anyone is told of it, so a watcher sees what the searching process shows, a moment
-later. It may come and go at any time.
+The search writes every change to the journal before it notifies its observers, so this shows what the search shows, at
+most one polling interval later. It may be started and stopped at any time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from search.study.clock import STEP
 from search.trials.journal import TrialReader
 from spaces.errors import UserError
 
-LOOK_EVERY_S = 1.0
+POLL_INTERVAL_S = 1.0
 
 
 def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None:
-    """Shows the trials of study `name` (None: the one that was begun or continued last) as long as it is worked on.
+    """Shows the trials of study `name` (None: the one that was run last) until no process runs it any more.
 
     Raises ValueError if the store holds no such study.
     """
@@ -33,9 +33,12 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
     state = StudyState.of(store, name)
     study = state.read(STUDY)
     if study is None:
-        raise UserError(f"a study can be watched once its search has begun, and {name} has not in {store.root}")
+        raise UserError(
+            f"a study can be watched once its search has begun, but {name} has not begun in "
+            f"{store.root}; start it with `understudy search`, or check --store"
+        )
     holder, step = holder_of(state.folder), ""
-    say(f"{name}: {f'{holder} works on it' if holder else 'nobody works on it'}")
+    say(f"{name}: {holder or 'no process'} is running it")
     reader = TrialReader(state.folder, name)
     records: tuple[TrialRecord, ...] = ()
     objective = objective_of(study.objective)
@@ -44,19 +47,19 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
         while True:
             holder = holder_of(state.folder)
             before, records = records, reader.records()
-            tell(before, records, [table])
+            notify(before, records, [table])
             now = state.read(STEP) or ""
             if holder is not None and now != step:
                 step = now
                 table.say(step)
             if holder is None:
                 break
-            time.sleep(LOOK_EVERY_S)
-    say(f"{name}: nobody works on it any more; `understudy front {name}` shows what was registered")
+            time.sleep(POLL_INTERVAL_S)
+    say(f"{name}: no process is running it any more; `understudy front {name}` shows what was registered")
 
 
-def tell(before: Sequence[TrialRecord], now: Iterable[TrialRecord], observers: Iterable[Observer]) -> None:
-    """Tells observers what has happened to trials between two looks, as the search itself would have."""
+def notify(before: Sequence[TrialRecord], now: Iterable[TrialRecord], observers: Iterable[Observer]) -> None:
+    """Calls the observers for every change of trials from `before` to `now`, as the search itself does."""
     observers = tuple(observers)
     known = {record.number: record for record in before}
     for record in now:

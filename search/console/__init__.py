@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people see on a terminal."""
+"""Terminal output: tables and progress."""

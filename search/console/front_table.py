@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front as a table: for the terminal, for MLflow and as Markdown. References stand below the students."""
+"""Prints a front as a table on the terminal, references below the students."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search.records.front_table import COLUMNS, baseline_of, rows_of
 
 
 def print_front(front: Front, *, file: IO[str] | None = None) -> None:
-    """Draw the front as a table on `file` (None: stdout)."""
+    """Prints the front as a table to `file` (None: stdout)."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -36,5 +36,5 @@ def print_front(front: Front, *, file: IO[str] | None = None) -> None:
         table.add_row(*(Text(column.text(kind, entry)) for column in COLUMNS), style=styles[kind])
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
-        console.width = 200  # a pipe has no width: never cut what a program or a log reads
+        console.width = 200  # a pipe has no width: avoid truncated cells
     console.print(table)

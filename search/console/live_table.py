@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people see of a running search: a live table on a terminal, plain lines, one an event, anywhere else.
-
-An observer of the search like any other. Everything goes to stderr.
-"""
+"""Shows a running search on stderr: a live table on a terminal, else one line for each event."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from search.records.trial import TrialRecord, TrialState
 from spaces.student_words import describe
 
 REFRESHES_PER_S = 2.0
-MIN_ROWS = 5  # of the table, however low the terminal is
+MIN_ROWS = 5  # shown even on a terminal of fewer lines
 
 _STYLES = {
     TrialState.RUNNING: "cyan",
@@ -35,7 +32,7 @@ _STYLES = {
 
 
 class LiveTable:
-    """Shows trials while they run: use it as a context manager around the search, and as one of its observers."""
+    """An observer that shows trials while they run; use it as a context manager around the search."""
 
     def __init__(
         self,
@@ -58,7 +55,7 @@ class LiveTable:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        """Begins to draw, on a terminal."""
+        """Starts the live table, if the output is a terminal."""
         if self._console.is_terminal:
             self._live = Live(
                 console=self._console,
@@ -73,38 +70,38 @@ class LiveTable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the table as it is last."""
+        """Stops updating; the last table stays on the screen."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def trial_started(self, record: TrialRecord) -> None:
-        """A row, or a line."""
+        """Adds the trial's row, or prints a line."""
         verb = "begins" if record.continues is None else f"continues trial-{record.continues:04d}"
-        self._take(record, f"{verb}: {describe(record.spec)}, {_latency(record)} predicted")
+        self._update(record, f"{verb}: {describe(record.spec)}, {_latency(record)} predicted")
 
     def rung_reached(self, record: TrialRecord) -> None:
-        """The row's numbers, or a line."""
+        """Updates the row's numbers, or prints a line."""
         line = (
             f"rung {len(record.rungs)} of {self._n_rungs}: fidelity {self._fidelity(record)} after {record.n_tokens:,} "
             f"tokens, {record.tokens_per_s:,.0f} tokens/s"
         )
         left = self._time_left()
-        self._take(record, line if left is None else f"{line}, {left} left")
+        self._update(record, line if left is None else f"{line}, {left} left")
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """The row's state, or a line with the outcome."""
+        """Updates the row's state, or prints a line with the outcome."""
         if record.state is TrialState.COMPLETE:
             line = f"complete: fidelity {self._fidelity(record)}, {_latency(record)}, {describe(record.spec)}"
         else:
             line = f"{record.state.value}: {record.outcome}"
-        self._take(record, line)
+        self._update(record, line)
 
     def say(self, line: str) -> None:
-        """A line above the table."""
+        """Prints a line above the table."""
         self._console.print(Text(line), soft_wrap=True)
 
-    def _take(self, record: TrialRecord, line: str) -> None:
+    def _update(self, record: TrialRecord, line: str) -> None:
         self._records[record.number] = record
         if self._live is None:
             self._console.print(Text(f"{record.name} {line}"), soft_wrap=True)
@@ -113,7 +110,7 @@ class LiveTable:
         records = [self._records[number] for number in sorted(self._records)]
         running = [record for record in records if record.state is TrialState.RUNNING]
         ended = [record for record in records if record.state is not TrialState.RUNNING]
-        n_rows = max(MIN_ROWS, self._console.size.height - 6)  # head, foot and what was written above
+        n_rows = max(MIN_ROWS, self._console.size.height - 6)  # header, summary and lines above the table
         n_ended = max(0, n_rows - len(running))
         table = Table(expand=False, pad_edge=False, box=None)
         table.add_column("trial", no_wrap=True)

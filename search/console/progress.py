@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search tells people while it runs: one line a step, with a bar on a terminal.
+"""Reports the steps of a study on stderr: a progress bar on a terminal, else lines.
 
-Everything goes to stderr. The trials have their own live table; this is for the steps before and after.
+Trials have a table of their own (`search.console.live_table`); this is for the steps before and after.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PLAIN_EVERY_S = 15.0  # between two lines of one step where there is no terminal
+LINE_INTERVAL_S = 15.0  # minimum time between two lines of one step without a terminal
 
 Bar = Callable[[int, int], None]
-"""Is told (done, total) of a step."""
+"""A progress function, called with (done, total) of a step."""
 
 
 class Reporter(Protocol):
-    """Is told the steps of a search."""
+    """Receives the steps and messages of a study."""
 
     def step(self, what: str) -> Bar:
-        """A step begins, which ends the one before; how far it is goes to the function that is returned."""
+        """Begins a step, which ends the previous one; returns its progress function."""
 
     def say(self, line: str) -> None:
-        """A finished sentence: ends the step before and stays on the screen."""
+        """Prints a line that stays on the screen; ends the current step."""
 
 
 class ConsoleReporter:
-    """Bars on a terminal, plain lines with the time elsewhere."""
+    """Progress bars on a terminal, else lines with the elapsed time."""
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self._console = Console(file=file, stderr=file is None, highlight=False)
@@ -38,12 +38,12 @@ class ConsoleReporter:
         self._bars: Progress | None = None
 
     def step(self, what: str) -> Bar:
-        """Show a bar that fills, or print a line now and then."""
+        """Shows a progress bar, or prints a line at most every `LINE_INTERVAL_S` seconds."""
         self._end_bar()
         return self._bar(what) if self._console.is_terminal else self._lines(what)
 
     def say(self, line: str) -> None:
-        """Print the line."""
+        """Prints a line; ends the current step."""
         self._end_bar()
         self._print(line)
 
@@ -57,15 +57,15 @@ class ConsoleReporter:
 
     def _lines(self, what: str) -> Bar:
         self._print(what)
-        told = time.monotonic()
+        last_line_s = time.monotonic()
 
-        def tell(done: int, total: int) -> None:
-            nonlocal told
-            if total > 0 and done < total and time.monotonic() - told >= PLAIN_EVERY_S:
-                told = time.monotonic()
+        def advance(done: int, total: int) -> None:
+            nonlocal last_line_s
+            if total > 0 and done < total and time.monotonic() - last_line_s >= LINE_INTERVAL_S:
+                last_line_s = time.monotonic()
                 self._print(f"{what}: {done / total:.0%}")
 
-        return tell
+        return advance
 
     def _end_bar(self) -> None:
         if self._bars is not None:

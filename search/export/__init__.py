@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registered students, written for use elsewhere. Nothing is imported here: `embed` runs where only serving is
-installed."""
+"""Exports students to other formats and embeds files with them. Nothing is imported here, so that `embed` runs with
+only the `serve` dependencies installed."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of sentences to a file of vectors, by a student of the registry or of a folder; no torch is needed.
+"""Embeds a file of sentences with a student folder or a registered model, without torch.
 
-A student folder is run by the engine alone, so this command works where only serving is installed; a registered model
-is looked up in MLflow.
+A student folder needs the engine only, so it works with only the `serve` dependencies; a registered model is resolved
+through MLflow.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spaces.errors import UserError
 
 
 def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None = None, n_threads: int = 1) -> Path:
-    """Write the vector of every line of `file`, [lines, dimension] float32, to `out`; its path.
+    """Writes the vectors of the lines of `file`, [lines, dimension] float32, to `out`; returns its path.
 
     `model` is a student folder, or `NAME`, `NAME@ALIAS`, `NAME/VERSION` of a registered model. `out` None is `file`
-    with the suffix .npy; an older file there is replaced. Row i is line i: an empty line has a vector too. Raises
-    ValueError or OSError, before anything is computed, for an unknown model and for text that cannot be used.
+    with the suffix .npy; an existing file is replaced. Row i is line i, empty lines included. Raises ValueError or
+    OSError, before anything is computed, for an unknown model or unusable text.
     """
     sentences = read_lines(file)
     out = file.with_suffix(".npy") if out is None else out
@@ -32,13 +32,13 @@ def embed_file(store: Store, model: str | Path, file: Path, *, out: Path | None 
     if not out.parent.is_dir() or out.is_dir():
         raise UserError(f"{out} must be a file in a folder that exists; choose another with --out")
     encoder = load(find_folder(store, model))
-    with atomic_file(out, durable=False) as opened:  # before the work: a folder that cannot be written is known at once
+    with atomic_file(out, durable=False) as opened:  # opened first, to fail before the work
         np.save(opened, encoder.encode(sentences, n_threads=n_threads), allow_pickle=False)
     return out
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 file, without their ends. Raises ValueError if there is none or it is no text."""
+    """The lines of a UTF-8 file without line ends. Raises ValueError if it is not UTF-8 or all lines are empty."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,14 +50,14 @@ def read_lines(file: Path) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     if not any(line.strip() for line in lines):
-        raise UserError(f"{file} holds no sentence; give a file with a sentence a line")
+        raise UserError(f"{file} has no sentence; give a file with one sentence a line")
     return [line.rstrip("\r") for line in lines]
 
 
 def find_folder(store: Store, model: str | Path) -> Path:
-    """The student folder of a path or of a registered model."""
+    """The student folder `model`, or that of the registered model of this name."""
     if (Path(model) / DOCUMENT_FILE).is_file():
         return Path(model)
-    from search.tracking.registry import resolve_model  # looks into MLflow, which serving does not need
+    from search.tracking.registry import resolve_model  # imports MLflow, which a student folder does not need
 
     return resolve_model(store, model)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student in another form: its folder, a sentence-transformers folder, or an ONNX graph.
+"""Exports a student as its folder, a sentence-transformers folder, or an ONNX graph.
 
-Every form gives the same vectors (cosine at least 0.9999). A student that a form cannot hold is refused with
-the reason; nothing is written then. OUT appears whole or not at all, and nothing is ever overwritten.
+Every format gives the same vectors (cosine at least 0.9999). A student that a format cannot represent is an error that
+says why. The output is moved into place atomically, and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainers.measure.onnx_graph import write_onnx
 
 
 class ExportFormat(StrEnum):
-    """What a student can become."""
+    """The formats of an export."""
 
     FOLDER = "folder"
     SENTENCE_TRANSFORMERS = "sentence-transformers"
@@ -33,14 +33,14 @@ class ExportFormat(StrEnum):
 
 
 def export_model(store: Store, model: str | Path, out: Path, *, format: ExportFormat | str) -> Path:
-    """Export what `search.tracking.registry.resolve_model` finds under `model`; returns the path written."""
+    """Exports the registered model or student folder `model` to `out`; returns `out`. Errors as of `export`."""
     return export(resolve_model(store, model), out, format=format)
 
 
 def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
-    """Write the student in `folder` to `out` (a folder; one file if the format is ONNX and the name ends in .onnx).
+    """Writes the student in `folder` to `out` (a folder; one file for ONNX if the name ends in .onnx); returns `out`.
 
-    Raises ValueError if the format cannot hold the student, or if `out` exists and is not an empty folder.
+    Raises ValueError if the format cannot represent the student, or if `out` exists and is not an empty folder.
     """
     try:
         wanted = ExportFormat(format)
@@ -64,11 +64,11 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
                 write_onnx(student, written / "model.onnx")
                 _write_tokenizer(student, written / "tokenizer.json")
                 if out.suffix == ".onnx":
-                    written = _only_file(written, out)
+                    written = _single_onnx_file(written, out)
             case _:
                 assert_never(wanted)
         for path in (written, *written.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # some writers make private files
+            path.chmod(0o755 if path.is_dir() else 0o644)  # some writers create files with mode 0600
         move_into_place(written, out, durable=False, may_replace=False)
     return out
 
@@ -79,7 +79,7 @@ def _copy(student: StudentFolder, out: Path) -> None:
 
 
 def _write_tokenizer(student: StudentFolder, out: Path) -> None:
-    """The tokenizer as the graph needs it: cut to the student's tokens, batches padded (masked, with any token)."""
+    """The tokenizer for the graph: truncates to the student's maximum and pads batches (any token, as it is masked)."""
     tokenizer = Tokenizer.from_file(str(student.tokenizer_path))
     if student.max_tokens is None:
         tokenizer.no_truncation()
@@ -89,7 +89,7 @@ def _write_tokenizer(student: StudentFolder, out: Path) -> None:
     tokenizer.save(str(out))
 
 
-def _only_file(folder: Path, out: Path) -> Path:
+def _single_onnx_file(folder: Path, out: Path) -> Path:
     if sorted(path.name for path in folder.iterdir()) != ["model.onnx", "tokenizer.json"]:
-        raise UserError(f"this student's weights do not fit one ONNX file; give a folder instead of {out}")
+        raise UserError(f"this student's weights exceed one ONNX file; give a folder instead of {out}")
     return folder / "model.onnx"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student as a folder of standard sentence-transformers modules: no remote code, no pickle, no torch to write it.
+"""Writes a student as a folder of standard sentence-transformers modules: no remote code, no pickle, no torch.
 
-An encoder becomes Hugging Face's BertModel. Its heads must be width / n_heads wide, so narrower heads get rows of
-zeros, and their queries the factor that keeps the scores; a factorised token table is multiplied out.
+An encoder becomes Hugging Face's BertModel. Its head width is hidden_size / num_attention_heads, so narrower heads are
+padded with zeros and their queries scaled to keep the scores; a factorised token table is multiplied out.
 
-A static student becomes XLNet without layers, whose hidden states are the token vectors as they are. The module
-StaticEmbedding would not do: it leaves out the special tokens, which a student's mean counts.
+A static student becomes an XLNetModel without layers, whose hidden states are the token vectors. The module
+StaticEmbedding does not fit: it drops the special tokens, which are part of a student's mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 _ACTIVATIONS = {Activation.GELU: "gelu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.RELU: "relu"}
 _PAD_TOKENS = ("[PAD]", "<pad>")
-_ROLES = {  # what a tokenizer's special tokens are called, by their role
+_SPECIAL_TOKENS = {  # names of special tokens by role
     "pad_token": _PAD_TOKENS,
     "unk_token": ("[UNK]", "<unk>"),
     "cls_token": ("[CLS]", "<s>"),
@@ -38,7 +38,7 @@ _ROLES = {  # what a tokenizer's special tokens are called, by their role
 
 
 def write_sentence_transformers(student: StudentFolder, out: Path) -> None:
-    """Write the modules into the folder `out`. Raises ValueError, before that, for a student that they cannot hold."""
+    """Writes the modules to the folder `out`. Raises ValueError first if they cannot represent the student."""
     spec = student.spec
     _require_standard(spec)
     modules = ["Transformer", "Pooling"]
@@ -74,7 +74,7 @@ def write_sentence_transformers(student: StudentFolder, out: Path) -> None:
                 "idx": i,
                 "name": str(i),
                 "path": "" if i == 0 else f"{i}_{name}",
-                "type": f"sentence_transformers.models.{name}",  # the path that every version since 1.0 knows
+                "type": f"sentence_transformers.models.{name}",  # the import path that works in all versions since 1.0
             }
             for i, name in enumerate(modules)
         ],
@@ -120,7 +120,7 @@ def _write_bert(spec: StudentSpec, encoder: EncoderSpec, weights: Weights, out: 
 
 
 def _bert_tensors(encoder: EncoderSpec, weights: Weights) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """BertModel's state dict; what it has and a student has not (token types, pooler) is zero."""
+    """BertModel's state dict; tensors that a student lacks (token types, pooler) are zero."""
     width = encoder.width
     tokens = weights["embeddings.tokens"]
     if encoder.embedding_dim is not None:
@@ -131,7 +131,7 @@ def _bert_tensors(encoder: EncoderSpec, weights: Weights) -> Iterator[tuple[str,
     yield from _renamed("embeddings.LayerNorm", weights, "embeddings.norm")
     for i in range(encoder.n_layers):
         ours, theirs = f"layers.{i}", f"encoder.layer.{i}"
-        # BertModel divides the scores by the root of the wide head.
+        # BertModel divides the scores by the square root of the padded head's width.
         scale_up = math.sqrt(width // encoder.n_heads / encoder.head_width)
         qkv = zip(
             ("query", "key", "value"),
@@ -141,10 +141,10 @@ def _bert_tensors(encoder: EncoderSpec, weights: Weights) -> Iterator[tuple[str,
             strict=True,
         )
         for part, weight, bias, scale in qkv:
-            yield f"{theirs}.attention.self.{part}.weight", _widen(weight * np.float32(scale), encoder)
-            yield f"{theirs}.attention.self.{part}.bias", _widen(bias * np.float32(scale), encoder)
+            yield f"{theirs}.attention.self.{part}.weight", _pad_heads(weight * np.float32(scale), encoder)
+            yield f"{theirs}.attention.self.{part}.bias", _pad_heads(bias * np.float32(scale), encoder)
         output = weights[f"{ours}.attention.output.weight"]
-        yield f"{theirs}.attention.output.dense.weight", _widen(output.T, encoder).T
+        yield f"{theirs}.attention.output.dense.weight", _pad_heads(output.T, encoder).T
         yield f"{theirs}.attention.output.dense.bias", weights[f"{ours}.attention.output.bias"]
         yield from _renamed(f"{theirs}.attention.output.LayerNorm", weights, f"{ours}.attention.norm")
         yield from _renamed(f"{theirs}.intermediate.dense", weights, f"{ours}.feed_forward.input")
@@ -159,8 +159,8 @@ def _renamed(theirs: str, weights: Weights, ours: str) -> Iterator[tuple[str, ND
     yield f"{theirs}.bias", weights[f"{ours}.bias"]
 
 
-def _widen(rows: NDArray[np.float32], encoder: EncoderSpec) -> NDArray[np.float32]:
-    """Rows of all heads, [n_heads * head_width, ...], with zeros below each head: [width, ...]."""
+def _pad_heads(rows: NDArray[np.float32], encoder: EncoderSpec) -> NDArray[np.float32]:
+    """Pads each head's rows with zeros: [n_heads * head_width, ...] to [width, ...]."""
     wide = encoder.width // encoder.n_heads
     heads = rows.reshape(encoder.n_heads, encoder.head_width, *rows.shape[1:])
     padded = np.zeros((encoder.n_heads, wide, *rows.shape[1:]), dtype=np.float32)
@@ -188,7 +188,7 @@ def _write_table(spec: StudentSpec, weights: Weights, out: Path) -> None:
     )
     tensors = {
         "word_embedding.weight": np.ascontiguousarray(table, dtype=np.float32),
-        "mask_emb": np.zeros((1, 1, spec.output_dim), np.float32),  # only its pre-training uses it
+        "mask_emb": np.zeros((1, 1, spec.output_dim), np.float32),  # used in pre-training only
     }
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
@@ -219,10 +219,10 @@ def _write_tokenizer(path: Path, max_tokens: int | None, out: Path) -> None:
     }
     if max_tokens is not None:
         config["model_max_length"] = max_tokens
-    for role, names in _ROLES.items():
+    for role, names in _SPECIAL_TOKENS.items():
         found = next((name for name in names if name in added), None)
         if found is None and role == "pad_token" and added:
-            found = added[0]  # padding is masked: any token will do
+            found = added[0]  # padding is masked, so any token works
         if found is not None:
             config[role] = found
     _write_json(out / "tokenizer_config.json", config)

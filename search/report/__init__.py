@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search and its front as one page, computed from what the store holds."""
+"""The HTML report of a study: its front and its search, computed from the store."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front as a picture: log latency against fidelity, references beside it, trials as faint dots behind it.
+"""The SVG chart of a front: students and references, and the trials as faint dots; latency against fidelity.
 
-Fidelity is drawn on an error scale: equal steps up halve the error (`search.records.objective`), so that 0.98 and 0.99
-are as far apart as 0.90 and 0.95. A perfect fidelity (the teacher's) lies beyond every finite step: it is drawn on the
-upper edge, above a broken axis. Colours are CSS variables that follow the reader's light or dark scheme.
+The x axis is log latency, the y axis -log2 of the error (`search.records.objective`), so that 0.98 and 0.99 are as far
+apart as 0.90 and 0.95. A perfect fidelity (the teacher's) has no finite height: it is drawn on the upper edge, above a
+broken axis. Colours are CSS variables that follow the browser's light or dark scheme.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,15 +19,14 @@ from search.records.formatting import describe_profile, format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective
 from search.records.trial import TrialPoint
-from search.report.svg import step_curve, vertical_title
+from search.report.svg import CHARACTER_PX, step_curve, vertical_title
 
 WIDTH, HEIGHT = 920, 580
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 88, 62
-HEADING = 24  # pixels that the heading takes; a chart without one begins below it
+HEADING = 24  # pixels of the heading; without one the view box starts below it
 TIMES = "\N{MULTIPLICATION SIGN}"
-BREAK = 26  # pixels between the upper edge, where a perfect fidelity is drawn, and the highest finite step
+BREAK = 26  # pixels between the upper edge, where a perfect fidelity is drawn, and the highest finite one
 
-_CHARACTER_PX = 6.4  # mean width of a character of a 12 px label; only used to keep labels apart
 FIDELITY_TICKS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 _TRIAL_STATES = ("complete", "pruned", "failed", "interrupted", "running", "refused")
 
@@ -35,21 +34,21 @@ CHART_CSS = Path(__file__).with_name("assets") / "chart.css"
 
 
 def front_chart(front: Front, trials: Sequence[TrialPoint] = (), *, style: str = "", heading: str = "") -> str:
-    """The chart as an `<svg>` element; each mark has `data-key`, by which the report's script finds it.
+    """The chart as an `<svg>` element.
 
-    Links find it by its id, `mark-` and the key.
+    Each mark has a `data-key`, which the report's script uses, and the id `mark-` + key, the target of links.
     """
     marks = [_Mark("student", f"s{i}", entry) for i, entry in enumerate(front.students)]
     marks += [_Mark("dominated", f"d{i}", entry) for i, entry in enumerate(front.dominated)]
     marks += [_Mark("reference", f"r{i}", entry) for i, entry in enumerate(front.references)]
     marks = [mark for mark in marks if is_finite(front.point_of(mark.entry))]
-    dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_place(trial)) is not None]
+    dots = [(i, trial, *point) for i, trial in enumerate(trials) if (point := trial_position(trial)) is not None]
     if not marks and not dots:
         return f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} 80">{style}' + (
             '<text class="label" x="20" y="44">No student and no reference has been measured yet.</text></svg>'
         )
-    pairs = [point for *_, point in _pairs(dots)]
-    axes = _Axes.around([front.point_of(mark.entry) for mark in marks] or pairs, pairs, front.objective)
+    trial_points = [(latency_ms, fidelity) for _, _, latency_ms, fidelity in dots]
+    axes = _Axes.around([front.point_of(mark.entry) for mark in marks] or trial_points, trial_points, front.objective)
     above = 0 if heading else HEADING
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="group" '
@@ -79,7 +78,7 @@ class _Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Axes:
-    """Where a (latency, fidelity) is drawn."""
+    """The axes: from (latency, fidelity) to pixels."""
 
     objective: Objective
     low_ms: float
@@ -91,10 +90,10 @@ class _Axes:
     def around(
         cls, points: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float]], objective: Objective
     ) -> _Axes:
-        """Axes that hold all points; dots (trials) may widen the latencies, not the fidelities."""
+        """Axes that include all points; trials (`dots`) extend the latency range only."""
         latencies = [latency_ms for latency_ms, _ in (*points, *dots)]
-        steps = [error_step(objective.error(fidelity)) for _, fidelity in points]
-        steps = [step for step in steps if step < BEYOND] or [1.0]
+        steps = [negative_log2_error(objective.error(fidelity)) for _, fidelity in points]
+        steps = [step for step in steps if step < MAX_NEGATIVE_LOG2_ERROR] or [1.0]
         margin = max(0.35, 0.07 * (max(steps) - min(steps)))
         ratio = max(1.35, (max(latencies) / min(latencies)) ** 0.05)
         low_ms, high_ms = min(latencies) / ratio, max(latencies) * ratio
@@ -109,7 +108,7 @@ class _Axes:
         return LEFT + share * (WIDTH - RIGHT - LEFT)
 
     def step(self, fidelity: float) -> float:
-        return error_step(self.objective.error(fidelity))
+        return negative_log2_error(self.objective.error(fidelity))
 
     def y(self, fidelity: float) -> float:
         step = self.step(fidelity)
@@ -119,24 +118,20 @@ class _Axes:
         return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP - BREAK)
 
 
-BEYOND = 13.0  # an error of 0.0001: rounding, not fidelity
+MAX_NEGATIVE_LOG2_ERROR = 13.0  # an error of about 0.0001: less is rounding
 
 
-def error_step(error: float) -> float:
-    """Height on the error scale, -log2 of the error; 0 for an error of 1 or more."""
+def negative_log2_error(error: float) -> float:
+    """-log2 of an error above 0; 0 for an error of 1 or more."""
     return -math.log2(min(error, 1.0))
 
 
-def trial_place(trial: TrialPoint) -> tuple[float, float] | None:
-    """(predicted latency, fidelity) of a trial; None if it was not measured, or not finite, and so cannot be drawn."""
+def trial_position(trial: TrialPoint) -> tuple[float, float] | None:
+    """(predicted latency in ms, fidelity) of a trial; None if either is missing or not finite."""
     if trial.latency_ms is None or trial.fidelity is None:
         return None
     point = (trial.latency_ms, trial.fidelity)
     return point if is_finite(point) and trial.latency_ms > 0.0 else None
-
-
-def _pairs(dots: Iterable[tuple[int, TrialPoint, float, float]]) -> list[tuple[int, tuple[float, float]]]:
-    return [(i, (latency_ms, fidelity)) for i, _, latency_ms, fidelity in dots]
 
 
 def _grid(axes: _Axes, front: Front, *, heading: str) -> list[str]:
@@ -170,7 +165,7 @@ def _grid(axes: _Axes, front: Front, *, heading: str) -> list[str]:
 
 
 def latency_ticks(low_ms: float, high_ms: float) -> list[float]:
-    """Round latencies of a logarithmic axis, at most 11."""
+    """Tick values of a logarithmic latency axis in ms, at most 11."""
     decades = range(math.floor(math.log10(low_ms)), math.ceil(math.log10(high_ms)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         ticks = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -181,7 +176,7 @@ def latency_ticks(low_ms: float, high_ms: float) -> list[float]:
 
 
 def _speedups(axes: _Axes, front: Front) -> list[tuple[float, float]]:
-    """(speed-up, x) of the upper axis; none as long as nothing is measured beside the teacher."""
+    """(speed-up, x in pixels) of the upper axis's ticks; empty if there is no entry."""
     entries = (*front.students, *front.dominated, *front.references)
     if not entries:
         return []
@@ -192,7 +187,7 @@ def _speedups(axes: _Axes, front: Front) -> list[tuple[float, float]]:
 
 
 def _front_line(axes: _Axes, students: Sequence[MeasuredStudent]) -> list[str]:
-    """The best fidelity within each latency: a staircase, with what it dominates shaded."""
+    """The Pareto front as a step curve, with the dominated area shaded."""
     if not students:
         return []
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
@@ -243,7 +238,7 @@ def _symbol(axes: _Axes, mark: _Mark) -> str:
     )
 
 
-# Where a name may stand beside its mark, best first: above the front nothing is drawn, below it little.
+# Label positions (dx, dy, text-anchor) in order of preference: nothing is drawn above the front, little below it.
 _ABOVE = ((-9, -9, "end"), (0, -14, "middle"), (-14, 4, "end"), (10, 18, "start"), (14, 4, "start"))
 _BELOW = (
     *((11, 17, "start"), (14, 4, "start"), (0, 24, "middle")),
@@ -254,7 +249,7 @@ _Box = tuple[float, float, float, float]
 
 
 def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
-    """A short name beside each mark, where it covers neither another name nor another mark."""
+    """A label for each mark, at the first position that overlaps no other label or mark; none if all overlap."""
     taken: list[_Box] = []
     for mark in marks:
         x, y = axes.of(mark.entry)
@@ -263,7 +258,7 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
     for mark in marks:
         x, y = axes.of(mark.entry)
         text = short_name(mark.entry) if mark.kind != "reference" else mark.entry.name.replace("-", " ")
-        width = len(text) * _CHARACTER_PX
+        width = len(text) * CHARACTER_PX
         for dx, dy, anchor in _ABOVE if mark.kind == "student" else _BELOW:
             left = x + dx - (width if anchor == "end" else width / 2 if anchor == "middle" else 0.0)
             box = (left, y + dy - 11, left + width, y + dy + 3)
@@ -278,7 +273,7 @@ def _labels(axes: _Axes, marks: Sequence[_Mark]) -> list[str]:
 
 
 def short_name(entry: MeasuredStudent) -> str:
-    """Depth and width, as in `3 x 384` but with a true multiplication sign; `static` for depth 0."""
+    """Depth and width as `3 x 384`, with a multiplication sign for the x; `static` for depth 0."""
     encoder = entry.spec.get("encoder")
     return f"{encoder['n_layers']} {TIMES} {encoder['width']}" if encoder else "static"
 
@@ -293,9 +288,9 @@ def _legend(front: Front, trials: Sequence[TrialPoint]) -> list[str]:
         rows.append(("mark dominated", "a reference is better", '<circle r="4.5"/><path d="M-3 3L3 -3"/>'))
     if front.references:
         rows.append(("mark reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
-    if any(trial_place(trial) is not None for trial in trials):
+    if any(trial_position(trial) is not None for trial in trials):
         rows.append(("", "brief trial, at its predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
-        rows.append(("", "stopped early", '<circle class="trial pruned" r="2.6"/>'))
+        rows.append(("", "not complete", '<circle class="trial pruned" r="2.6"/>'))
     parts, x, y = [], LEFT + 6.0, HEADING + 24
     for kind, words, shape in rows:
         parts.append(f'<g class="{kind}" transform="translate({x:.0f} {y})">{shape}</g>')

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The empty regions of a front: where a student is missing between two neighbours, or beyond the ends.
+"""The gaps of a Pareto front: rectangles between neighbouring points, and beyond the two ends.
 
-Corners are (log2 of milliseconds, error), both to be minimised. Between two neighbours of a front lies the rectangle
-of what a student as fast as the one and as faithful as the other would add: its area is the most hypervolume that one
-point there can gain. Beyond the fastest neighbour the rectangle ends at the fastest student of the space and at the
-reference's error, beyond the most faithful one at the teacher's latency and at half the error. A gap is wide if it is
-larger than `WIDE` times the mean gap between neighbours. For each gap: what was tried there, how close it
-came, and what the surrogate model predicts for untried points.
+Points are (log2 of milliseconds, error), both minimised. The gap between two neighbours is bounded by the faster one's
+cost and the more faithful one's error: its area is the largest hypervolume that one point there can add. The gap before
+the fastest point is bounded by the fastest student of the space and the reference's error, the gap after the most
+faithful one by the teacher's latency and half its error. A gap is wide if its area exceeds `WIDE_FACTOR` times the mean
+of those between neighbours. For each gap: the trials in it and what the surrogate model predicts for untried points.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from search.optimiser.encoding import UnitCube
 from search.optimiser.pareto import front_of
 from search.optimiser.posterior import Candidates, Posterior
 
-WIDE = 1.5
-_QUANTILE_90 = 1.6449  # of the normal distribution, 5% to 95%
-FEWEST = 3  # gaps between neighbours that can say what is usual
-_LEAST_WIDTH = 0.01  # doublings of latency: 0.7%, less than any latency is known to
+WIDE_FACTOR = 1.5
+_QUANTILE_90 = 1.6449  # z-score of the 5% and 95% quantiles
+MIN_INNER_GAPS = 3  # gaps between neighbours that are needed for their mean; with fewer, all gaps are wide
+_MIN_LOG2_WIDTH = 0.01  # in log2 of latency: 0.7%, below the accuracy of any latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +32,28 @@ class Gap:
     """An empty rectangle of a front."""
 
     low_cost: float
-    """Of its left edge: the faster neighbour's."""
+    """Cost of the faster neighbour: the left edge."""
     high_cost: float
-    """Of its right edge: the more faithful neighbour's."""
+    """Cost of the more faithful neighbour: the right edge."""
     low_error: float
-    """Of its best edge: the more faithful neighbour's."""
+    """Error of the more faithful neighbour."""
     high_error: float
-    """Of its worst edge: the faster neighbour's."""
+    """Error of the faster neighbour."""
     faster: int | None
-    """Index of the faster neighbour; None beyond the fastest."""
+    """Index of the faster neighbour; None for the gap before the fastest point."""
     more_faithful: int | None
-    """Index of the more faithful neighbour; None beyond the most faithful."""
+    """Index of the more faithful neighbour; None for the gap after the most faithful point."""
     wide: bool
-    """Whether it is larger than usual; True as long as nobody can say what is usual."""
+    """Whether its area exceeds `WIDE_FACTOR` times the mean; True if there are too few gaps for a mean."""
 
     @property
     def area(self) -> float:
-        """Of the rectangle: log2 latency times log2 error."""
+        """Area of the rectangle: log2 latency times log2 error."""
         return (self.high_cost - self.low_cost) * math.log2(self.high_error / self.low_error)
 
-    def holds(self, cost: float) -> bool:
-        """Whether a student of a cost belongs here: slower than the left edge, as far as that can be told, and faster
-        than the right one."""
-        return self.low_cost + (0.0 if self.faster is None else _LEAST_WIDTH) <= cost < self.high_cost
+    def contains(self, cost: float) -> bool:
+        """Whether a cost lies between the edges; costs within `_MIN_LOG2_WIDTH` of the faster neighbour do not."""
+        return self.low_cost + (0.0 if self.faster is None else _MIN_LOG2_WIDTH) <= cost < self.high_cost
 
 
 def gaps_of(
@@ -65,10 +63,10 @@ def gaps_of(
     slowest_cost: float,
     worst_error: float,
 ) -> tuple[Gap, ...]:
-    """The gaps of the front of corners, by rising cost; indexes are those of `corners`.
+    """The gaps of the Pareto front of `corners`, by rising cost; indexes are those of `corners`.
 
-    `fastest_cost` is the space's fastest student's, `slowest_cost` the teacher's, `worst_error` the reference's. What
-    lies beyond the reference does not count. Gaps that are narrower than a latency can be told are left out.
+    `fastest_cost` is that of the space's fastest student, `slowest_cost` the teacher's, `worst_error` the reference
+    point's, which bounds all gaps. Gaps narrower than `_MIN_LOG2_WIDTH` are left out.
     """
     front = front_of(corners)
     if not front:
@@ -93,33 +91,33 @@ def gaps_of(
             more_faithful=more_faithful,
             wide=True,
         )
-        if gap.high_cost - gap.low_cost > _LEAST_WIDTH and gap.high_error > gap.low_error:
+        if gap.high_cost - gap.low_cost > _MIN_LOG2_WIDTH and gap.high_error > gap.low_error:
             found.append(gap)
     inner = [gap.area for gap in found if gap.faster is not None and gap.more_faithful is not None]
-    usual = statistics.fmean(inner) if len(inner) >= FEWEST else 0.0
-    return tuple(replace(gap, wide=gap.area > WIDE * usual) for gap in found)
+    mean_area = statistics.fmean(inner) if len(inner) >= MIN_INNER_GAPS else 0.0
+    return tuple(replace(gap, wide=gap.area > WIDE_FACTOR * mean_area) for gap in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """A trial whose latency lies in a gap."""
+class TrialInGap:
+    """A trial whose cost lies in a gap."""
 
     number: int
-    """Of the trial."""
+    """The trial's number."""
     error: float
-    """At the end; of a trial that did not get there, the predicted median."""
+    """Final error; the predicted median for a trial that is not complete."""
     measured: bool
-    """Whether it got there."""
+    """Whether the error was measured, not predicted."""
     excess: float
-    """How much less error it would have needed to be in the gap; not positive if it is predicted to be there."""
+    """Its error minus the gap's `high_error`; 0 or less if it is predicted to lie in the gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestCandidate:
-    """The candidate of largest expected gain in a gap."""
+    """The untried point of largest expected gain in a gap."""
 
     point: Mapping[str, Any]
-    """Of the space."""
+    """The point of the space."""
     cost: float
     """log2 of its predicted milliseconds."""
     low_error: float
@@ -129,63 +127,63 @@ class BestCandidate:
     high_error: float
     """Predicted error, 95% quantile."""
     gain: float
-    """Expected gain in hypervolume."""
-    chance: float
-    """Predicted probability that its error is less than the faster neighbour's."""
+    """Expected hypervolume improvement."""
+    probability: float
+    """Predicted probability that its error is below the faster neighbour's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GapContents:
-    """A gap with all that is known of it."""
+    """A gap with its trials and candidates."""
 
     gap: Gap
-    """The rectangle."""
-    tried: tuple[Tried, ...]
-    """Trials there, closest first."""
+    """The gap."""
+    tried: tuple[TrialInGap, ...]
+    """Trials in it, by rising error."""
     n_candidates: int
-    """Untried points that were found there; 0: perhaps the space holds none."""
+    """Number of candidates in it; 0: none was found, though the space may have some."""
     best: BestCandidate | None
-    """The best of them; None if there is none."""
+    """The candidate of largest expected gain; None if there is none."""
 
 
-def look_into(
-    gaps: Sequence[Gap], view: Posterior, candidates: Candidates, *, front: Sequence[int]
+def gap_contents(
+    gaps: Sequence[Gap], posterior: Posterior, candidates: Candidates, *, front: Sequence[int]
 ) -> tuple[GapContents, ...]:
-    """The contents of gaps; `front` are numbers of the trials that make them."""
+    """The contents of each gap; `front` are the numbers of the trials on the front, which are not listed in a gap."""
     return tuple(
         GapContents(
             gap=gap,
-            tried=_tried(gap, view, frozenset(front)),
-            n_candidates=int(sum(gap.holds(cost) for cost in candidates.costs)),
-            best=_best(gap, candidates, view.cube),
+            tried=_tried(gap, posterior, frozenset(front)),
+            n_candidates=int(sum(gap.contains(cost) for cost in candidates.costs)),
+            best=_best(gap, candidates, posterior.cube),
         )
         for gap in gaps
     )
 
 
-def _tried(gap: Gap, view: Posterior, front: frozenset[int]) -> tuple[Tried, ...]:
+def _tried(gap: Gap, posterior: Posterior, front: frozenset[int]) -> tuple[TrialInGap, ...]:
     found = []
-    for trial, mean in zip(view.trials, view.means, strict=True):
-        if trial.number not in front and gap.holds(trial.cost):
+    for trial, mean in zip(posterior.trials, posterior.means, strict=True):
+        if trial.number not in front and gap.contains(trial.cost):
             error = math.exp(trial.last if trial.complete else float(mean))
             excess = error - gap.high_error
-            found.append(Tried(number=trial.number, error=error, measured=trial.complete, excess=excess))
+            found.append(TrialInGap(number=trial.number, error=error, measured=trial.complete, excess=excess))
     return tuple(sorted(found, key=lambda each: (each.error, each.number)))
 
 
 def _best(gap: Gap, candidates: Candidates, cube: UnitCube) -> BestCandidate | None:
-    inside = [i for i, cost in enumerate(candidates.costs) if gap.holds(cost)]
+    inside = [i for i, cost in enumerate(candidates.costs) if gap.contains(cost)]
     if not inside:
         return None
-    place = max(inside, key=lambda i: (candidates.gains[i], -candidates.means[i]))
-    mean, deviation = float(candidates.means[place]), float(max(candidates.deviations[place], 1e-9))
+    best = max(inside, key=lambda i: (candidates.gains[i], -candidates.means[i]))
+    mean, deviation = float(candidates.means[best]), float(max(candidates.deviations[best], 1e-9))
     distance = (math.log(gap.high_error) - mean) / deviation
     return BestCandidate(
-        point=cube.point(candidates.coordinates[place]),
-        cost=float(candidates.costs[place]),
+        point=cube.point(candidates.coordinates[best]),
+        cost=float(candidates.costs[best]),
         low_error=math.exp(mean - _QUANTILE_90 * deviation),
         error=math.exp(mean),
         high_error=math.exp(mean + _QUANTILE_90 * deviation),
-        gain=float(candidates.gains[place]),
-        chance=0.5 * math.erfc(-distance / math.sqrt(2.0)),
+        gain=float(candidates.gains[best]),
+        probability=0.5 * math.erfc(-distance / math.sqrt(2.0)),
     )

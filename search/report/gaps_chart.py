@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front as the searcher sees it, with its gaps: what was tried there, and what is predicted of untried points.
+"""The SVG chart of the front of the brief trials with its gaps, their trials, and predictions for untried points.
 
-Latencies are predicted, errors are those of the brief trials: the axes are those of the front's chart, the numbers are
-not. A trial that was stopped stands where it is expected to end.
+The axes are those of the front's chart, the numbers are not: latencies are predicted, errors are those of the brief
+trials. A trial that is not complete is drawn at its predicted final error.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from string import ascii_uppercase
 
 from search.records.formatting import format_ms
 from search.records.trial import TrialState
-from search.report.front_chart import FIDELITY_TICKS, error_step, latency_ticks
+from search.report.front_chart import FIDELITY_TICKS, latency_ticks, negative_log2_error
 from search.report.gaps import GapContents
-from search.report.review import Place, SearchReview
+from search.report.review import SearchReview, TrialPosition
 from search.report.svg import count, drawing, line, linear, step_curve, text, tip, vertical_title
 from spaces.student_words import describe
 
 WIDTH, HEIGHT = 1120, 430
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 44, 52
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 
 
 def shown_gaps(review: SearchReview) -> list[tuple[str, int, GapContents]]:
-    """(letter, number among the review's gaps, gap) of the wide gaps, the largest first, no more than can be told."""
+    """(letter, index in `review.gaps`, gap) of the wide gaps, the largest first, at most `MAX_SHOWN`."""
     wide = [(i, each) for i, each in enumerate(review.gaps) if each.gap.wide]
     wide.sort(key=lambda pair: -pair[1].gap.area)
-    return [(letter, i, each) for letter, (i, each) in zip(ascii_uppercase, wide[:MOST_SHOWN], strict=False)]
+    return [(letter, i, each) for letter, (i, each) in zip(ascii_uppercase, wide[:MAX_SHOWN], strict=False)]
 
 
 def gaps_chart(review: SearchReview) -> str:
-    """The drawing; call it with at least one complete trial."""
+    """The chart as an `<svg>` element; requires at least one complete trial."""
     shown = shown_gaps(review)
-    front = sorted((place for place in review.places if place.on_front), key=lambda place: place.cost)
-    costs = [place.cost for place in review.places]
+    front = sorted((position for position in review.positions if position.on_front), key=lambda position: position.cost)
+    costs = [position.cost for position in review.positions]
     costs += [cost for _, _, each in shown for cost in (each.gap.low_cost, each.gap.high_cost)]
     margin = max(0.3, 0.04 * (max(costs) - min(costs)))
     low_cost, high_cost = min(costs) - margin, max(costs) + margin
-    steps = [error_step(place.error) for place in front]
-    steps += [error_step(each.best.error) for _, _, each in shown if each.best is not None]
+    steps = [negative_log2_error(position.error) for position in front]
+    steps += [negative_log2_error(each.best.error) for _, _, each in shown if each.best is not None]
     low, high = max(0.0, min(steps) - 0.4), max(steps) + 0.9
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     x = linear(low_cost, high_cost, LEFT, right)
     scale = linear(low, high, bottom, TOP)
 
     def y(error: float) -> float:
-        return min(float(bottom), max(float(TOP), scale(error_step(error))))
+        return min(float(bottom), max(float(TOP), scale(negative_log2_error(error))))
 
     parts = []
     for latency_ms in latency_ticks(2.0**low_cost, 2.0**high_cost):
@@ -55,7 +55,7 @@ def gaps_chart(review: SearchReview) -> str:
         parts += [line(at, TOP, at, bottom), text(at, bottom + 18, f"{latency_ms:g}", anchor="middle")]
     drawn: list[float] = []
     for fidelity in FIDELITY_TICKS:
-        step = error_step(review.objective.error(fidelity))
+        step = negative_log2_error(review.objective.error(fidelity))
         at = scale(step)
         if low <= step <= high and all(abs(at - other) >= 22 for other in drawn):
             drawn.append(at)
@@ -64,14 +64,14 @@ def gaps_chart(review: SearchReview) -> str:
     for letter, _, each in shown:
         gap = each.gap
         parts += _gap(review, letter, each, x(gap.low_cost), x(gap.high_cost), y(gap.low_error), y(gap.high_error))
-    corners = [(x(place.cost), y(place.error)) for place in front]
+    corners = [(x(position.cost), y(position.error)) for position in front]
     if corners:
         parts.append(f'<path class="front" d="{step_curve(corners, right)}"/>')
-    for place in sorted(review.places, key=lambda place: place.on_front):
-        if place.on_front or error_step(place.error) >= low:
-            parts.append(_dot(review, place, x(place.cost), y(place.error)))
+    for position in sorted(review.positions, key=lambda position: position.on_front):
+        if position.on_front or negative_log2_error(position.error) >= low:
+            parts.append(_dot(review, position, x(position.cost), y(position.error)))
     for letter, i, each in shown:
-        if each.best is not None and error_step(each.best.error) >= low:
+        if each.best is not None and negative_log2_error(each.best.error) >= low:
             best = each.best
             at, facts = x(best.cost), tip([f"gap {letter}: untried", *candidate_facts(review, i)])
             top_y, bottom_y = y(best.low_error), y(best.high_error)
@@ -79,23 +79,23 @@ def gaps_chart(review: SearchReview) -> str:
                 f'<g class="candidate tip"><path d="M{at:.1f} {top_y:.1f}V{bottom_y:.1f}"/>'
                 f'<circle cx="{at:.1f}" cy="{y(best.error):.1f}" r="4.5"/>{facts}</g>'
             )
-    parts += _legend(bool(shown), any(each.best for _, _, each in shown), len(front) < len(review.places))
+    parts += _legend(bool(shown), any(each.best for _, _, each in shown), len(front) < len(review.positions))
     label = "predicted latency in milliseconds (log scale)"
     parts.append(text((LEFT + right) / 2, HEIGHT - 12, label, style="title", anchor="middle"))
     parts.append(vertical_title(16, (TOP + bottom) / 2, f"fidelity of brief trials: {review.objective.label}"))
-    told = ", ".join(f"{letter} between {_between(each)}" for letter, _, each in shown) or "none"
+    listed = ", ".join(f"{letter} between {_between(each)}" for letter, _, each in shown) or "none"
     return drawing(
         "gaps",
         parts,
         width=WIDTH,
         height=HEIGHT,
         title="The front of the brief trials and its gaps",
-        description=f"{count(len(front), 'student')} on the front; wide gaps: {told}.",
+        description=f"{count(len(front), 'student')} on the front; wide gaps: {listed}.",
     )
 
 
 def candidate_facts(review: SearchReview, number: int) -> list[str]:
-    """What is predicted of the best untried student of a gap, a line for each fact; nothing if there is none."""
+    """Lines of text on a gap's best candidate: student, latency, fidelity, probability; empty if there is none."""
     best = review.gaps[number].best
     if best is None:
         return []
@@ -103,12 +103,12 @@ def candidate_facts(review: SearchReview, number: int) -> list[str]:
         review.students[number],
         f"{format_ms(2.0**best.cost)} ms, fidelity {review.fidelity_at(best.error)} "
         f"({review.fidelity_at(best.high_error)} to {review.fidelity_at(best.low_error)})",
-        f"on the front with a probability of {_probability(best.chance)}",
+        f"on the front with a probability of {_format_probability(best.probability)}",
     ]
 
 
-def _probability(chance: float) -> str:
-    return "less than 1%" if chance < 0.01 else "more than 99%" if chance > 0.99 else f"{chance:.0%}"
+def _format_probability(probability: float) -> str:
+    return "less than 1%" if probability < 0.01 else "more than 99%" if probability > 0.99 else f"{probability:.0%}"
 
 
 def _between(each: GapContents) -> str:
@@ -129,14 +129,14 @@ def _gap(review: SearchReview, letter: str, each: GapContents, x1: float, x2: fl
     ]
 
 
-def _dot(review: SearchReview, place: Place, x: float, y: float) -> str:
-    complete = place.record.state is TrialState.COMPLETE
-    style = "step gained" if place.on_front else "trial complete" if complete else "trial pruned"
-    radius = 4.5 if place.on_front else 3.2 if complete else 2.8
-    verb = "fidelity" if complete else f"{place.record.state.value}, expected to reach"
+def _dot(review: SearchReview, position: TrialPosition, x: float, y: float) -> str:
+    complete = position.record.state is TrialState.COMPLETE
+    style = "step gained" if position.on_front else "trial complete" if complete else "trial pruned"
+    radius = 4.5 if position.on_front else 3.2 if complete else 2.8
+    verb = "fidelity" if complete else f"{position.record.state.value}, predicted to reach"
     facts = (
-        f"{place.record.name}: {describe(place.record.spec)}",
-        f"{format_ms(2.0**place.cost)} ms predicted, {verb} {review.fidelity_at(place.error)}",
+        f"{position.record.name}: {describe(position.record.spec)}",
+        f"{format_ms(2.0**position.cost)} ms predicted, {verb} {review.fidelity_at(position.error)}",
     )
     return f'<circle class="{style} tip" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip(facts)}</circle>'
 
@@ -144,8 +144,8 @@ def _dot(review: SearchReview, place: Place, x: float, y: float) -> str:
 def _legend(gaps: bool, candidates: bool, others: bool) -> Sequence[str]:
     rows = [('<circle class="step gained" r="4.5"/>', "front of the brief trials")]
     if others:
-        rows.append(('<circle class="trial complete" r="3.2"/>', "complete, behind it"))
-        rows.append(('<circle class="trial pruned" r="2.8"/>', "not complete: where it is expected to end"))
+        rows.append(('<circle class="trial complete" r="3.2"/>', "complete, not on the front"))
+        rows.append(('<circle class="trial pruned" r="2.8"/>', "not complete: at its predicted final error"))
     if gaps:
         rows.append(('<rect class="gap" x="-7" y="-6" width="14" height="12" rx="2"/>', "wide gap"))
     if candidates:

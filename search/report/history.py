@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hypervolume of a search over time: by time and by training tokens.
+"""The hypervolume of a search over time and over training tokens.
 
-Time is that in which at least one trial ran, by the clock: two workers side by side count once, and pauses between the
-commands of an interrupted study do not count. Tokens are those of all trials together, up to the last rung that each
-reached; a continued trial adds only what it trained itself. A hypervolume counts complete trials alone, at their
-predicted latency, from the moment they were complete.
+Time is the wall-clock time during which at least one trial ran: parallel workers count once, and pauses between the
+commands of an interrupted study do not count. Tokens are the sum over all trials up to the last rung that each
+reached; a continued trial adds only what it trained itself. The hypervolume counts complete trials only, at their
+predicted latency, from the time at which they were complete.
 """
 
 from __future__ import annotations
@@ -18,41 +18,42 @@ from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 
 Corner = tuple[float, float]
-"""(log2 of milliseconds, error), both to be minimised."""
+"""A point (log2 of milliseconds, error), both minimised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedTrial:
-    """A trial and when it ran."""
+    """A trial with its start and end."""
 
     record: TrialRecord
-    """What it was and what came of it."""
+    """The trial's record."""
     started: float
     """Seconds since the epoch."""
     ended: float
-    """Seconds since the epoch; for a trial that was killed or runs, when it had its last rung."""
+    """Seconds since the epoch; for a trial that runs or was killed, the time of its last rung."""
     n_inherited: int = 0
-    """Rungs that the trial that it continues had measured."""
+    """Leading rungs that were measured by the trial that it continues."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ended", max(self.started, self.ended))
 
     @classmethod
-    def of(cls, record: TrialRecord, before: TrialRecord | None, *, started: float, told: float | None) -> TimedTrial:
-        """A trial that continues the one `before`, if any, and whose end was `told`.
+    def of(cls, record: TrialRecord, before: TrialRecord | None, *, started: float, ended: float | None) -> TimedTrial:
+        """The timed trial of a record; `before` is the record of the trial that it continues.
 
-        None: never, or by a later search. Then it counts as long as its own rungs took.
+        `ended` is its end; None if the end was not recorded while it ran: then the end is the start plus the seconds of
+        its own rungs.
         """
         inherited = 0 if before is None else _n_common(record, before)
         own_s = sum(rung.seconds for rung in record.rungs[inherited:])
         return cls(
-            record=record, started=started, ended=started + own_s if told is None else told, n_inherited=inherited
+            record=record, started=started, ended=started + own_s if ended is None else ended, n_inherited=inherited
         )
 
     def rungs(self) -> list[tuple[float, int]]:
         """(seconds since the epoch, tokens since the rung before) of the rungs that it measured itself, in order.
 
-        A trial that ended at a rung had that one when it ended; the others are placed by the seconds between them.
+        The last rung of a complete or pruned trial is at its end; the others follow from the seconds between rungs.
         """
         own = self.record.rungs[self.n_inherited :]
         before = self.record.rungs[self.n_inherited - 1].n_tokens if self.n_inherited else 0
@@ -70,37 +71,37 @@ class TimedTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a search had when a trial was complete."""
+    """The state of a search when a trial was completed."""
 
     record: TrialRecord
     """The trial."""
     seconds: float
-    """Of search by then."""
+    """Search time until then."""
     n_tokens: int
-    """Trained by all trials by then."""
+    """Training tokens of all trials until then."""
     hypervolume: float
-    """With this trial."""
+    """Hypervolume including this trial."""
     gained: float
-    """By this trial."""
+    """Hypervolume that this trial added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchHistory:
-    """The hypervolume over a search."""
+    """The hypervolume of a search after each complete trial."""
 
     steps: tuple[Step, ...]
-    """A step for each complete trial, in the order in which they were complete."""
+    """A step for each complete trial, in order of completion."""
     seconds: float
-    """Of the whole search."""
+    """Time of the whole search."""
     n_tokens: int
-    """Of the whole search."""
+    """Training tokens of the whole search."""
     reference: Corner
-    """Up to which the hypervolume counts."""
+    """The reference point of the hypervolume."""
 
 
 def history_of(trials: Sequence[TimedTrial], *, reference: Corner, objective: Objective) -> SearchHistory:
     """The history of all trials of a search."""
-    elapsed = busy_clock([(trial.started, trial.ended) for trial in trials])
+    elapsed = elapsed_clock([(trial.started, trial.ended) for trial in trials])
     reached = sorted(rung for trial in trials for rung in trial.rungs())
     complete = sorted(
         (trial for trial in trials if trial.record.state is TrialState.COMPLETE and trial.record.fidelity is not None),
@@ -130,8 +131,8 @@ def history_of(trials: Sequence[TimedTrial], *, reference: Corner, objective: Ob
     )
 
 
-def busy_clock(intervals: Sequence[tuple[float, float]]) -> Callable[[float], float]:
-    """From a time to the seconds before it that lie within at least one of the intervals."""
+def elapsed_clock(intervals: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """A function from a time to the seconds before it that lie in the union of the intervals."""
     merged: list[tuple[float, float]] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -142,18 +143,18 @@ def busy_clock(intervals: Sequence[tuple[float, float]]) -> Callable[[float], fl
 
 
 def corner_of(record: TrialRecord, objective: Objective) -> Corner:
-    """Where a measured trial stands, as the searcher counts."""
+    """The (log2 of predicted milliseconds, error) of a measured trial, as in the sampler."""
     assert record.predicted_latency_ms is not None and record.fidelity is not None
     return math.log2(record.predicted_latency_ms), objective.error(objective.of(record.fidelity))
 
 
 def dominated_area(corners: Sequence[Corner], reference: Corner) -> float:
-    """Hypervolume of corners, log2 latency times log2 error."""
+    """Hypervolume of points, in log2 latency times log2 error."""
     return hypervolume([(cost, -math.log2(error)) for cost, error in corners], (reference[0], -math.log2(reference[1])))
 
 
 def _n_common(record: TrialRecord, before: TrialRecord) -> int:
-    """Rungs that a trial has from the one before."""
+    """Number of leading rungs that are equal in both records."""
     n = 0
     for own, other in zip(record.rungs, before.rungs, strict=False):
         if own != other:

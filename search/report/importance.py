@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sobol indices: how much of the variance of fidelity and of latency each dimension of a space explains.
 
-Points are uniform over the space, every dimension independently of the others; one that is not active at a point does
-nothing there, so conditions need no special treatment. Of the variance of a function over these points,
+Points are uniform over the space and independent between dimensions; a dimension that is not active at a point has no
+effect there, so conditions need no special treatment. Of the variance of a function over these points,
 
-    first_order    is the share that is gone, in the mean, once this dimension is known
-    total_effect   is the share that is left, in the mean, while all but this dimension are known
+    first_order    is the expected reduction once this dimension is known, as a share
+    total_effect   is the expected remainder while all but this dimension are known, as a share
 
 and the difference of the two is the dimension's interaction with others. Estimators: Saltelli et al. (2010) and Jansen
-(1999), on scrambled Sobol points. Points that no student can have are left out in pairs.
+(1999), on scrambled Sobol points. Invalid points are left out in pairs.
 
-The function of latencies is known. That of fidelities is not: many functions that the measured trials allow are drawn
-from the model of the search, and each has its own shares (Oakley and O'Hagan 2004; Marrel et al. 2009). The interval
-holds 90% of them, with the points of each drawn anew, with replacement, so it covers the uncertainty of both.
+The latency function is known. The fidelity function is not: functions are drawn from the surrogate's posterior, and
+each has its own indices (Oakley and O'Hagan 2004; Marrel et al. 2009). The interval holds 90% of them, with the points
+of each bootstrapped, so it covers both uncertainties.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Booleans = npt.NDArray[np.bool_]
 
 INTERVAL = 0.9
 N_RESAMPLES = 200
-FEWEST_POINTS = 32  # pairs of points that students can have; with fewer nothing is said
+MIN_POINTS = 32  # valid pairs of points; with fewer no indices are estimated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Importance:
     """The Sobol indices of one dimension."""
 
     name: str
-    """Of the dimension."""
+    """The dimension's name."""
     first_order: float
     """First-order Sobol index, 0 to 1."""
     total_effect: float
@@ -50,17 +50,17 @@ class Importance:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Points at which a function is wanted."""
+    """The points of Saltelli's design at which a function is evaluated."""
 
     rows: Array
-    """Coordinates ((dimensions + 2) * n x dimensions): n first ones, n second ones, and n for each dimension, which
-    are the first ones but for that dimension of the second ones."""
+    """Coordinates [(dimensions + 2) * n, dimensions]: matrix A, matrix B, and for each dimension A with that column
+    of B."""
     n: int
-    """First points."""
+    """Rows of A and of B."""
 
     @classmethod
     def of(cls, n_dimensions: int, *, n: int, seed: int = 0) -> Design:
-        """With `n`, a power of two, first points."""
+        """The design of scrambled Sobol points; `n` must be a power of two."""
         drawn = qmc.Sobol(2 * n_dimensions, scramble=True, rng=seed).random(n)
         first, second = drawn[:, :n_dimensions], drawn[:, n_dimensions:]
         mixed = np.repeat(first[None], n_dimensions, axis=0)
@@ -72,32 +72,32 @@ class Design:
 def importances(
     design: Design, names: Sequence[str], values: Array, usable: Booleans, *, seed: int = 0
 ) -> tuple[Importance, ...] | None:
-    """The shares of all dimensions, the largest first, from values (functions x rows) at the rows of a design.
+    """The indices of all dimensions, the largest total effect first, from values [functions, rows] of a design.
 
-    Rows that are not `usable` (rows) do not count, whatever their values. None if too few are, or if nothing varies.
+    Rows that are not `usable` [rows] are ignored. None if too few are usable, or if a function is constant.
     """
     n, n_dimensions = design.n, len(names)
     values = values.reshape(len(values), n_dimensions + 2, n)
     usable = usable.reshape(n_dimensions + 2, n)
-    if min(np.sum(usable[0] & usable[1] & row) for row in usable[2:]) < FEWEST_POINTS:
+    if min(np.sum(usable[0] & usable[1] & row) for row in usable[2:]) < MIN_POINTS:
         return None
     everything = np.arange(n)
-    shares = [_shares(each, usable, everything) for each in values]
+    shares = [_sobol_indices(each, usable, everything) for each in values]
     if any(each is None for each in shares):
         return None
     generator = np.random.default_rng(seed)
     resampled = []
     for k in range(max(N_RESAMPLES, len(values))):
-        found = _shares(values[k % len(values)], usable, generator.integers(n, size=n))
+        found = _sobol_indices(values[k % len(values)], usable, generator.integers(n, size=n))
         if found is not None:
             resampled.append(found[1])
-    alone = np.median([each[0] for each in shares if each is not None], axis=0)
+    first_order = np.median([each[0] for each in shares if each is not None], axis=0)
     total = np.median([each[1] for each in shares if each is not None], axis=0)
     low, high = np.quantile(resampled, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
     found_all = [
         Importance(
             name=name,
-            first_order=float(np.clip(alone[i], 0.0, min(1.0, total[i]))),
+            first_order=float(np.clip(first_order[i], 0.0, min(1.0, total[i]))),
             total_effect=float(min(1.0, total[i])),
             low=float(min(low[i], total[i], 1.0)),
             high=float(min(max(high[i], total[i]), 1.0)),
@@ -108,14 +108,14 @@ def importances(
 
 
 def evaluate(rows: Array, function: Callable[[Array], float | None]) -> tuple[Array, Booleans]:
-    """Values (1 x rows) of a function of one row, and which of them are usable: where it is not None."""
+    """Values [1, rows] of a function of one row, and the mask [rows] of those that are not None."""
     found = [function(row) for row in rows]
     usable = np.array([value is not None for value in found])
     return np.array([[0.0 if value is None else value for value in found]]), usable
 
 
-def _shares(values: Array, usable: Booleans, rows: npt.NDArray[np.intp]) -> tuple[Array, Array] | None:
-    """(first-order, total-effect) indices by dimension of one function, from some rows; None if it does not vary."""
+def _sobol_indices(values: Array, usable: Booleans, rows: npt.NDArray[np.intp]) -> tuple[Array, Array] | None:
+    """(first-order, total-effect) indices [dimensions] of one function at `rows`; None if it is constant."""
     first, second, mixed = values[0, rows], values[1, rows], values[2:, rows]
     has_first, has_second, has_mixed = usable[0, rows], usable[1, rows], usable[2:, rows]
     known = np.concatenate([first[has_first], second[has_second]])
@@ -128,5 +128,5 @@ def _shares(values: Array, usable: Booleans, rows: npt.NDArray[np.intp]) -> tupl
     pairs = has_first & has_mixed
     triples = pairs & has_second
     total = np.sum(pairs * (mixed - first) ** 2, axis=1) / (2.0 * variance * np.sum(pairs, axis=1))
-    alone = np.sum(triples * second * (mixed - first), axis=1) / (variance * np.sum(triples, axis=1))
-    return np.asarray(alone), np.asarray(total)
+    first_order = np.sum(triples * second * (mixed - first), axis=1) / (variance * np.sum(triples, axis=1))
+    return np.asarray(first_order), np.asarray(total)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search as its journal holds it: trials with their times, the space, and the latencies that it predicted.
+"""Reads a search from the store: trials with their times, space, objective, latency predictor.
 
-Everything is read from the study's folder, whether its search has ended, was killed or runs. The latency predictor is
-fitted again to the study's calibration and must predict what the trials' records say.
+Reads the study's journal, whether its search has ended, was killed or still runs. The latency predictor is refitted to
+the study's calibration and used only if it reproduces the predicted latencies of the trials' records.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ from spaces.study.yaml import Problems, StudyError, compose
 from trainers.measure.calibration import Calibration
 from trainers.measure.predictor import LatencyPredictor
 
-_SAME = 1e-3  # relative difference of two predictions that mean the same predictor
+_SAME_RTOL = 1e-3  # relative difference of predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSearch:
-    """What a journal tells."""
+    """A search as its journal holds it."""
 
     study: optuna.Study
-    """Of latency and fidelity; to be read alone."""
+    """The two-objective Optuna study; read-only."""
     space: Space
-    """What was searched."""
+    """The search space."""
     objective: Objective
-    """What fidelity means."""
+    """The study's objective."""
     rungs: tuple[int, ...]
-    """Training tokens."""
+    """The rungs in training tokens."""
     trials: tuple[TimedTrial, ...]
-    """All that have a record, by number."""
+    """All trials with a record, by number."""
     teacher: StudentSpec | None
-    """None if nothing in the store tells it."""
+    """The teacher's spec; None if the store does not hold it."""
     predictor: LatencyPredictor | None
-    """None if the calibration is gone or another version predicted."""
+    """The search's latency predictor; None if the calibration is missing or gives other predictions."""
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
-        """Of all trials, by number."""
+        """The records of all trials, by number."""
         return tuple(trial.record for trial in self.trials)
 
     @property
     def teacher_latency_ms(self) -> float | None:
-        """As the search predicted it."""
+        """The teacher's predicted latency; None without predictor or teacher."""
         if self.predictor is None or self.teacher is None:
             return None
         return self.predictor.predict(self.teacher)
 
     def posterior(self) -> Posterior | None:
-        """The surrogate model given all that was measured; None if that is nothing, or if the teacher is unknown.
+        """The surrogate model's posterior given all measurements; None without any, or if the teacher is unknown.
 
-        Without the search's predictor it knows the latencies of tried students alone.
+        Without the search's predictor only the latencies of tried students are known; all others are infinite.
         """
         if self.teacher is None:
             return None
@@ -94,9 +94,9 @@ class RecordedSearch:
 
 
 def read_search(store: Store, name: str, *, teacher: StudentSpec | None = None) -> RecordedSearch | None:
-    """The search of study `name`; None if there is none, or none that this version can read.
+    """The search of study `name`; None if there is none, or if this version cannot read it.
 
-    `teacher` is used if the study's calibration does not tell it.
+    `teacher` is used if no calibration of the study is found.
     """
     folder = store.study_folder(name)
     study = read_study(folder, name)
@@ -111,8 +111,10 @@ def read_search(store: Store, name: str, *, teacher: StudentSpec | None = None) 
         objective = objective_from_json(identity.get("objective"))
     except ValueError:
         return None
-    trials = _timed(study, folder)
-    found = _calibrated(store, name, profile=identity.get("profile"), records=[trial.record for trial in trials])
+    trials = _timed_trials(study, folder)
+    found = _matching_calibration(
+        store, name, profile=identity.get("profile"), records=[trial.record for trial in trials]
+    )
     calibration, predictor = found if found is not None else (None, None)
     return RecordedSearch(
         study=study,
@@ -126,7 +128,7 @@ def read_search(store: Store, name: str, *, teacher: StudentSpec | None = None) 
 
 
 def _space_of(document: Any) -> Space | None:
-    """The space that the identity of a study wrote down."""
+    """The space of a study's identity; None if it cannot be read."""
     if not isinstance(document, dict):
         return None
     problems = Problems()
@@ -136,37 +138,38 @@ def _space_of(document: Any) -> Space | None:
         return None
 
 
-def _timed(study: optuna.Study, folder: Path) -> tuple[TimedTrial, ...]:
+def _timed_trials(study: optuna.Study, folder: Path) -> tuple[TimedTrial, ...]:
     found: dict[int, TimedTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         record = record_of(trial, folder)
         if record is None or trial.datetime_start is None:
             continue
-        killed = trial.user_attrs[RECORD]["state"] == TrialState.RUNNING.value  # a later search told its end, or none
-        told = None if killed or trial.datetime_complete is None else trial.datetime_complete.timestamp()
+        # The end of a killed trial is missing, or is the time of a later search.
+        killed = trial.user_attrs[RECORD]["state"] == TrialState.RUNNING.value
+        ended = None if killed or trial.datetime_complete is None else trial.datetime_complete.timestamp()
         before = None if record.continues is None else found.get(record.continues)
         found[record.number] = TimedTrial.of(
-            record, None if before is None else before.record, started=trial.datetime_start.timestamp(), told=told
+            record, None if before is None else before.record, started=trial.datetime_start.timestamp(), ended=ended
         )
     return tuple(found.values())
 
 
-def _calibrated(
+def _matching_calibration(
     store: Store, name: str, *, profile: Any, records: Sequence[TrialRecord]
 ) -> tuple[Calibration, LatencyPredictor] | None:
-    """The calibration and the predictor that the trials' latencies come from."""
-    told = [record for record in records if record.spec is not None and record.predicted_latency_ms is not None]
+    """The calibration that reproduces the trials' predicted latencies, with its predictor; None if there is none."""
+    predicted = [record for record in records if record.spec is not None and record.predicted_latency_ms is not None]
     for calibration in _calibrations(store, name):
         if calibration.profile.to_json() != profile:
             continue
         predictor = LatencyPredictor.fit(calibration)
-        if all(_agrees(predictor, record) for record in told):
+        if all(_agrees(predictor, record) for record in predicted):
             return calibration, predictor
     return None
 
 
 def _calibrations(store: Store, name: str) -> Iterator[Calibration]:
-    """The study's own, then those in the cache, the latest first."""
+    """The study's calibration, then those in the cache, the latest first."""
     own = StudyState.of(store, name).read(CALIBRATION)
     if own is not None:
         yield own
@@ -178,4 +181,4 @@ def _calibrations(store: Store, name: str) -> Iterator[Calibration]:
 
 def _agrees(predictor: LatencyPredictor, record: TrialRecord) -> bool:
     assert record.spec is not None and record.predicted_latency_ms is not None
-    return math.isclose(predictor.predict(record.spec), record.predicted_latency_ms, rel_tol=_SAME)
+    return math.isclose(predictor.predict(record.spec), record.predicted_latency_ms, rel_tol=_SAME_RTOL)

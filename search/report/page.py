@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study as one interactive HTML page that loads nothing but itself: its front, and the search that found it.
+"""Writes the HTML report of a study, one self-contained interactive page: its front and its search.
 
-The page is complete without its script: the charts, the tables and every number are in the HTML. The script adds
-tooltips, details, the latency budget and sorting. What comes from a study is escaped here, and the script writes
-text only, so no name can become markup.
+Charts, tables and all numbers are in the HTML; the script adds tooltips, details, the latency budget and sorting. Text
+from a study is escaped here, and the script writes text nodes only, so no name can become markup.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from search.records.front_table import COLUMNS, Column, baseline_of, notes_of, w
 from search.records.objective import BASELINE, MEASUREMENTS, objective_of
 from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL
 from search.records.trial import TrialPoint
-from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_place
+from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_position
 from search.report.load import read_search
 from search.report.review import SearchReview, review_search
 from search.report.search_section import search_section
@@ -59,7 +58,7 @@ def write_report(store: Store, name: str | None, out: Path) -> Path:
 
 
 def _front_or_empty(store: Store, name: str | None) -> Front:
-    """The front of a study, or an empty one if its search has begun and found none yet."""
+    """The registered front of a study, or an empty one if its search has trials but no front yet."""
     try:
         return load_front(store, name)
     except ValueError:
@@ -81,14 +80,14 @@ def _front_or_empty(store: Store, name: str | None) -> Front:
 
 
 def review_of(store: Store, front: Front) -> SearchReview | None:
-    """The study's search in review; None if its journal is gone."""
+    """The review of the study's search; None if its journal is missing or cannot be read."""
     teacher = StudentSpec.from_json(dict(front.references[0].spec)) if front.references else None
     search = read_search(store, front.study, teacher=teacher)
     return None if search is None else review_search(search)
 
 
 def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
-    """The whole page as text; without a review it does not show the search."""
+    """The page as HTML; without a review it has no section on the search."""
     entries = _keyed(front)
     chart = front_chart(front, trials)
     slots = {
@@ -108,11 +107,12 @@ def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchR
         "script": (_PAGE / "page.js").read_text("utf-8"),
     }
     template = (_PAGE / "page.html").read_text("utf-8")
-    return _SLOT.sub(lambda match: slots[match[1]], template)  # one pass: text that looks like a slot stays text
+    # One pass, so inserted text that looks like a slot is not replaced.
+    return _SLOT.sub(lambda match: slots[match[1]], template)
 
 
 def _keyed(front: Front) -> list[tuple[str, str, MeasuredStudent]]:
-    """(key, kind, entry), the keys those of the chart's marks."""
+    """(key, kind, entry) of all entries, with the keys of the chart's marks."""
     entries = [(f"s{i}", "student", entry) for i, entry in enumerate(front.students)]
     entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(front.dominated)]
     return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(front.references)]
@@ -121,7 +121,7 @@ def _keyed(front: Front) -> list[tuple[str, str, MeasuredStudent]]:
 def _link(
     chart: str, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
 ) -> Callable[[str], str | None]:
-    """From a name to the id of its mark in the chart: the student's that it became, else the trial's."""
+    """A function from a trial's name to the id of its mark: the student's if measured, else the dot's."""
     ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
     ids |= {entry.name: f"mark-{key}" for key, _, entry in entries}
     drawn = {name: mark for name, mark in ids.items() if f'id="{mark}"' in chart}
@@ -176,7 +176,7 @@ def _speedup(entry: MeasuredStudent) -> str:
 
 
 def _bars(entry: MeasuredStudent) -> list[tuple[str, float, str, float | None]]:
-    """(heading, value, text, what a constant vector has) of every measurement."""
+    """(heading, value, text, constant-vector baseline or None) of every measurement."""
     values = [(each, each.read(entry.fidelity)) for each in MEASUREMENTS]
     baseline = entry.fidelity.constant_baseline
     return [
@@ -188,7 +188,7 @@ def _bars(entry: MeasuredStudent) -> list[tuple[str, float, str, float | None]]:
 def _data(
     front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
 ) -> dict[str, Any]:
-    """What the script shows in tooltips and details."""
+    """The data of tooltips and details by mark key, for the script."""
     shown: dict[str, Any] = {}
     for key, kind, entry in entries:
         low_ms, high_ms = entry.latency_interval_ms
@@ -213,15 +213,15 @@ def _data(
             "commands": _commands(front, entry),
         }
     for i, trial in enumerate(trials):
-        place = trial_place(trial)
-        if place is not None:
+        position = trial_position(trial)
+        if position is not None:
             shown[f"t{i}"] = {
                 "kind": "trial",
                 "name": trial.name,
                 "words": trial.student,
                 "notes": f"{trial.state}: {trial.outcome}" if trial.outcome else trial.state,
-                "latency": f"{format_ms(place[0])} ms predicted",
-                "shown": front.objective.format(place[1]),
+                "latency": f"{format_ms(position[0])} ms predicted",
+                "shown": front.objective.format(position[1]),
                 "tokens": f"{trial.n_tokens:,}",
             }
     return shown
@@ -244,24 +244,24 @@ def _commands(front: Front, entry: MeasuredStudent) -> list[tuple[str, str]]:
 
 
 def _rounded_up(value: float) -> float:
-    """The next number of three significant digits."""
+    """The value rounded up to three significant digits."""
     digit = 10.0 ** (math.floor(math.log10(value)) - 2)
     return float(f"{math.ceil(value / digit - 1e-9) * digit:.3g}")
 
 
 def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element that it stands in; what is not finite is null, which JSON can say."""
+    """JSON that is safe inside a `<script>` element; numbers that are not finite become null."""
     return (
-        json.dumps(_finite(value), allow_nan=False)
+        json.dumps(_finite_or_null(value), allow_nan=False)
         .replace("<", "\\u003c")
         .replace(">", "\\u003e")
         .replace("&", "\\u0026")
     )
 
 
-def _finite(value: Any) -> Any:
+def _finite_or_null(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _finite_or_null(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [_finite_or_null(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search in review: hypervolume by tokens and time, rungs, Sobol indices, gaps of the front.
+"""Analyses a search: hypervolume by tokens and time, rungs, Sobol indices, gaps of the front.
 
-Everything is computed from the journal (`search.report.load`) with the searcher's own model, costs and errors, so
-that the page says what the searcher saw. Random choices are seeded: the same search gives the same review.
+Everything is computed from the journal (`search.report.load`) with the surrogate model, costs and errors of the
+sampler. Random choices are seeded: the same search gives the same review.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from search.optimiser.posterior import Posterior
 from search.optimiser.sampler import N_NEAR, N_RANDOM, N_ROUNDS
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState, trials_once
-from search.report.gaps import GapContents, gaps_of, look_into
+from search.report.gaps import GapContents, gap_contents, gaps_of
 from search.report.history import Corner, SearchHistory, history_of
 from search.report.importance import Array, Booleans, Design, Importance, evaluate, importances
 from search.report.load import RecordedSearch
@@ -29,88 +29,88 @@ from search.trials.points import active_point
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
-FEWEST_COMPLETE = 8
-"""Complete trials: with fewer, shares of a variance are noise."""
-LEAST_EXPLAINED = 0.3
-"""Share of the complete trials' variance that the model must predict before its Sobol indices mean anything."""
-N_MODELS, N_EACH = 8, 8  # models that are fitted to parts of the trials, and draws of each
-MOST_ROWS = 1300  # of a joint draw, which takes n^3 operations
+MIN_COMPLETE = 8
+"""Minimum number of complete trials for Sobol indices of fidelity."""
+MIN_EXPLAINED = 0.3
+"""Minimum share of the complete trials' variance that the model must explain for Sobol indices of fidelity."""
+N_MODELS, N_DRAWS_EACH = 8, 8  # models, each fitted to a part of the trials, and draws from each
+MAX_ROWS = 1300  # of a joint draw, which takes O(n^3)
 N_LATENCY = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
+class SobolIndices:
     """The Sobol indices of all dimensions for one objective."""
 
     dimensions: tuple[Importance, ...]
-    """The largest first; empty if it cannot be said."""
+    """The largest total effect first; empty if they cannot be estimated."""
     reason: str = ""
-    """Why it cannot be said; empty if it can."""
+    """Why they cannot be estimated; else empty."""
     explained: float | None = None
-    """Share of the complete trials' variance that the model predicts; None for what is known."""
+    """Share of the complete trials' variance that the surrogate explains; None if there is none, as for latency."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a trial stands among the others, as the searcher counts."""
+class TrialPosition:
+    """A measured trial with its cost and error, as in the sampler."""
 
     record: TrialRecord
     """The trial."""
     cost: float
     """log2 of its predicted milliseconds."""
     error: float
-    """At the end; for one that did not get there, the predicted median."""
+    """Final error; the predicted median for a trial that is not complete."""
     on_front: bool
-    """Whether it is complete and no other beats it."""
+    """Whether it is complete and no complete trial dominates it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReview:
-    """What can be said of a search."""
+    """The analysis of a search, as the report shows it."""
 
     objective: Objective
-    """What fidelity means."""
+    """The study's objective."""
     records: tuple[TrialRecord, ...]
-    """All trials, a continued one once."""
+    """All trials; of a continued one only the last."""
     history: SearchHistory | None
     """None if nothing was measured."""
     ideal: Corner | None
-    """As fast as the fastest student that was found in the space, and as faithful as the best complete trial."""
+    """(lowest cost found in the space, lowest error of a complete trial); None if nothing was measured."""
     rungs: tuple[RungCount, ...]
-    """What became of the trials at each."""
+    """Counts of trials at each rung."""
     unmeasured: dict[str, int]
-    """Trials that reached no rung, by what became of them."""
+    """Number of trials that reached no rung, by state or refusal."""
     pruned: tuple[Pruned, ...]
-    """With those for whom they were pruned."""
-    fidelity: Shares
-    """Of the logarithm of the error at the end."""
-    latency: Shares
-    """Of the logarithm of the predicted latency."""
-    places: tuple[Place, ...]
-    """All measured trials."""
+    """Pruned trials with the trials that dominated them."""
+    fidelity: SobolIndices
+    """Sobol indices of the logarithm of the final error."""
+    latency: SobolIndices
+    """Sobol indices of the logarithm of the predicted latency."""
+    positions: tuple[TrialPosition, ...]
+    """All measured trials, a continued one once."""
     gaps: tuple[GapContents, ...]
-    """Of the front of the complete trials, by rising latency."""
+    """Gaps of the front of the complete trials, by rising latency."""
     n_candidates: int
-    """Untried points that were looked at."""
+    """Number of untried points that were evaluated by the surrogate."""
     teacher_ms: float | None
-    """The teacher's predicted latency; None if nobody knows it."""
+    """The teacher's predicted latency; None if it is unknown."""
     students: dict[int, str]
-    """For each gap with a best candidate, by the gap's number: the student in words."""
+    """Description of the best candidate's student, by index in `gaps`."""
 
     def fidelity_at(self, error: float) -> str:
-        """The fidelity that has an error, as people read it."""
+        """The fidelity of an error, formatted."""
         return self.objective.format(self.objective.at_error(error))
 
     @property
     def complete(self) -> int:
-        """Complete trials."""
+        """Number of complete trials."""
         return sum(record.state is TrialState.COMPLETE for record in self.records)
 
 
 def review_search(search: RecordedSearch) -> SearchReview:
-    """The review; takes seconds, most of them for the model of a long search."""
+    """The review of a search. Takes seconds, mostly for fitting the surrogate to a long search."""
     records = search.records
-    nothing = Shares(dimensions=(), reason="No trial has reached a rung yet.")
+    nothing = SobolIndices(dimensions=(), reason="No trial has reached a rung yet.")
     review = SearchReview(
         objective=search.objective,
         records=trials_once(records),
@@ -121,132 +121,136 @@ def review_search(search: RecordedSearch) -> SearchReview:
         pruned=pruned_trials(records, search.rungs),
         fidelity=nothing,
         latency=nothing,
-        places=(),
+        positions=(),
         gaps=(),
         n_candidates=0,
         teacher_ms=search.teacher_latency_ms,
         students={},
     )
-    view = search.posterior()
-    return review if view is None else _with_view(review, search, view)
+    posterior = search.posterior()
+    return review if posterior is None else _with_posterior(review, search, posterior)
 
 
-def _with_view(review: SearchReview, search: RecordedSearch, view: Posterior) -> SearchReview:
-    """The review with what the searcher's model has to say."""
-    reference = (view.front.cost_limit, view.front.error_limit)
-    candidates = view.candidates(np.random.default_rng(0), n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
-    fastest_cost = min([*candidates.costs.tolist(), *(trial.cost for trial in view.trials)])
-    places = _places(view, {record.number: record for record in search.records})
-    complete = [place for place in places if place.record.state is TrialState.COMPLETE]
+def _with_posterior(review: SearchReview, search: RecordedSearch, posterior: Posterior) -> SearchReview:
+    """The review with everything that needs the surrogate's posterior."""
+    reference = (posterior.front.cost_limit, posterior.front.error_limit)
+    candidates = posterior.candidates(np.random.default_rng(0), n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
+    fastest_cost = min([*candidates.costs.tolist(), *(trial.cost for trial in posterior.trials)])
+    positions = _positions(posterior, {record.number: record for record in search.records})
+    complete = [position for position in positions if position.record.state is TrialState.COMPLETE]
     gaps = gaps_of(
-        [(place.cost, place.error) for place in complete],
+        [(position.cost, position.error) for position in complete],
         fastest_cost=fastest_cost,
         slowest_cost=reference[0] if review.teacher_ms is None else math.log2(review.teacher_ms),
         worst_error=reference[1],
     )
-    front = [place.record.number for place in complete if place.on_front]
-    contents = look_into(gaps, view, candidates, front=front)
+    front = [position.record.number for position in complete if position.on_front]
+    contents = gap_contents(gaps, posterior, candidates, front=front)
     return replace(
         review,
         history=history_of(search.trials, reference=reference, objective=search.objective),
-        ideal=(fastest_cost, min((place.error for place in complete), default=reference[1])),
-        fidelity=_fidelity_shares(search, view),
-        latency=_latency_shares(search, view),
-        places=places,
+        ideal=(fastest_cost, min((position.error for position in complete), default=reference[1])),
+        fidelity=_fidelity_indices(search, posterior),
+        latency=_latency_indices(search, posterior),
+        positions=positions,
         gaps=contents,
         n_candidates=len(candidates.costs),
         students=_students(search, contents),
     )
 
 
-def _places(view: Posterior, records: dict[int, TrialRecord]) -> tuple[Place, ...]:
-    """Of the trials of a view that are not continued by another."""
+def _positions(posterior: Posterior, records: dict[int, TrialRecord]) -> tuple[TrialPosition, ...]:
+    """The positions of the posterior's trials that no other trial continues."""
     once = {record.number for record in trials_once(records.values())}
     found = []
-    for trial, mean in zip(view.trials, view.means, strict=True):
+    for trial, mean in zip(posterior.trials, posterior.means, strict=True):
         if trial.number in once:
             found.append((records[trial.number], trial.cost, math.exp(trial.last if trial.complete else float(mean))))
     complete = [i for i, (record, _, _) in enumerate(found) if record.state is TrialState.COMPLETE]
     front = {complete[i] for i in front_of([(found[i][1], found[i][2]) for i in complete])}
     return tuple(
-        Place(record=record, cost=cost, error=error, on_front=i in front)
+        TrialPosition(record=record, cost=cost, error=error, on_front=i in front)
         for i, (record, cost, error) in enumerate(found)
     )
 
 
-def _fidelity_shares(search: RecordedSearch, view: Posterior) -> Shares:
-    n_complete = len(view.complete)
-    if n_complete < FEWEST_COMPLETE:
+def _fidelity_indices(search: RecordedSearch, posterior: Posterior) -> SobolIndices:
+    n_complete = len(posterior.complete)
+    if n_complete < MIN_COMPLETE:
         trials = "1 trial is" if n_complete == 1 else f"{n_complete} trials are"
-        return Shares(dimensions=(), reason=f"Too few trials to tell: {trials} complete, {FEWEST_COMPLETE} are needed.")
-    explained = view.explained()
-    if explained is None or explained < LEAST_EXPLAINED:
+        return SobolIndices(dimensions=(), reason=f"Too few trials: {trials} complete, {MIN_COMPLETE} are needed.")
+    explained = posterior.explained()
+    if explained is None or explained < MIN_EXPLAINED:
         share = "nothing" if explained is None or explained <= 0.0 else f"{explained:.0%}"
-        return Shares(
+        return SobolIndices(
             dimensions=(),
-            reason=f"Too few trials to tell: the model predicts {share} of the variance between complete trials.",
+            reason=f"Too few trials: the model explains {share} of the variance between complete trials.",
             explained=explained,
         )
-    names = _varied(search, view)
+    names = _varying_dimensions(posterior)
     n = 32
-    while 2 * n * (len(names) + 2) <= MOST_ROWS:
+    while 2 * n * (len(names) + 2) <= MAX_ROWS:
         n *= 2
     design = Design.of(len(names), n=n)
-    coordinates, costs, usable = _students_of(search, view, _whole(view, names, design.rows))
-    values = view.draws(coordinates, costs, np.random.default_rng(0), n_models=N_MODELS, n_each=N_EACH)
+    coordinates, costs, usable = _active_coordinates(search, posterior, _all_coordinates(posterior, names, design.rows))
+    values = posterior.draws(coordinates, costs, np.random.default_rng(0), n_models=N_MODELS, n_each=N_DRAWS_EACH)
     found = importances(design, names, values, usable)
     if found is None:
-        return Shares(dimensions=(), reason="Too little of the space can be built to tell.", explained=explained)
-    return Shares(dimensions=found, explained=explained)
+        return SobolIndices(dimensions=(), reason="Too few points of the space are valid.", explained=explained)
+    return SobolIndices(dimensions=found, explained=explained)
 
 
-def _latency_shares(search: RecordedSearch, view: Posterior) -> Shares:
+def _latency_indices(search: RecordedSearch, posterior: Posterior) -> SobolIndices:
     predictor, teacher = search.predictor, search.teacher
     if predictor is None or teacher is None:
-        return Shares(dimensions=(), reason="No calibration is left that predicts the latencies of this search.")
+        return SobolIndices(
+            dimensions=(), reason="The calibration with which this search predicted latencies is missing."
+        )
     predict = lru_cache(maxsize=None)(predictor.predict)
 
     def log_latency(row: Array) -> float | None:
-        spec = _spec(search, teacher, view.cube.point(row))
+        spec = _decode(search, teacher, posterior.cube.point(row))
         return None if spec is None else math.log(predict(spec))
 
-    names = _varied(search, view)
+    names = _varying_dimensions(posterior)
     design = Design.of(len(names), n=N_LATENCY)
-    values, usable = evaluate(_whole(view, names, design.rows), log_latency)
+    values, usable = evaluate(_all_coordinates(posterior, names, design.rows), log_latency)
     found = importances(design, names, values, usable)
     if found is None:
-        return Shares(dimensions=(), reason="All students of this space that can be built are equally fast.")
-    return Shares(dimensions=found)
+        return SobolIndices(
+            dimensions=(), reason="Too few points of the space are valid, or all have the same latency."
+        )
+    return SobolIndices(dimensions=found)
 
 
-def _varied(search: RecordedSearch, view: Posterior) -> list[str]:
-    """Dimensions that have more than one value."""
-    ends = [np.full(len(view.cube.names), share) for share in (0.0, 0.5, 1.0 - 1e-9)]
-    points: list[dict[str, Any]] = [view.cube.point(row) for row in ends]
-    return [name for name in view.cube.names if len({repr(point[name]) for point in points}) > 1]
+def _varying_dimensions(posterior: Posterior) -> list[str]:
+    """Names of the dimensions that have more than one value."""
+    ends = [np.full(len(posterior.cube.names), share) for share in (0.0, 0.5, 1.0 - 1e-9)]
+    points: list[dict[str, Any]] = [posterior.cube.point(row) for row in ends]
+    return [name for name in posterior.cube.names if len({repr(point[name]) for point in points}) > 1]
 
 
-def _whole(view: Posterior, names: Sequence[str], rows: Array) -> Array:
-    """Coordinates of all dimensions, from those of some; the others have one value."""
-    whole = np.full((len(rows), len(view.cube.names)), 0.5)
-    whole[:, [view.cube.names.index(name) for name in names]] = rows
-    return whole
+def _all_coordinates(posterior: Posterior, names: Sequence[str], rows: Array) -> Array:
+    """Coordinates of all dimensions [rows, dimensions] from those of `names`; the others, with one value, are 0.5."""
+    coordinates = np.full((len(rows), len(posterior.cube.names)), 0.5)
+    coordinates[:, [posterior.cube.names.index(name) for name in names]] = rows
+    return coordinates
 
 
-def _students_of(search: RecordedSearch, view: Posterior, rows: Array) -> tuple[Array, Array, Booleans]:
-    """Coordinates of the active part of each row, its cost as far as it is known, and whether a student can have it."""
+def _active_coordinates(search: RecordedSearch, posterior: Posterior, rows: Array) -> tuple[Array, Array, Booleans]:
+    """For each row: coordinates of its active point, cost (NaN if unknown), and whether the point is valid."""
     assert search.teacher is not None
-    points = [active_point(view.cube.point(row), search.space) for row in rows]
-    specs = [_spec(search, search.teacher, point) for point in points]
+    points = [active_point(posterior.cube.point(row), search.space) for row in rows]
+    specs = [_decode(search, search.teacher, point) for point in points]
     costs = np.full(len(specs), math.nan)
     if search.predictor is not None:
         predict = lru_cache(maxsize=None)(search.predictor.predict)
         costs[:] = [math.nan if spec is None else math.log2(predict(spec)) for spec in specs]
     usable = np.array([spec is not None for spec in specs])
-    return np.array([view.cube.coordinates(point) for point in points]), costs, usable
+    return np.array([posterior.cube.coordinates(point) for point in points]), costs, usable
 
 
-def _spec(search: RecordedSearch, teacher: StudentSpec, point: dict[str, Any]) -> StudentSpec | None:
+def _decode(search: RecordedSearch, teacher: StudentSpec, point: dict[str, Any]) -> StudentSpec | None:
     try:
         return search.space.decode(point, teacher)[0]
     except ValueError:
@@ -256,7 +260,7 @@ def _spec(search: RecordedSearch, teacher: StudentSpec, point: dict[str, Any]) -
 def _students(search: RecordedSearch, gaps: Sequence[GapContents]) -> dict[int, str]:
     assert search.teacher is not None
     return {
-        i: describe(_spec(search, search.teacher, dict(each.best.point)))
+        i: describe(_decode(search, search.teacher, dict(each.best.point)))
         for i, each in enumerate(gaps)
         if each.best is not None
     }

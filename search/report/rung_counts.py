@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of the trials at each rung, and which ones were pruned for whom.
+"""Counts of trials by rung and state, and the pruned trials with those that dominated them.
 
-A trial that was interrupted and continued counts once, as what became of the last one that continued it.
+A trial that was interrupted and continued counts once, with the state of the last trial that continued it.
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ from search.records.trial import RungRecord, TrialRecord, TrialState, trials_onc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungCount:
-    """The trials that arrived at one rung, by what they did next; the parts add up to `arrived`."""
+    """The trials that reached one rung, by what happened next; the parts add up to `arrived`."""
 
     n_tokens: int
-    """The rung."""
+    """The rung in training tokens."""
     arrived: int
-    """Trials that were measured here."""
-    went_on: int
+    """Trials that were measured at this rung."""
+    continued: int
     """Reached the next rung."""
     complete: int
-    """Ended here as planned: at the last rung."""
+    """Completed at this rung: the last one."""
     pruned: int
-    """Stopped here."""
+    """Pruned at this rung."""
     failed: int
-    """Failed here, or on the way to the next rung."""
+    """Failed after this rung and before the next."""
     interrupted: int
-    """Ended here, or on the way to the next rung, with their search."""
+    """Interrupted after this rung and before the next."""
     running: int
-    """Are on their way to the next rung."""
+    """Training towards the next rung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """A trial that another was pruned for."""
+    """A trial that dominated a pruned one."""
 
     name: str
-    """As it is called now: the last one that continued it."""
+    """Its name; if it was continued, that of the last trial that continued it."""
     record: TrialRecord | None
-    """None if the study does not hold it."""
+    """Its record; None if the study has none."""
     rung: RungRecord | None
-    """What it measured where the other was pruned; None if that is not known."""
+    """Its measurement at the rung where the other was pruned; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """A pruned trial."""
+    """A pruned trial with the trials that dominated it."""
 
     record: TrialRecord
     """The trial."""
     target: int
-    """The rung's tokens."""
+    """The training tokens of the rung at which it was pruned."""
     rung: RungRecord
-    """What it measured there."""
+    """Its measurement there."""
     rivals: tuple[Rival, ...]
-    """Those of its outcome: no slower, and predicted to end with less error."""
+    """The trials named in its outcome: no slower, and predicted to have a lower final error."""
 
 
 def count_rungs(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple[RungCount, ...]:
-    """What became of the trials at each rung."""
+    """The counts at each of `rungs`."""
     counts = []
     records = trials_once(records)
     for k, target in enumerate(rungs):
@@ -72,7 +72,7 @@ def count_rungs(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple[R
             RungCount(
                 n_tokens=target,
                 arrived=len(arrived),
-                went_on=len(arrived) - here.total(),
+                continued=len(arrived) - here.total(),
                 complete=here[TrialState.COMPLETE],
                 pruned=here[TrialState.PRUNED],
                 failed=here[TrialState.FAILED],
@@ -84,7 +84,7 @@ def count_rungs(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple[R
 
 
 def unmeasured(records: Sequence[TrialRecord]) -> dict[str, int]:
-    """How many trials were begun or refused and never reached a rung, by state; a refusal by its kind."""
+    """Number of trials without any rung, by state; refused ones by kind of refusal."""
     states = Counter(
         f"refused: {record.outcome_kind}" if record.state is TrialState.REFUSED else record.state.value
         for record in trials_once(records)
@@ -94,7 +94,7 @@ def unmeasured(records: Sequence[TrialRecord]) -> dict[str, int]:
 
 
 def pruned_trials(records: Sequence[TrialRecord], rungs: Sequence[int]) -> tuple[Pruned, ...]:
-    """All pruned trials with their rivals, in their order."""
+    """All pruned trials with the trials that dominated them, in the order of `records`."""
     by_name = {record.name: record for record in records}
     successors = {f"trial-{record.continues:04d}": record for record in records if record.continues is not None}
     found = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A search as drawings: hypervolume over tokens and over time, trials by rung, what each dimension decides."""
+"""SVG charts of a search: hypervolume over tokens and over time, trials by rung, Sobol indices."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from spaces.student_words import describe
 if TYPE_CHECKING:
     from search.report.history import Corner, SearchHistory, Step
     from search.report.importance import Importance
-    from search.report.review import Shares
+    from search.report.review import SobolIndices
     from search.report.rung_counts import RungCount
 
 WIDTH = 640
 LEFT, RIGHT, TOP, BOTTOM = 56, 18, 14, 46
 HEIGHT = 290
 
-ALMOST = 0.8
-"""Share of the final hypervolume from which the chart begins: on a scale from 0 later gains could not be seen."""
+CHART_START_SHARE = 0.8
+"""Share of the final hypervolume at which the chart starts: on a scale from 0 later gains would be invisible."""
 
-LEAST_GAIN = 0.005
-"""Percent of the ideal: less is 0.00 with two decimals."""
+MIN_GAIN_PERCENT = 0.005
+"""Smallest gain in percent of the ideal that is shown as one: less is 0.00 with two decimals."""
 
-UNCLEAR = 0.6
-"""Width of an interval above which no bar is drawn: the index could be nearly anything."""
+MAX_INTERVAL_WIDTH = 0.6
+"""Width of a 90% interval above which no bar is drawn: the index is practically undetermined."""
 
 _STATES = (
-    ("went_on", "went on", "on"),
+    ("continued", "continued", "on"),
     ("complete", "complete", "complete"),
     ("pruned", "pruned", "pruned"),
     ("failed", "failed", "failed"),
@@ -52,14 +52,14 @@ _STATES = (
 
 
 def share_of_ideal(history: SearchHistory, ideal: Corner) -> Callable[[float], float]:
-    """From a hypervolume to percent of the ideal student's."""
+    """A function from a hypervolume to percent of the ideal point's."""
     cost_limit, error_limit = history.reference
     whole = (cost_limit - ideal[0]) * math.log2(error_limit / ideal[1])
     return lambda area: 100.0 * area / whole if whole > 0.0 else 0.0
 
 
 def history_charts(history: SearchHistory, ideal: Corner) -> tuple[str, str]:
-    """The hypervolume over training tokens and over the time of the search; call it with at least one step."""
+    """The charts of hypervolume over training tokens and over search time; requires at least one step."""
     millions = history.n_tokens >= 2_000_000
     unit, name = (1e6, "millions") if millions else (1e3, "thousands")
     over_tokens = _history_chart(
@@ -87,7 +87,7 @@ def _history_chart(
 ) -> str:
     percent = share_of_ideal(history, ideal)
     values = [percent(step.hypervolume) for step in history.steps]
-    first = next(i for i, value in enumerate(values) if value >= ALMOST * values[-1])
+    first = next(i for i, value in enumerate(values) if value >= CHART_START_SHARE * values[-1])
     span = values[-1] - values[first]
     low = max(0.0, values[first] - max(0.25 * span, 0.2))
     high = min(100.0, values[-1] + max(0.1 * span, 0.1))
@@ -105,7 +105,7 @@ def _history_chart(
     stairs = step_curve([(corners[0][0], bottom), *corners], x(end))
     parts.append(f'<path class="below" d="{stairs}V{bottom}Z"/><path class="front" d="{stairs}"/>')
     for (step, _), (cx, cy) in sorted(zip(shown, corners, strict=True), key=lambda pair: pair[0][0].gained):
-        gained = percent(step.gained) >= LEAST_GAIN
+        gained = percent(step.gained) >= MIN_GAIN_PERCENT
         facts = (
             f"{step.record.name}: {describe(step.record.spec)}",
             f"{f'{percent(step.gained):+.2f}, to' if gained else 'no gain:'} {percent(step.hypervolume):.2f}%",
@@ -127,14 +127,14 @@ def _history_chart(
 
 
 def rungs_chart(rungs: Sequence[RungCount], *, n_begun: int) -> str:
-    """A bar for the trials that began, and one for those that arrived at each rung, by what they did next."""
+    """A stacked bar for all started trials, and one for those that reached each rung, by what happened next."""
     left, row, gap, top = 116, 34, 14, 40
     right = WIDTH - RIGHT - 40
     x = linear(0.0, max(1, n_begun), 0.0, right - left)
     parts, shown = [], [state for state in _STATES if any(getattr(rung, state[0]) for rung in rungs)]
     lost = n_begun - (rungs[0].arrived if rungs else 0)
     rows: list[tuple[str, int, list[tuple[str, str, int]]]] = [
-        ("begun", n_begun, [("on", "reached the first rung", n_begun - lost), ("failed", "did not", lost)])
+        ("started", n_begun, [("on", "reached the first rung", n_begun - lost), ("failed", "did not", lost)])
     ]
     for rung in rungs:
         states = [(style, words, getattr(rung, name)) for name, words, style in _STATES]
@@ -161,18 +161,23 @@ def rungs_chart(rungs: Sequence[RungCount], *, n_begun: int) -> str:
         parts.append(f'<rect class="block {style}" x="{at:.1f}" y="10" width="12" height="12" rx="3"/>')
         parts.append(text(at + 18, 20, words, style="label"))
         at += 18 + len(words) * CHARACTER_PX + 20
-    told = "; ".join(
-        f"at {rung.n_tokens:,} tokens {rung.arrived} arrived, {rung.went_on} went on, {rung.pruned} were pruned, "
+    counts = "; ".join(
+        f"at {rung.n_tokens:,} tokens {rung.arrived} arrived, {rung.continued} continued, {rung.pruned} were pruned, "
         f"{rung.complete} were complete"
         for rung in rungs
     )
     height = top + len(rows) * (row + gap) + 2
     return drawing(
-        "rungs", parts, width=WIDTH, height=height, title="Trials at each rung", description=f"{n_begun} began; {told}."
+        "rungs",
+        parts,
+        width=WIDTH,
+        height=height,
+        title="Trials at each rung",
+        description=f"{n_begun} started; {counts}.",
     )
 
 
-def importance_chart(fidelity: Shares, latency: Shares) -> str:
+def importance_chart(fidelity: SobolIndices, latency: SobolIndices) -> str:
     """Bars by dimension, for fidelity and for latency side by side; whiskers are 90% intervals of the whole bar."""
     by_name: dict[str, list[Importance | None]] = {}
     for k, shares in enumerate((fidelity, latency)):
@@ -206,7 +211,7 @@ def importance_chart(fidelity: Shares, latency: Shares) -> str:
         height=bottom + 8,
         title="Sobol indices of the dimensions",
         description="Total-effect Sobol indices for fidelity and for latency by dimension: "
-        + "; ".join(f"{name} {_told(by_name[name])}" for name in names),
+        + "; ".join(f"{name} {_describe_indices(by_name[name])}" for name in names),
     )
 
 
@@ -215,26 +220,26 @@ def _importance_bar(each: Importance, start: float, y: float, bar_px: float) -> 
     facts = tip(
         [
             each.name.replace("_", " "),
-            "too few trials to tell" if each.high - each.low > UNCLEAR else "",
+            "undetermined: too few trials" if each.high - each.low > MAX_INTERVAL_WIDTH else "",
             f"total effect: {_percent(each.total_effect)} of the variance "
             f"({_percent(each.low)} to {_percent(each.high)})",
             f"first order: {_percent(each.first_order)}; the rest is interaction with other dimensions",
         ]
     )
-    certain = abs(high - low) < 2.0
-    unclear = each.high - each.low > UNCLEAR
+    is_narrow = abs(high - low) < 2.0
+    unclear = each.high - each.low > MAX_INTERVAL_WIDTH
     ends = f"M{low:.1f} {y + 7}v6M{high:.1f} {y + 7}v6"
-    whisker = "" if certain else f'<path class="whisker" d="M{low:.1f} {y + 10}H{high:.1f}{ends}"/>'
+    whisker = "" if is_narrow else f'<path class="whisker" d="M{low:.1f} {y + 10}H{high:.1f}{ends}"/>'
     words = _percent(each.total_effect)
     if unclear:
         words = f"unclear: {100 * each.low:.0f} to {100 * each.high:.0f}%"
-    elif not certain:
+    elif not is_narrow:
         words += f"  ({100 * each.low:.0f} to {100 * each.high:.0f})"
-    total, alone = (0.0, 0.0) if unclear else (each.total_effect, each.first_order)
+    total, first_order = (0.0, 0.0) if unclear else (each.total_effect, each.first_order)
     return [
         f'<g class="tip"><rect class="hit" x="{start}" y="{y}" width="{bar_px + 90}" height="22"/>'
         f'<rect class="block on" x="{start}" y="{y + 3}" width="{max(0.5, bar_px * total):.1f}" height="14" rx="2"/>'
-        f'<rect class="block complete" x="{start}" y="{y + 3}" width="{bar_px * alone:.1f}" height="14" rx="2"/>'
+        f'<rect class="block complete" x="{start}" y="{y + 3}" width="{bar_px * first_order:.1f}" height="14" rx="2"/>'
         f"{whisker}{facts}</g>",
         text(start + bar_px + 12, y + 15, words),
     ]
@@ -244,7 +249,7 @@ def _percent(share: float) -> str:
     return "0%" if share < 0.0005 else "<1%" if share < 0.01 else f"{100 * share:.0f}%"
 
 
-def _told(pair: Sequence[Importance | None]) -> str:
+def _describe_indices(pair: Sequence[Importance | None]) -> str:
     return ", ".join(
         f"{_percent(each.total_effect)} for {what}"
         for what, each in zip(("fidelity", "latency"), pair, strict=True)

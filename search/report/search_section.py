@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the report that shows the search itself, as HTML: drawings, each with its numbers as a table."""
+"""The report's section on the search, as HTML: charts, each with its numbers as a table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from search.report.importance import Importance
 from search.report.review import SearchReview
 from search.report.rung_counts import Pruned, Rival
 from search.report.search_charts import (
-    ALMOST,
-    LEAST_GAIN,
+    CHART_START_SHARE,
+    MIN_GAIN_PERCENT,
     history_charts,
     importance_chart,
     rungs_chart,
@@ -30,7 +30,7 @@ Link = Callable[[str], str | None]
 
 
 def search_section(review: SearchReview, link: Link) -> str:
-    """The section; text that comes from a study is escaped."""
+    """The section as HTML; text from the study is escaped."""
     parts = [
         '<section class="search" aria-labelledby="the-search"><h2 id="the-search">The search</h2>',
         f'<p class="lead">{escape(_summary(review))}</p><div class="pair">',
@@ -51,8 +51,8 @@ def _summary(review: SearchReview) -> str:
     if review.history is not None:
         words += f" and trained on {review.history.n_tokens:,} tokens in {duration(review.history.seconds)}"
     states = {state: sum(record.state is state for record in review.records) for state in TrialState}
-    told = [f"{n} {state.value}" for state, n in states.items() if n]
-    return f"{words}: {', '.join(told)}." if told else f"{words}."
+    counts = [f"{n} {state.value}" for state, n in states.items() if n]
+    return f"{words}: {', '.join(counts)}." if counts else f"{words}."
 
 
 def _history_panels(review: SearchReview) -> list[str]:
@@ -66,7 +66,7 @@ def _history_panels(review: SearchReview) -> list[str]:
         f"search: {format_ms(2.0**cost_limit)} ms and a fidelity of {review.fidelity_at(error_limit)}. The "
         f"ideal is as fast as the fastest student that was found, {format_ms(2.0 ** ideal[0])} ms, and as faithful "
         f"as the best, {review.fidelity_at(ideal[1])}. Latencies are predicted; a trial counts from the moment it "
-        f"was complete. Before {ALMOST:.0%} of the end nothing is drawn."
+        f"was complete. The curve starts at {CHART_START_SHARE:.0%} of the final value."
     )
     time = (
         "Time in which at least one trial ran: workers side by side count once, pauses between commands do not. A "
@@ -96,9 +96,9 @@ def _history_panels(review: SearchReview) -> list[str]:
 
 
 def _last_gain(history: SearchHistory, ideal: Corner) -> str:
-    """When the search last gained anything."""
+    """A sentence on when the last gain was; empty with fewer than two gains."""
     percent = share_of_ideal(history, ideal)
-    gains = [step for step in history.steps if percent(step.gained) >= LEAST_GAIN]
+    gains = [step for step in history.steps if percent(step.gained) >= MIN_GAIN_PERCENT]
     if len(gains) < 2:
         return ""
     last = gains[-1]
@@ -113,9 +113,9 @@ def _rungs_panel(review: SearchReview) -> str:
     if not begun:
         return _panel("Rungs", "<p>No trial has begun yet.</p>")
     saved = _saved_tokens(review)
-    words = "What became of the trials that arrived at each rung; one that was interrupted and continued counts once."
+    words = "Trials that reached each rung, by what happened next; one that was interrupted and continued counts once."
     if saved is not None:
-        words += f" What was pruned saved {saved:.0%} of the tokens that all trials would have taken."
+        words += f" Pruning saved {saved:.0%} of the tokens that all trials would have taken."
     other = ", ".join(f"{n} {escape(state)}" for state, n in review.unmeasured.items())
     if other:
         words += f" Without any rung: {other}."
@@ -124,12 +124,12 @@ def _rungs_panel(review: SearchReview) -> str:
             _number(f"{rung.n_tokens:,}"),
             *(
                 _number(str(n))
-                for n in (rung.arrived, rung.went_on, rung.complete, rung.pruned, rung.failed, rung.interrupted)
+                for n in (rung.arrived, rung.continued, rung.complete, rung.pruned, rung.failed, rung.interrupted)
             ),
         ]
         for rung in review.rungs
     ]
-    head = ["rung", "arrived", "went on", "complete", "pruned", "failed", "interrupted"]
+    head = ["rung", "arrived", "continued", "complete", "pruned", "failed", "interrupted"]
     chart = rungs_chart(review.rungs, n_begun=begun)
     return _panel("Rungs", f"<p>{words}</p>{_scroll(chart)}{_table(head, rows, summary='As a table')}")
 
@@ -146,7 +146,7 @@ def _importance_panel(review: SearchReview) -> str:
     words = (
         "Sobol indices of the logarithms of error and latency over the whole space: the share of the variance that a "
         "dimension explains alone (first order, dark) and together with others (total effect, light). Whiskers are 90% "
-        "intervals over models of two thirds of the trials; where they are too wide to tell, no bar is drawn."
+        "intervals over models of two thirds of the trials; where they are too wide, no bar is drawn."
     )
     if review.fidelity.dimensions and review.fidelity.explained is not None:
         words += (
@@ -177,21 +177,20 @@ def _importance_cells(each: Importance | None) -> list[str]:
 
 
 def _gaps_panel(review: SearchReview, link: Link) -> str:
-    if not any(place.on_front for place in review.places):
+    if not any(position.on_front for position in review.positions):
         return ""
     words = (
         "The Pareto front of the complete brief trials, at predicted latencies. A gap is what a student as fast as one "
         "neighbour and as faithful as the next would add; one of more than 1.5 times the mean is wide. The ends reach "
         "to the fastest student of the space, and to half the error at the teacher's latency. "
-        f"{review.n_candidates:,} untried points were looked at."
+        f"{review.n_candidates:,} untried points were evaluated."
     )
     shown = shown_gaps(review)
     if not shown:
         words += " No gap is wide."
     rows = [_gap_row(review, letter, i, each, link) for letter, i, each in shown]
-    head = ["gap", "latency, ms", "fidelity", "could add", "tried there|", "predicted there|"]
-    heads = [f"{name}|" if name in ("gap",) else name for name in head]
-    table = _table(heads, rows) if rows else ""
+    head = ["gap|", "latency, ms", "fidelity", "could add", "tried there|", "predicted there|"]
+    table = _table(head, rows) if rows else ""
     return _panel("Empty regions of the front", f"<p>{words}</p>{_scroll(gaps_chart(review))}{table}", wide=True)
 
 
@@ -219,7 +218,7 @@ def _tried(review: SearchReview, each: GapContents, link: Link) -> str:
     record = next((one for one in review.records if one.number == closest.number), None)
     if record is None:
         return escape(count(len(each.tried), "trial"))
-    verb = "reached" if closest.measured else "is expected to reach"
+    verb = "reached" if closest.measured else "is predicted to reach"
     short = ", as faithful as its faster neighbour" if abs(closest.excess) < 5e-5 else ""
     if closest.excess >= 5e-5:
         short = f", {closest.excess:.4f} short of its faster neighbour"
@@ -241,7 +240,7 @@ def _pruned_panel(review: SearchReview, link: Link) -> str:
         return _panel("Pruned trials", "<p>No trial was pruned.</p>", wide=True)
     words = (
         "A trial is pruned at a rung if a trial that is no slower and got as far is predicted to end with less error, "
-        "and a new trial has more expected gain per token. The former are named here, with their fidelity at that rung."
+        "and a new trial has more expected gain per token. The dominating trials are listed, with their fidelity there."
     )
     rows = [
         [
@@ -300,7 +299,7 @@ def _scroll(content: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, summary: str | None = None) -> str:
-    """A table; a heading that ends in `|` is of a column of text. With a summary it is closed until it is asked for."""
+    """A table; a heading that ends in `|` marks a text column. With a `summary` it is a collapsed `<details>`."""
     heads = "".join(
         f'<th scope="col" class="{"text" if name.endswith("|") else "number"}">{escape(name.removesuffix("|"))}</th>'
         for name in head

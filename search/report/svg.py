@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the drawings of a search have in common: an SVG that says what it shows, scales, ticks, marks with a tooltip.
+"""SVG elements that the report's charts share: root with description, scales, ticks, tooltips, formatted numbers.
 
-A mark with a tooltip holds it as its `<title>`, a line for each fact, so it can be read without any script.
+A tooltip is the `<title>` of its mark, one line per fact, so it can be read without a script.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Scale = Callable[[float], float]
 
 
 def drawing(name: str, parts: Iterable[str], *, width: float, height: float, title: str, description: str) -> str:
-    """An `<svg>` of the page's style; `name` makes its ids, `description` says in words what is to be seen."""
+    """An `<svg>` of the page's style; `name` is the prefix of its ids, `description` the text alternative."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {width:g} {height:g}" '
@@ -31,19 +31,19 @@ def drawing(name: str, parts: Iterable[str], *, width: float, height: float, tit
 
 
 def tip(lines: Iterable[str]) -> str:
-    """The title of a mark, a line for each fact; the first is shown bold. Nothing for none."""
+    """The `<title>` of a mark, one line per fact, the first shown bold; empty for no lines."""
     shown = [escape(line) for line in lines if line]
     return f"<title>{chr(10).join(shown)}</title>" if shown else ""
 
 
 def text(x: float, y: float, words: str, *, style: str = "tick", anchor: str = "start") -> str:
-    """A line of text."""
+    """A `<text>` element."""
     end = "" if anchor == "start" else f' text-anchor="{anchor}"'
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{end}>{escape(words)}</text>'
 
 
 def vertical_title(x: float, y: float, words: str) -> str:
-    """The title of a vertical axis, read from below."""
+    """The title of a vertical axis, rotated by -90 degrees."""
     return (
         f'<text class="title" transform="translate({x:g} {y:g}) rotate(-90)" text-anchor="middle">'
         f"{escape(words)}</text>"
@@ -51,7 +51,7 @@ def vertical_title(x: float, y: float, words: str) -> str:
 
 
 def step_curve(corners: Sequence[tuple[float, float]], end: float) -> str:
-    """The data of a path that keeps each corner's height until the next, and the last one's until x = `end`."""
+    """Path data of a step function: each corner's height until the next, the last one's until x = `end`."""
     (x, y), *others = corners
     return f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in others) + f"H{end:.1f}"
 
@@ -62,7 +62,7 @@ def line(x1: float, y1: float, x2: float, y2: float, *, style: str = "grid") -> 
 
 
 def linear(low: float, high: float, start: float, end: float) -> Scale:
-    """From low to high onto start to end; the middle, if low and high are equal."""
+    """The linear map of [low, high] to [start, end]; constant at the middle if low and high are equal."""
     if high <= low:
         return lambda value: (start + end) / 2.0
     return lambda value: start + (value - low) / (high - low) * (end - start)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One study from beginning to end, and what is measured before and after its trials."""
+"""Runs one study from preparation to registration."""

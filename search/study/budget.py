@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a study's time budget is split: preparation, search, graduation, final measurement.
 
-The budget is that of the whole run, however many commands it takes: what an interrupted command used up is
-remembered, so the same command goes on with what is left, and a finished study ends at once until its budget
-is raised. Without a budget every part is bounded by its own count (trials, tokens) and nothing here limits it.
+The budget covers the whole study over all its commands: the time that an interrupted command used is recorded, the
+same command continues with the rest, and a complete study returns at once until its budget is raised. Without a budget
+each phase is bounded by its own count (trials, tokens) only.
 """
 
 from __future__ import annotations
@@ -11,79 +11,79 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CACHE_SHARE = 0.13
-"""Share of the budget that the teacher may spend on embedding the corpus: more text than a student will see is idle."""
+"""Share of the budget that the teacher may spend on embedding the corpus: text that no student will see is wasted."""
 TABLE_SHARE = 0.03
-"""Share of the budget for training the static table, which every static path inherits."""
+"""Share of the budget for training the static table, from which every static path is initialised."""
 CALIBRATION_SHARE = 0.03
 """Share of the budget for the latency calibration."""
 TABLE_S, MAX_TABLE_S = 30.0, 300.0
-"""Seconds of table training, roughly, without a budget, and at most with one: it has converged by then."""
+"""Seconds of table training, by which it has converged: `TABLE_S` without a budget, at most `MAX_TABLE_S` with one."""
 TABLE_PASSES, TABLE_TOKENS_PER_S = 40, 150_000
-"""A table has converged after so many passes over its text; the speed (of one core, roughly) tells their time."""
+"""Passes over the text after which a table has converged, and the training speed (about that of one core)."""
 CALIBRATION_STUDENT_S, MIN_CALIBRATION_S = 1.0, 5.0
-"""Ample seconds for each of the calibration's architectures, and the fewest for all that make sense."""
+"""Sufficient seconds for each architecture of the calibration, and the minimum for all together."""
 MEASURE_S = 25.0
-"""Seconds kept for the final measurement, the registry and the report, before any student is counted."""
+"""Seconds reserved for the final measurement, the registry and the report, whatever the number of students."""
 MEASURE_STUDENT_S = 3.0
-"""Seconds kept for measuring and registering one student."""
+"""Additional seconds reserved for measuring and registering each student."""
 MAX_RESERVE_SHARE = 0.25
-"""Of a short budget, no more than this is kept for the end."""
+"""Maximum share of the budget that is reserved for the end."""
 MEASURE_SHARE, MEASURE_LATENCY_S = 0.4, 1.0
-"""Of that, for the latencies, and ample seconds for one of them: a hundred turns and more."""
+"""Share of the reserve for the final latencies, and sufficient seconds for one of them (a hundred repeats or more)."""
 MIN_SEARCH_SHARE = 0.4
-"""Share of the time left after a slow preparation that the search gets at least."""
-AGAIN = 2.0
-"""More text is embedded, and the static table trained again, once the time for it has grown by this factor."""
+"""Minimum share of the remaining time that the search gets after a slow preparation."""
+REDO_FACTOR = 2.0
+"""More text is embedded, or the static table retrained, once the time for it has grown by this factor."""
 
-SENTENCES = tuple(step * 10**power for power in (3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
-"""Sizes of the cached training text: a ladder, so that runs on like machines agree."""
+TEXT_SIZES = tuple(step * 10**power for power in (3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
+"""Sizes of the cached training text, in sentences: fixed values, so that runs on similar machines use equal text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimePlan:
-    """Seconds for every phase; None where nothing but a count is the limit."""
+    """Seconds for each phase; None where only a count limits it."""
 
     budget_s: float | None
-    """Of the whole run."""
+    """Seconds for the whole study; None: no limit."""
     graduation_share: float
-    """Share of the budget after the search."""
+    """Share of the budget that is left to graduation and the end."""
     max_students: int
-    """Most students that are measured and registered at the end."""
+    """Maximum number of students that are measured and registered at the end."""
 
     @property
     def reserve_s(self) -> float:
-        """Kept at the end for the final measurement, the registry and the report."""
+        """Seconds reserved for the final measurement, the registry and the report."""
         wanted = MEASURE_S + MEASURE_STUDENT_S * self.max_students
         return wanted if self.budget_s is None else min(wanted, MAX_RESERVE_SHARE * self.budget_s)
 
     def measure_s(self, n_students: int) -> float:
-        """For the final latencies of so many students and references."""
+        """Seconds for the final latencies of `n_students` students and references together."""
         return min(MEASURE_SHARE * self.reserve_s, MEASURE_LATENCY_S * n_students)
 
     @property
     def cache_s(self) -> float | None:
-        """For the teacher's outputs."""
+        """Seconds for caching the teacher's outputs."""
         return None if self.budget_s is None else CACHE_SHARE * self.budget_s
 
     def table_s(self, n_tokens: int) -> float:
-        """For training the static table on a text of so many tokens; without a budget its tokens count instead."""
+        """Seconds for training the static table on a text of `n_tokens`; without a budget `table_tokens` limits it."""
         limit = TABLE_S if self.budget_s is None else min(MAX_TABLE_S, TABLE_SHARE * self.budget_s)
         return min(limit, TABLE_PASSES * n_tokens / TABLE_TOKENS_PER_S)
 
     def table_tokens(self, n_tokens: int) -> int:
-        """Training tokens of the static table on a text of so many tokens, where no clock decides."""
+        """Training tokens of the static table on a text of `n_tokens`; the limit where there is no time budget."""
         return max(1, int(self.table_s(n_tokens) * TABLE_TOKENS_PER_S))
 
     def calibration_s(self, n_students: int) -> float:
-        """For the latency calibration on so many architectures."""
+        """Seconds for the latency calibration on `n_students` architectures."""
         ample = CALIBRATION_STUDENT_S * n_students
         return ample if self.budget_s is None else min(ample, max(MIN_CALIBRATION_S, CALIBRATION_SHARE * self.budget_s))
 
     def search_s(self, spent_s: float) -> float | None:
-        """For the search, when `spent_s` seconds are spent; 0 if the search's time is over.
+        """Seconds for the search after `spent_s` seconds of the study; 0 if its time is over.
 
         The search ends at 1 - graduation_share of the budget, or later after a slow preparation: it gets at least
-        a share of what is left then.
+        `MIN_SEARCH_SHARE` of the remaining time.
         """
         if self.budget_s is None:
             return None
@@ -91,16 +91,17 @@ class TimePlan:
         return min(left, max((1.0 - self.graduation_share) * self.budget_s - spent_s, MIN_SEARCH_SHARE * left))
 
     def graduation_s(self, spent_s: float) -> float | None:
-        """For the graduation, when `spent_s` seconds are spent; 0 if its time is over."""
+        """Seconds for graduation after `spent_s` seconds of the study; 0 if its time is over."""
         return None if self.budget_s is None else max(0.0, self.budget_s - self.reserve_s - spent_s)
 
 
 def n_sentences(fitting: float, *, available: int, at_least: int = 0) -> int:
-    """Training sentences to cache when the time is enough for `fitting` of the `available`: a rung of the ladder.
+    """The number of training sentences to cache, if the time suffices for `fitting` of the `available`.
 
-    All, if all fit; `at_least` (what an earlier command used) is never undercut.
+    `available` if all fit, else the largest of `TEXT_SIZES` that fits; never below `at_least`, what an earlier command
+    used.
     """
     if fitting >= available:
         return available
-    rungs = [size for size in SENTENCES if size <= fitting]
-    return min(available, max(at_least, rungs[-1] if rungs else SENTENCES[0]))
+    sizes = [size for size in TEXT_SIZES if size <= fitting]
+    return min(available, max(at_least, sizes[-1] if sizes else TEXT_SIZES[0]))

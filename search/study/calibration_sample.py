@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architectures of a study that the latency calibration measures: drawn at random, spread by what they cost."""
+"""Samples the architectures of a space that the latency calibration measures, spread evenly over their FLOPs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spaces.study.spec import StudySpec
 
 N_DRAWS = 600  # points; the quickstart's space has about 40 architectures
 N_ARCHITECTURES = 36
-MOST_FAILURES = 200  # draws in a row that cannot be built or are known, before giving up
+MAX_FAILURES = 200  # consecutive draws that are invalid or duplicates before sampling stops
 
 
 def sample_architectures(
@@ -26,9 +26,9 @@ def sample_architectures(
 ) -> tuple[StudentSpec, ...]:
     """At most `n` different students of the study's space; equal seeds give equal ones.
 
-    First the initial points, the static student and the teacher cut to some depths, which anchor small spaces too.
-    Then, of many random points, those whose costs are spread evenly from the cheapest to the dearest, so that
-    the predictor is asked for little that lies outside what it has seen.
+    First the initial points, the static student and the teacher truncated to some depths, which suffices for small
+    spaces. Then, of `N_DRAWS` random points, those at evenly spaced ranks of FLOPs from the lowest to the highest, so
+    that the predictor rarely extrapolates.
     """
     generator = np.random.default_rng(seed)
     specs: dict[StudentSpec, None] = {}
@@ -39,11 +39,11 @@ def sample_architectures(
     first = list(specs)[:n]
     n_failures = 0
     for _ in range(N_DRAWS):
-        if n_failures >= MOST_FAILURES:
+        if n_failures >= MAX_FAILURES:
             break
         is_new = _decode_into(specs, study.space, draw_point(study.space, generator), teacher)
         n_failures = 0 if is_new else n_failures + 1
-    others = sorted((spec for spec in specs if spec not in first), key=lambda spec: _order(spec, study.profile))
+    others = sorted((spec for spec in specs if spec not in first), key=lambda spec: _flops_order(spec, study.profile))
     n_left = n - len(first)
     if len(others) > n_left:
         others = [others[i] for i in np.linspace(0, len(others) - 1, n_left).round().astype(int)] if n_left else []
@@ -51,7 +51,7 @@ def sample_architectures(
 
 
 def draw_point(space: Space, generator: np.random.Generator) -> dict[str, Value]:
-    """A random point: every active dimension uniform over its domain (over its logarithm, if it says so)."""
+    """A random point: every active dimension uniform over its domain, or log-uniform where the domain is `log`."""
     point: dict[str, Value] = {}
     for name in space.names:
         if space.active(point, name):
@@ -79,7 +79,7 @@ def _draw(domain: Domain, generator: np.random.Generator) -> Value:
 def _decode_into(
     specs: dict[StudentSpec, None], space: Space, point: Mapping[str, Value], teacher: StudentSpec
 ) -> bool:
-    """Adds the point's student; whether it can be built and is new."""
+    """Adds the point's student to `specs`; returns whether it is valid and new."""
     n = len(specs)
     try:
         specs[space.decode(point, teacher)[0]] = None
@@ -88,6 +88,6 @@ def _decode_into(
     return len(specs) > n
 
 
-def _order(spec: StudentSpec, profile: LatencyProfile) -> tuple[int, str]:
+def _flops_order(spec: StudentSpec, profile: LatencyProfile) -> tuple[int, str]:
     counted = cost(spec, batch_size=profile.batch_size, n_tokens=profile.n_tokens)
     return (counted.flops, str(spec.to_json()))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Ctrl-C that does not get lost.
+"""Keeps a Ctrl-C from being swallowed.
 
-Python raises KeyboardInterrupt wherever the main thread is. In a destructor, a callback from C or an `except` that
-catches too much it ends there, and the command goes on as if nothing had been said.
+Python raises KeyboardInterrupt wherever the main thread is. In a destructor, a C callback or a too broad `except` it is
+swallowed and the command continues; `Interrupts.check`, called between steps, raises it again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Self
 
 
 class Interrupts:
-    """Within the block a Ctrl-C raises KeyboardInterrupt, as ever, and is remembered."""
+    """A context manager: within it a Ctrl-C raises KeyboardInterrupt as usual and is recorded for `check`."""
 
     def __init__(self) -> None:
         self._seen = False
         self._previous: signal._HANDLER = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
+        if threading.current_thread() is threading.main_thread():  # only the main thread can set a handler
             self._previous = signal.getsignal(signal.SIGINT)
             if self._previous is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._handle)
@@ -32,7 +32,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._previous)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one that went no further."""
+        """Raise KeyboardInterrupt if there was a Ctrl-C since the block was entered."""
         if self._seen:
             raise KeyboardInterrupt
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limits that a study asked for when its search, or all of it, came to its end: raised ones mean to go on."""
+"""The limits with which a study's search, or the whole study, was completed: different ones mean that work is left."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from spaces.study.stored import stored_section
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestedLimits:
-    """What a command may raise to go further with a study that is complete."""
+    """The limits of a study that may be raised to continue it after it is complete."""
 
     search: SearchSpec
-    """Trials, time, rungs."""
+    """Trials, time budget, rungs, workers."""
     graduation: GraduationSpec
-    """Students and their tokens."""
+    """Number of students and their training tokens."""
 
     @classmethod
     def of(cls, study: StudySpec) -> RequestedLimits:
-        """Those of a study."""
+        """The limits of a study."""
         return cls(search=study.search, graduation=study.graduation)
 
     def to_json(self) -> dict[str, Any]:
-        """The object of the fact."""
+        """The JSON object that `from_json` reads."""
         return {"search": section_to_json(self.search), "graduation": section_to_json(self.graduation)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RequestedLimits:
-        """The value of the fact's object."""
+        """The value of an object that `to_json` returned."""
         search = stored_section(SearchSpec, document["search"])
         return cls(search=search, graduation=stored_section(GraduationSpec, document["graduation"]))
 
@@ -42,8 +42,8 @@ SEARCHED: Fact[SearchSpec] = Fact(
     to_json=lambda search: {"search": section_to_json(search)},
     from_json=lambda document: stored_section(SearchSpec, document["search"]),
 )
-"""The limits at which the search of trials ended last."""
+"""The search section with which the search for trials last finished."""
 COMPLETE: Fact[RequestedLimits] = Fact(
     name="complete", to_json=RequestedLimits.to_json, from_json=RequestedLimits.from_json
 )
-"""The limits at which everything was done, the registration of the front included."""
+"""The limits with which all steps were completed, registration included."""

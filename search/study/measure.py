@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The final measurement: graduates and references together, on the idle machine, in turns.
+"""The final measurement: latency of graduates and references, interleaved on the otherwise idle machine.
 
-Fidelity was measured when a graduation ended, in its precision: in bfloat16 it differs from float32's by less than
-0.0001. On a runtime that rounds (the engine, in eight bits) it is measured again. What an earlier command measured is
-used again only if it measured exactly these students and references, with this version and build of the runtime.
+Fidelity was measured at the end of graduation, in the training precision: bfloat16 differs from float32 by less than
+0.0001. For a runtime that is not exact (the engine, 8-bit weights) it is measured again on that runtime. The result of
+an earlier command is reused only if `FinalMeasurement.key` is equal: same students, references and runtime build.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from trainers.measure.random_student import random_student
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """All that stands on a study's page."""
+class FinalMeasurement:
+    """The measured students and references of a study."""
 
     key: str
-    """What it depends on: the machine, the profile, the teachers, the held-out text, and who was measured."""
+    """SHA-256 of what it depends on: machine, runtime, profile, teachers, held-out text, references, students."""
     references: tuple[MeasuredStudent, ...]
     """The teacher first."""
     students: tuple[MeasuredStudent, ...]
     """The graduates, by trial number."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object of the fact."""
+        """The JSON object that `from_json` reads."""
         return {
             "key": self.key,
             "references": [entry.to_record() for entry in self.references],
@@ -50,15 +50,17 @@ class Measured:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Measured:
-        """The value of the fact's object."""
+    def from_json(cls, document: Mapping[str, Any]) -> FinalMeasurement:
+        """The value of an object that `to_json` returned."""
         references, students = (
             tuple(MeasuredStudent.from_record(entry) for entry in document[name]) for name in ("references", "students")
         )
         return cls(key=document["key"], references=references, students=students)
 
 
-MEASUREMENT: Fact[Measured] = Fact(name="measurement", to_json=Measured.to_json, from_json=Measured.from_json)
+MEASUREMENT: Fact[FinalMeasurement] = Fact(
+    name="measurement", to_json=FinalMeasurement.to_json, from_json=FinalMeasurement.from_json
+)
 """The last final measurement."""
 
 
@@ -71,15 +73,15 @@ def measure_all(
     seconds: float,
     state: StudyState,
     reporter: Reporter,
-) -> Measured:
-    """Measures graduates and references; `seconds` are those of the latencies alone."""
-    key = _key(prepared, references, graduates, profile)
+) -> FinalMeasurement:
+    """The final measurement of graduates and references; `seconds` limits the latencies only. Saved in `state`."""
+    key = _measurement_key(prepared, references, graduates, profile)
     known = state.read(MEASUREMENT)
     if known is not None and known.key == key:
         return known
     reporter.step(f"measuring the latency of {len(graduates)} students and {len(references)} references")
     runnables = {graduate.record.name: _runnable(graduate.folder, profile) for graduate in graduates}
-    latencies = _latencies(references, runnables, profile, seconds=seconds)
+    latencies = _measure_latencies(references, runnables, profile, seconds=seconds)
     teacher_ms = latencies[TEACHER].median_ms
     is_exact = backend_of(profile.runtime).is_exact
     students = []
@@ -97,8 +99,8 @@ def measure_all(
                 fidelity=graduate.fidelity if is_exact else fidelity_on(runnables[name], prepared.data),
             )
         )
-        _write_down(graduate.folder, students[-1], profile)
-    measured = Measured(
+        _write_measurements(graduate.folder, students[-1], profile)
+    measured = FinalMeasurement(
         key=key,
         references=tuple(
             MeasuredStudent.measured(
@@ -117,7 +119,7 @@ def measure_all(
     return measured
 
 
-def _latencies(
+def _measure_latencies(
     references: Sequence[Reference], students: Mapping[str, Runnable], profile: LatencyProfile, *, seconds: float
 ) -> dict[str, Latency]:
     subjects: dict[str, Measurable] = {reference.name: reference.spec for reference in references}
@@ -131,8 +133,8 @@ def _runnable(folder: Path, profile: LatencyProfile) -> Runnable:
     return backend_of(profile.runtime).build(student.spec, student.weights, n_threads=profile.n_threads)
 
 
-def _write_down(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -> None:
-    """The measurements go into student.json, so that the folder tells them wherever it is copied."""
+def _write_measurements(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -> None:
+    """Adds the measurements to the folder's student.json, so that they are part of every copy of it."""
     path = folder / "student.json"
     document = read_json(path)
     assert document is not None
@@ -147,7 +149,7 @@ def _write_down(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -
     write_json(path, {**document, "measurements": measurements}, durable=True)
 
 
-def _key(
+def _measurement_key(
     prepared: Prepared, references: Sequence[Reference], graduates: Sequence[Graduate], profile: LatencyProfile
 ) -> str:
     backend = backend_of(profile.runtime)

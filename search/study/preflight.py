@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known to be wrong before a search computes anything: teachers, text, space, cluster.
+"""Checks before a search computes anything: runtime, text, teachers, space, cluster.
 
-A study file that parses may still name a teacher without a tokenizer, teachers that do not fit together, text of
-which nothing is left, or points that its teacher makes impossible. Looking costs seconds: a teacher on this machine
-is loaded and its checksum compared; of each text file only the beginning is read.
+A study file that parses may still name a teacher without a tokenizer, teachers of different dimensions, text without a
+usable sentence, or points that are invalid for its teacher. The checks take seconds: a local teacher is loaded and its
+checksum compared; of each text file only the beginning is read.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _SHOWN = 5  # impossible points in a message
 
 
 def validate_study(path_or_name: str | Path) -> StudySpec:
-    """The study of a file or preset, if a search could start on it; nothing is run, downloaded or written.
+    """The study of a file or preset, checked; nothing is run, downloaded or written.
 
-    Raises ValueError or FileNotFoundError with every mistake of the file, else with the first that lies outside of it.
+    Raises ValueError or FileNotFoundError with all mistakes of the file, else the first of `check_study`.
     """
     study = load_study(path_or_name)
     check_study(study, download=False)
@@ -41,9 +41,9 @@ def validate_study(path_or_name: str | Path) -> StudySpec:
 
 
 def check_study(study: StudySpec, *, download: bool = True) -> None:
-    """Raises ValueError or FileNotFoundError for a teacher or text that cannot be used, or that do not fit the space.
+    """Raises ValueError or FileNotFoundError if runtime, text, teachers or space cannot be used, or not together.
 
-    With `download` a teacher on the hub is fetched, as the search would; without, it is judged only if it was before.
+    With `download` a teacher on the Hugging Face hub is downloaded; without, it is checked only if it is in the cache.
     """
     from trainers.text.corpus import check_text
 
@@ -52,7 +52,7 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
     if study.search.trial_memory_gib is not None:
         require_memory_limits()
     check_text(study.corpus)
-    loaded = [_load(spec, download=download) for spec in study.teachers]
+    loaded = [_load_available(spec, download=download) for spec in study.teachers]
     teachers = [teacher for teacher in loaded if teacher is not None]
     require_one_dimension(teachers)
     if teachers and len(teachers) == len(study.teachers):
@@ -74,37 +74,37 @@ def check_search(search: SearchSpec) -> None:
 
 
 def check_runtime(runtime: Runtime) -> None:
-    """Raises ValueError for a latency profile's runtime that is not installed here."""
+    """Raises ValueError if the latency profile's runtime is not installed on this machine."""
     from trainers.measure.backends.runtimes import backend_of
 
     missing = backend_of(runtime).missing()
     if missing is not None:
         raise UserError(
-            f"a latency on the runtime {runtime} needs {' and '.join(missing.parts)}, not found here; "
+            f"latency on the runtime {runtime} needs {' and '.join(missing.parts)}, which is not installed here; "
             f"{missing.remedy}, or set the profile's runtime to {Runtime.TORCH}"
         )
 
 
 def require_one_dimension(teachers: Sequence[Teacher]) -> None:
-    """Raises ValueError unless the teachers' vectors have one length, so that they can be averaged."""
+    """Raises ValueError unless all teachers' vectors have the same dimension, so that they can be averaged."""
     dimensions = {teacher.source: teacher.spec.output_dim for teacher in teachers}
     if len(set(dimensions.values())) > 1:
         listed = ", ".join(f"{source} {dimension}" for source, dimension in dimensions.items())
         raise UserError(
-            f"the teachers of a study must give vectors of one dimension, got {listed}; "
-            "keep teachers of one dimension, or make a study for each"
+            f"the teachers of a study must have vectors of the same dimension, got {listed}; "
+            "keep teachers of one dimension, or make one study for each"
         )
 
 
 def check_space(study: StudySpec, teacher: Teacher) -> None:
-    """Raises ValueError if the teacher makes points of the space, or the latency profile, impossible."""
+    """Raises ValueError if points of the space, or the latency profile, are invalid for the teacher."""
     impossible = impossible_points(study.space, teacher=teacher.spec)
     if impossible:
         lines = [f"{point}: {point.rule}; {point.remedy}" for point in impossible[:_SHOWN]]
         if len(impossible) > _SHOWN:
             lines.append(f"and {len(impossible) - _SHOWN} more")
         raise UserError(
-            f"study {study.name}: its space holds points that no student of {teacher.name} can have\n"
+            f"study {study.name}: its space has points that are invalid for students of {teacher.name}\n"
             + "\n".join(f"  {line}" for line in lines)
         )
     for point in study.initial_points:
@@ -118,7 +118,7 @@ def check_space(study: StudySpec, teacher: Teacher) -> None:
 
 
 def require_address(text: str) -> str:
-    """The address, if it is one that Ray understands: auto, local, HOST:PORT or ray://HOST:PORT."""
+    """Returns the address. Raises ValueError unless it is auto, local, HOST:PORT or ray://HOST:PORT."""
     match = _ADDRESS.fullmatch(text)
     if text not in ("auto", LOCAL) and (match is None or not 1 <= int(match["port"]) <= 65535):
         raise UserError(f"the address of a Ray cluster is auto, local, HOST:PORT or ray://HOST:PORT, got {text!r}")
@@ -126,9 +126,9 @@ def require_address(text: str) -> str:
 
 
 def check_cluster(address: str | None) -> None:
-    """Raises ValueError unless a cluster answers at the address and accepts the token; leaves it again.
+    """Raises ValueError unless a Ray cluster answers at the address and accepts the token; disconnects again.
 
-    None is the address of RAY_ADDRESS, or, if that is not set either, a Ray that the search will start: no question.
+    None is `RAY_ADDRESS`. Without either the search starts Ray itself, and nothing is checked.
     """
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if require_address(address) != LOCAL:
@@ -138,7 +138,8 @@ def check_cluster(address: str | None) -> None:
             pass
 
 
-def _load(spec: TeacherSpec, *, download: bool) -> Teacher | None:
+def _load_available(spec: TeacherSpec, *, download: bool) -> Teacher | None:
+    """The teacher; None if it is on the hub, not in the cache, and must not be downloaded."""
     from trainers.teacher.load import load_teacher
     from trainers.text.hub import download_model
 

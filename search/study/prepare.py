@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before the first trial: teachers, corpus, calibration, the teacher's cached outputs, the static table, inheritance.
+"""Prepares a study: teachers, corpus, calibration, cached teacher outputs, static table, inheritance.
 
-Everything costly is kept: corpora, caches and calibrations in the store's cache, where other studies find them;
-the table and the size of the training text in the study's folder. A second command measures nothing again.
+Results are cached: corpora, teacher outputs and calibrations in the store's cache, shared by all studies; the static
+table and the size of the training text in the study's folder. A second command computes none of them again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from search.console.progress import Reporter
 from search.storage.disk_space import require_disk_space
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, Fact, StudyState
-from search.study.budget import AGAIN, TimePlan
+from search.study.budget import REDO_FACTOR, TimePlan
 from search.study.calibration_sample import sample_architectures
 from search.study.limits import SEARCHED
 from search.study.preflight import require_one_dimension
@@ -43,26 +43,26 @@ TABLE_SECONDS: Fact[float] = Fact(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that trials, graduation and references need; plain values and mapped files."""
+    """What trials, graduation and references need: plain values and memory-mapped files."""
 
     teachers: tuple[Teacher, ...]
     """At least one; the first gives tokenizer, shape and weights to students."""
     corpora: tuple[Corpus, ...]
-    """The same sentences for every teacher, in its own tokens."""
+    """The corpus in each teacher's tokens: the same sentences in the same order."""
     calibration: Calibration
     """Measured latencies of architectures of the space on this machine."""
     predictor: LatencyPredictor
     """Fitted to the calibration."""
     predictor_error: PredictorError | None
-    """Of the predictor on architectures that it has not seen (cross-validated); None: too few to tell."""
+    """Cross-validated error of the predictor; None: too few architectures for cross-validation."""
     held_out_at_depths: NDArray[np.float32]
     """[layers, held-out sentences, dim]: vectors of the first teacher cut to its first k layers."""
     data: DistillationData
     """Training text with the teachers' outputs, and held-out text."""
     inheritance: Inheritance
-    """What students start from."""
+    """What students are initialised from."""
     device: Device
-    """What teachers ran on and students are trained on."""
+    """The device of teachers and of training."""
 
     @property
     def teacher(self) -> Teacher:
@@ -76,12 +76,12 @@ class Prepared:
 
     @property
     def n_sentences(self) -> int:
-        """Training sentences."""
+        """Number of training sentences."""
         return len(self.data.offsets) - 1
 
     @property
     def n_object_bytes(self) -> int:
-        """Bytes that Ray's object store must hold: the data and what is inherited, for search and graduation each."""
+        """Bytes that Ray's object store must hold: data and inherited weights, for search and for graduation each."""
         data, inheritance = self.data, self.inheritance
         arrays = [data.token_ids, data.offsets, data.targets.embeddings, data.held_out_embeddings]
         arrays += [inheritance.token_counts, *self.teacher.weights.values()]
@@ -96,15 +96,15 @@ class Prepared:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the meaning of a fidelity depends on: changes with teachers and held-out text."""
+        """Digests of teachers and corpus; fidelities are comparable only where both are equal."""
         return {"teachers": digest_of([teacher.weights_sha256 for teacher in self.teachers]), "corpus": self.corpus.key}
 
 
 def prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Reporter) -> Prepared:
-    """Everything before the first trial, from what earlier commands left where they left it.
+    """Everything that the first trial needs; results of earlier commands are read instead of computed.
 
-    Uses all CPUs, except for the calibration, which wants the machine for itself. Raises ValueError or
-    FileNotFoundError, with the remedy, if a teacher or the corpus cannot be used.
+    Uses all CPUs, except for the calibration, which needs an idle machine. Raises ValueError or FileNotFoundError if a
+    teacher or the corpus cannot be used.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -126,13 +126,13 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     state.write(CALIBRATION, calibration)
     predictor = LatencyPredictor.fit(calibration)
     error = _predictor_error(predictor)
-    errs = "is untested: the space holds too few architectures"
+    quality = "is not validated: the space has too few architectures"
     if error is not None:
-        errs = (
-            f"errs by {error.median_absolute_percentage_error:.1f}% (median) on {error.n} unseen architectures, "
+        quality = (
+            f"has a median error of {error.median_absolute_percentage_error:.1f}% on {error.n} unseen architectures, "
             f"rank correlation {error.rank_correlation:.3f}"
         )
-    reporter.say(f"{teachers[0].name} takes {calibration.teacher_latency_ms:.3g} ms; the latency predictor {errs}")
+    reporter.say(f"{teachers[0].name} takes {calibration.teacher_latency_ms:.3g} ms; the latency predictor {quality}")
     corpora = _corpora(study, teachers, store=store, reporter=reporter)
     held_out = embed_held_out(teachers, corpora, store=store, device=device, reporter=reporter)
     caches = cache_outputs(study, teachers, corpora, store=store, state=state, plan=plan, reporter=reporter)
@@ -177,7 +177,7 @@ def _calibrate(study: StudySpec, teacher: Teacher, *, store: Store, plan: TimePl
 def _corpora(
     study: StudySpec, teachers: tuple[Teacher, ...], *, store: Store, reporter: Reporter
 ) -> tuple[Corpus, ...]:
-    """The corpus in every teacher's tokens; its sentences and their order depend on the text alone."""
+    """The corpus in each teacher's tokens, truncated alike; sentences and their order depend on the text only."""
     longest = min(study.corpus.max_tokens, *(teacher.max_tokens for teacher in teachers))
     corpora = []
     for teacher in teachers:
@@ -206,10 +206,10 @@ def _static_table(
     device: torch.device,
     reporter: Reporter,
 ) -> NDArray[np.float32]:
-    """The trained static table, from the study's folder unless this command may train it for much longer."""
+    """The trained static table, read from the study's folder unless `REDO_FACTOR` times as much time is allowed now."""
     path, n = state.folder / "static-table.npy", len(data.token_ids)
     seconds = plan.table_s(n)
-    if path.exists() and seconds < AGAIN * (state.read(TABLE_SECONDS) or 0.0):
+    if path.exists() and seconds < REDO_FACTOR * (state.read(TABLE_SECONDS) or 0.0):
         known: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return known
     reporter.step(f"training the static table for about {seconds:.0f} s")

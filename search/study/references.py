@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What costs nothing or little, and so must be beaten: the teacher, its first k layers, the trained static table.
+"""The reference points of a front: the teacher, the teacher truncated to its first k layers, the trained static table.
 
-The latency of references is measured as the students' is. But the teacher is what people have, float32: where students
-run on a runtime that rounds (the engine's eight bits), the teacher runs on torch, and run as they are it is one more.
+Their latency is measured as the students' is, except for the teacher's: the baseline is the float32 model in torch. If
+the students' runtime is not exact (the engine, 8-bit weights), the teacher on that runtime is one more reference.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ STATIC_TABLE = "static-table"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """One reference and how faithful it is; its latency is measured with the students'."""
+    """One reference and its fidelity; its latency is measured together with the students'."""
 
     name: str
     """`teacher`, `teacher-on-engine`, `teacher-first-3-layers` or `static-table`."""
     spec: StudentSpec
-    """What it is."""
+    """Its architecture."""
     fidelity: Fidelity
-    """On the held-out text, in float32; of `teacher-on-engine`, in the engine's eight bits."""
+    """On the held-out text, in float32; for `teacher-on-engine` on the engine, with 8-bit weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceFidelities:
-    """The fidelities of a study's references, which a later command need not measure again."""
+    """The stored fidelities of a study's references, reused while the key is equal."""
 
     key: str
-    """What they depend on: teachers, held-out text, static table."""
+    """Digests of what they depend on: teachers, held-out text, static table, an inexact runtime."""
     fidelities: Mapping[str, Fidelity]
-    """By the reference's name."""
+    """Fidelity by reference name."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object of the fact."""
+        """The JSON object that `from_json` reads."""
         return {"key": self.key, "fidelities": {name: one.to_json() for name, one in self.fidelities.items()}}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ReferenceFidelities:
-        """The value of the fact's object."""
+        """The value of an object that `to_json` returned."""
         fidelities = {name: Fidelity.from_json(one) for name, one in document["fidelities"].items()}
         return cls(key=document["key"], fidelities=fidelities)
 
@@ -67,29 +67,29 @@ class ReferenceFidelities:
 REFERENCES: Fact[ReferenceFidelities] = Fact(
     name="references", to_json=ReferenceFidelities.to_json, from_json=ReferenceFidelities.from_json
 )
-"""What the last command measured."""
+"""The fidelities that the last command measured or read."""
 
 
 def measure_references(prepared: Prepared, *, state: StudyState, reporter: Reporter) -> tuple[Reference, ...]:
-    """All references of a study, the teacher first; fidelities that an earlier command measured are read."""
+    """All references of a study, the teacher first; stored fidelities with the same key are reused."""
     specs = reference_specs(prepared.teacher.spec, prepared.calibration.profile.runtime)
-    key = _key(prepared)
+    key = _fidelities_key(prepared)
     known = state.read(REFERENCES)
     fidelities = dict(known.fidelities) if known is not None and known.key == key else {}
     bar = reporter.step(f"measuring the fidelity of {len(specs)} references")
     for number, name in enumerate(specs):
         if name not in fidelities:
-            fidelities[name] = _fidelity(name, specs[name], prepared)
+            fidelities[name] = _measure_fidelity(name, specs[name], prepared)
         bar(number + 1, len(specs))
     state.write(REFERENCES, ReferenceFidelities(key=key, fidelities=fidelities))
     return tuple(Reference(name=name, spec=spec, fidelity=fidelities[name]) for name, spec in specs.items())
 
 
 def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, StudentSpec]:
-    """The references by name: the teacher, the teacher cut to its first layers, the static table."""
+    """Specs of the references by name: the teacher, the teacher truncated to its first layers, the static table."""
     specs = {TEACHER: teacher}
     if not backend_of(runtime).is_exact:
-        specs[teacher_on(runtime)] = teacher
+        specs[teacher_name_on(runtime)] = teacher
     encoder = teacher.encoder
     assert encoder is not None, "a teacher has layers"
     for k in range(encoder.n_layers - 1, 0, -1):
@@ -97,14 +97,14 @@ def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, Student
     return {**specs, STATIC_TABLE: static_spec(teacher)}
 
 
-def teacher_on(runtime: Runtime) -> str:
-    """The name of the teacher that is run by a runtime which rounds."""
+def teacher_name_on(runtime: Runtime) -> str:
+    """The name of the reference that is the teacher on an inexact runtime."""
     return f"{TEACHER}-on-{runtime}"
 
 
-def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
+def _measure_fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
     data, table, profile = prepared.data, prepared.inheritance.static_table, prepared.calibration.profile
-    if name == teacher_on(profile.runtime):
+    if name == teacher_name_on(profile.runtime):
         backend = backend_of(profile.runtime)
         return fidelity_on(backend.build(spec, prepared.teacher.weights, n_threads=profile.n_threads), data)
     if name == STATIC_TABLE:
@@ -117,15 +117,15 @@ def _fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:
 
 
 def fidelity_on(student: Runnable, data: DistillationData) -> Fidelity:
-    """Fidelity on the held-out text as a runtime serves the student."""
+    """Fidelity on the held-out text of a student or teacher as built for a runtime."""
     vectors = embed_sentences(student, data.held_out_token_ids, data.held_out_offsets)
     return measure_fidelity(vectors, data.held_out_embeddings)
 
 
-def _key(prepared: Prepared) -> str:
+def _fidelities_key(prepared: Prepared) -> str:
     table = prepared.inheritance.static_table
     assert table is not None
     digest = hashlib.sha256(np.ascontiguousarray(table).tobytes()).hexdigest()
     backend = backend_of(prepared.calibration.profile.runtime)
-    rounding = [] if backend.is_exact else [backend.identity()]
-    return "-".join([*prepared.identity.values(), digest, *rounding])
+    inexact = [] if backend.is_exact else [backend.identity()]
+    return "-".join([*prepared.identity.values(), digest, *inexact])

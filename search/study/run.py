@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One study from beginning to end: preparation, references, trials, graduation, measurement, registry.
+"""Runs one study: preparation, references, trials, graduation, final measurement, registration.
 
-Every step leaves what it measured in the store. So the same command goes on after a Ctrl-C or a crash, ends at once
-when the study is complete, and goes further when its budget was raised.
+Every step saves its result in the store. So the same command resumes after a Ctrl-C or a crash, returns at once when
+the study is complete, and continues when its limits were raised.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from search.storage.lock import COMMAND, exclusive
 from search.storage.store import NoStoreError, Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
-from search.study.clock import NotedClock, NotedSteps
+from search.study.clock import StepRecorder, StudyClock
 from search.study.interrupts import Interrupts
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import measure_all
@@ -51,21 +51,21 @@ from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 
-_RETRY_S = 1.0
-_SERVER_BACK_S = 60.0  # that the end of a study waits for MLflow to be back
-_FLUSH_S = 10.0  # that the final measurement waits for MLflow to take what it is told
+_RETRY_INTERVAL_S = 1.0
+_REGISTRATION_TIMEOUT_S = 60.0  # time to wait for an MLflow server that fails during registration
+_FLUSH_TIMEOUT_S = 10.0  # time to wait for pending MLflow writes before the final measurement
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def run_search(
     study: StudySpec, *, store: Store, address: str | None = None, progress: Reporter | None = None
 ) -> Front:
-    """Runs a study, or goes on with it, and returns its registered front.
+    """Runs or continues a study and returns its registered front.
 
-    `address` is a Ray cluster's; None: `RAY_ADDRESS`, else this machine. `progress` is told what happens; None: bars or
-    lines on stderr. The study's time budget counts over all commands: a complete study returns at once until
-    its budget, its trials or its graduation are raised. Raises ValueError if the study cannot be run or nothing was
-    completed in its time, KeyboardInterrupt after a Ctrl-C, when Ray has ended and everything measured is stored.
+    `address` is a Ray cluster's; None: `RAY_ADDRESS`, else this machine. `progress` receives the steps; None: bars or
+    lines on stderr. The time budget counts over all commands of the study; a complete study returns at once until
+    its budget, its trials or its graduation are raised. Raises ValueError if the study cannot be run or no trial
+    reached a rung in its time, KeyboardInterrupt after a Ctrl-C, once Ray is shut down and all measurements are saved.
     """
     folder = store.study_folder(study.name)
     state = StudyState(folder)
@@ -73,36 +73,36 @@ def run_search(
     require_tracking(store)
     with disk_full_explained(store.root), exclusive(folder, lock=COMMAND):
         state.claim(study)
-        clock = NotedClock(state)
-        reporter = NotedSteps(ConsoleReporter() if progress is None else progress, state, clock)
-        elsewhere = os.environ.get(_MLFLOW_VARIABLE)
-        if elsewhere and elsewhere.rstrip("/") != store.tracking_uri:
-            reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is not obeyed, --tracking-uri is")
+        clock = StudyClock(state)
+        reporter = StepRecorder(ConsoleReporter() if progress is None else progress, state, clock)
+        ignored = os.environ.get(_MLFLOW_VARIABLE)
+        if ignored and ignored.rstrip("/") != store.tracking_uri:
+            reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is ignored, use --tracking-uri")
         with Interrupts() as interrupts:
             run = _Run(study, store, address, reporter, state, clock, interrupts)
             try:
-                return run.registered() or run.all_steps()
+                return run.registered() or run.run_all_steps()
             finally:
                 run.disconnect()
-                run.stop_clock()
+                run.save_clock()
 
 
 @dataclass(slots=True)
 class _Run:
-    """One command on one study."""
+    """One command that runs a study: its arguments and its steps."""
 
     study: StudySpec
     store: Store
     address: str | None
     reporter: Reporter
     state: StudyState
-    clock: NotedClock
+    clock: StudyClock
     interrupts: Interrupts
     is_connected_by_us: bool = False
 
     @property
     def plan(self) -> TimePlan:
-        """The study's time."""
+        """The time plan of the study."""
         study = self.study
         return TimePlan(
             budget_s=study.search.time_budget_s,
@@ -112,24 +112,24 @@ class _Run:
 
     @property
     def objective(self) -> Objective:
-        """What fidelity means in the study."""
+        """The study's objective."""
         return objective_of(self.study.objective)
 
     def registered(self) -> Front | None:
-        """The front, if the study is complete as it stands; None if there is something left to do."""
+        """The registered front if the study is complete with its present limits, else None."""
         if self.state.read(COMPLETE) != RequestedLimits.of(self.study):
             return None
         try:
-            document = load_front(self.store, self.study.name)
-        except (NoStoreError, NoFrontError):  # the registry was removed; what is measured is still there
+            front = load_front(self.store, self.study.name)
+        except (NoStoreError, NoFrontError):  # the registry was deleted: register again from the stored results
             return None
         self.reporter.say(
             f"study {self.study.name} is complete; a larger time budget, more trials or a longer graduation extend it"
         )
-        return document
+        return front
 
-    def all_steps(self) -> Front:
-        """All steps, from what is there."""
+    def run_all_steps(self) -> Front:
+        """Runs all steps, each from what is already stored; returns the registered front."""
         remembered = self.store.remembers
         create_store(self.store)
         try:
@@ -139,9 +139,10 @@ class _Run:
                 self.store.forget()
             raise
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
-        require_same_study(plan_of(self.study, prepared, store=self.store))  # though no search may be left to check it
+        # The search checks this too, but may be complete already.
+        require_same_study(plan_of(self.study, prepared, store=self.store))
         references = measure_references(prepared, state=self.state, reporter=self.reporter)
-        self.stop_clock()
+        self.save_clock()
         log = TrialLog(
             self.store,
             self.study.name,
@@ -151,14 +152,14 @@ class _Run:
         )
         with TrialWriter(log, address=self.store.tracking_uri, say=self.reporter.say) as writer:
             records = self._search(prepared, writer)
-            self.stop_clock()
+            self.save_clock()
             graduates = self._graduate(prepared, records)
-            graduated = [_graduated(one) for one in graduates]
+            graduated = [_with_graduation(one) for one in graduates]
             for record in graduated:
                 writer.trial_ended(record)
-            self.disconnect()  # the final measurement wants the machine for itself
-            writer.flush(_FLUSH_S)
-            self.stop_clock()
+            self.disconnect()  # the final measurement needs an idle machine
+            writer.flush(_FLUSH_TIMEOUT_S)
+            self.save_clock()
             measured = measure_all(
                 prepared,
                 references,
@@ -168,7 +169,7 @@ class _Run:
                 state=self.state,
                 reporter=self.reporter,
             )
-            document = Front.of(
+            front = Front.of(
                 self.study.name,
                 teacher=prepared.teacher_name,
                 profile=self.study.profile,
@@ -177,58 +178,59 @@ class _Run:
                 students=measured.students,
             )
             folders = {one.record.name: one.folder for one in graduates}
-            told = {record.name: record for record in (*records, *graduated)}
-            document = self._register(
-                document, folders, told.values(), writer=writer, params=self._run_params(prepared)
-            )
+            latest = {record.name: record for record in (*records, *graduated)}
+            front = self._register(front, folders, latest.values(), writer=writer, params=self._run_params(prepared))
         n_most = self.study.graduation.max_students
         chosen = choose_graduates(records, max_students=n_most, objective=self.objective)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
             self.state.write(COMPLETE, RequestedLimits.of(self.study))
-        self.reporter.say(f"{len(document.students)} students on the front of {self.study.name}")
-        return document
+        self.reporter.say(f"{len(front.students)} students on the front of {self.study.name}")
+        return front
 
-    def stop_clock(self) -> None:
-        """Write the spent time down, after each step. Raises KeyboardInterrupt if a Ctrl-C got lost in the step."""
+    def save_clock(self) -> None:
+        """Saves the spent time after a step. Raises KeyboardInterrupt if a Ctrl-C was swallowed in the step."""
         self.clock.write()
         self.interrupts.check()
 
     def _register(
         self,
-        document: Front,
+        front: Front,
         folders: Mapping[str, Path],
         records: Iterable[TrialRecord],
         *,
         writer: TrialWriter,
         params: RunParams,
     ) -> Front:
-        """The registered front, once MLflow has every trial. All of it may be repeated, so it waits for a server."""
+        """Flushes all trials to MLflow and registers the front; retries while a server fails, as both are idempotent.
+
+        Raises ValueError after `_REGISTRATION_TIMEOUT_S`.
+        """
         self.reporter.step("registering the front")
-        deadline = time.monotonic() + _SERVER_BACK_S
+        deadline = time.monotonic() + _REGISTRATION_TIMEOUT_S
         while True:
             try:
                 writer.finish(records)
-                return register_front(self.store, document, folders=folders, page=report_html, params=params)
+                return register_front(self.store, front, folders=folders, page=report_html, params=params)
             except tracking_errors() as error:
                 if not self.store.on_server or time.monotonic() > deadline:
                     raise UserError(
-                        f"the front of {self.study.name} cannot be registered while {self.store.tracking_uri} does "
-                        f"not take it: {reason_of(error)}; all that was measured is stored, and the same command "
-                        "registers it when that is back"
+                        f"the front of {self.study.name} cannot be registered at {self.store.tracking_uri}: "
+                        f"{reason_of(error)}; all measurements are saved: the same command registers it once the "
+                        "server works"
                     ) from error
-            time.sleep(_RETRY_S)
+            time.sleep(_RETRY_INTERVAL_S)
 
     def _search(self, prepared: Prepared, writer: TrialWriter) -> tuple[TrialRecord, ...]:
-        """All trials of the study; searches unless an earlier command ended the search with the same limits."""
+        """All trials of the study; searches unless an earlier command completed the search with the same limits."""
         study = self.study
         if self.state.read(SEARCHED) == study.search:
             return read_trials(self.state.folder, study.name)
-        return_freed_memory()  # before the workers need it
+        return_freed_memory()  # memory that the workers will need
         self._connect(prepared)
         seconds = self.plan.search_s(self.clock.spent_s())
         deadline = None if seconds is None else time.monotonic() + seconds
         earlier = read_trials(self.state.folder, study.name)
-        writer.backfill(map(_interrupted, earlier))
+        writer.backfill(map(_with_ended_state, earlier))
         keeper = CheckpointKeeper(max_students=study.graduation.max_students, objective=self.objective, records=earlier)
         self.reporter.say("searching")
         table = LiveTable(
@@ -256,8 +258,8 @@ class _Run:
         if not choose_graduates(records, max_students=1, objective=self.objective):
             outcomes = sorted({str(record.outcome) for record in records if record.state is TrialState.FAILED})
             raise UserError(
-                f"no trial of {study.name} reached a rung ({shown or 'none began'}"
-                f"{'; ' + outcomes[0] if outcomes else ''}); give more time or trials, or lower the rungs"
+                f"no trial of {study.name} reached a rung ({shown or 'none started'}"
+                f"{'; ' + outcomes[0] if outcomes else ''}); raise the time budget or the trials, or lower the rungs"
             )
         return records
 
@@ -291,7 +293,7 @@ class _Run:
         if not graduates:
             raise UserError(
                 f"no student of {study.name} graduated: {'; '.join(map(str, failures.values()))}; lower the learning "
-                "rates, or raise the limits that they met"
+                "rates, or raise the limits that stopped them"
             )
         return graduates
 
@@ -301,13 +303,13 @@ class _Run:
             self.is_connected_by_us = True
 
     def disconnect(self) -> None:
-        """End the connection to Ray, if this command made it: one that was there before is another's."""
+        """Disconnects from Ray if this command connected; a connection that existed before stays."""
         if self.is_connected_by_us:
             disconnect()
             self.is_connected_by_us = False
 
     def _run_params(self, prepared: Prepared) -> RunParams:
-        """What all runs of the study share."""
+        """The MLflow params that all runs of the study share."""
         error = prepared.predictor_error
         return {
             RunParam.TEACHER: prepared.teacher_name,
@@ -322,19 +324,19 @@ class _Run:
         }
 
 
-def _graduated(one: Graduate) -> TrialRecord:
-    """The trial's record with what its graduation added."""
+def _with_graduation(one: Graduate) -> TrialRecord:
+    """The trial's record with the rungs and the outcome of its graduation."""
     return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome=Outcome(OutcomeKind.GRADUATED))
 
 
-def _interrupted(record: TrialRecord) -> TrialRecord:
-    """A trial that runs although no search does: its driver was killed."""
+def _with_ended_state(record: TrialRecord) -> TrialRecord:
+    """The record; if it is still RUNNING from an earlier search, whose driver was killed, as INTERRUPTED."""
     if record.state is not TrialState.RUNNING:
         return record
     return replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
 
 
 def _n_cpus(study: StudySpec) -> int | None:
-    """CPUs of a Ray of our own: all, unless the study says how many workers it wants."""
+    """CPUs for a Ray that this command starts; None (all) unless the study sets `n_workers`."""
     n_workers = study.search.n_workers
     return None if n_workers is None else max(n_workers, study.graduation.n_workers)

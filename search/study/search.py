@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for a prepared study's trials: from the study to a plan, from the plan to Ray Tune."""
+"""Runs the trials of a prepared study: makes a `TrialPlan` from the study and passes it to Ray Tune."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from search.storage.store import Store
     from search.study.prepare import Prepared
 
+
 def search_trials(
     study: StudySpec,
     prepared: Prepared,
@@ -28,7 +29,7 @@ def search_trials(
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[TrialRecord, ...]:
-    """Searches a prepared study and returns all its trials by number, those of earlier runs included.
+    """Runs the trials of a prepared study; returns all of them by number, those of earlier commands included.
 
     `address` is a Ray cluster's, None for this machine. `deadline` is a time of `time.monotonic`: no trial begins that
     cannot be expected to end before it, and running ones end at the last rung before it, to be continued by the next
@@ -51,7 +52,7 @@ def search_trials(
 
 
 def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
-    """What decides which trials a study's search makes."""
+    """The `TrialPlan` of a study: its space, rungs, objective, sampler, pruner and limits."""
     return TrialPlan(
         name=study.name,
         folder=store.study_folder(study.name),
@@ -74,9 +75,9 @@ def plan_of(study: StudySpec, prepared: Prepared, *, store: Store) -> TrialPlan:
 
 
 def identity_of(study: StudySpec, prepared: Mapping[str, str]) -> dict[str, Any]:
-    """What makes the numbers of a study's trials comparable, as JSON values; `prepared` names teachers and text.
+    """What a study's trials must agree in to be comparable, as JSON values; `prepared` is `Prepared.identity`.
 
-    The objective is left out where it is the default: a study that is older than the choice is the same study.
+    The default objective is left out, so that studies from before there was a choice keep their identity.
     """
     identity = {
         "space": space_to_json(study.space),

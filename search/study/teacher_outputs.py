@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the teachers say of a study's text: cached outputs for training, float32 vectors of the held-out sentences.
+"""Runs the teachers on a study's text: cached outputs for training, float32 vectors of the held-out sentences.
 
-The teachers run here and never again. How much of the training text they embed follows from the time budget.
+No later step runs a teacher. How much of the training text is embedded depends on the time budget.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtime.atomic import atomic_file
 from search.console.progress import Reporter
 from search.storage.store import Store
 from search.storage.study_state import Fact, StudyState
-from search.study.budget import AGAIN, TimePlan, n_sentences
+from search.study.budget import REDO_FACTOR, TimePlan, n_sentences
 from search.workers.mapped_array import by_path
 from spaces.domain import Choice
 from spaces.recipe import LOSSES, TeacherOutput
@@ -34,28 +34,28 @@ from trainers.teacher.load import Teacher
 from trainers.text.corpus import Corpus
 
 PROBE_SENTENCES = 4096
-"""Sentences embedded to measure a teacher's speed, twice; they count."""
+"""Sentences per pass of the speed measurement (a warm-up pass and a timed one); they stay in the cache."""
 _RELATIONS = (TeacherOutput.QUERIES, TeacherOutput.KEYS, TeacherOutput.VALUES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedText:
-    """How much of the training text the teachers have embedded for a study, and in what time."""
+    """How much of the training text is embedded for a study, and under which time limit."""
 
     n_sentences: int
-    """Of the training text."""
+    """Training sentences embedded."""
     cache_s: float | None
-    """Seconds that the study's budget gave them; None: no limit."""
+    """Seconds that the time plan allowed; None: no limit."""
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CachedText:
-        """The value of a fact's object."""
+        """The value of a stored JSON object."""
         cache_s = document.get("cache_s")
         return cls(n_sentences=int(document["n_sentences"]), cache_s=None if cache_s is None else float(cache_s))
 
 
 CACHED_TEXT: Fact[CachedText] = Fact(name="preparation", to_json=asdict, from_json=CachedText.from_json)
-"""What the last preparation left."""
+"""The result of the last preparation."""
 
 
 def embed_held_out(
@@ -66,7 +66,7 @@ def embed_held_out(
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[NDArray[np.float32], ...]:
-    """Every teacher's float32 vectors of the held-out sentences, after each of its layers: [layers, sentences, dim]."""
+    """Each teacher's float32 vectors of the held-out sentences at every depth: [layers, sentences, dim]."""
     vectors = []
     for teacher, corpus in zip(teachers, corpora, strict=True):
         key = digest_of([teacher.weights_sha256, str(teacher.spec.to_json()), corpus.key])
@@ -89,12 +89,12 @@ def cache_outputs(
     plan: TimePlan,
     reporter: Reporter,
 ) -> tuple[TeacherCache, ...]:
-    """The teachers' outputs for as much of the training text as the time allows, and no less than before."""
+    """The teachers' outputs for as much of the training text as the time plan allows, never less than before."""
     available, before = len(corpora[0].train), state.read(CACHED_TEXT) or CachedText(n_sentences=0, cache_s=None)
     n = min(available, before.n_sentences)
     if plan.cache_s is None:
         n = available
-    elif not n or (before.cache_s is not None and plan.cache_s >= AGAIN * before.cache_s):
+    elif not n or (before.cache_s is not None and plan.cache_s >= REDO_FACTOR * before.cache_s):
         reporter.step("measuring how fast the teacher embeds")
         fitting = _n_fitting(study, teachers, corpora, store=store, seconds=plan.cache_s)
         n = n_sentences(fitting, available=available, at_least=n)
@@ -115,9 +115,9 @@ def cache_outputs(
 def _n_fitting(
     study: StudySpec, teachers: tuple[Teacher, ...], corpora: tuple[Corpus, ...], *, store: Store, seconds: float
 ) -> float:
-    """Sentences that all teachers can have embedded after so many seconds.
+    """How many sentences all teachers together can embed in `seconds`, estimated; inf if all are embedded already.
 
-    Some are embedded to find out: a first part untimed, as it also warms caches and threads, and a second one timed.
+    Embeds a first part untimed, as warm-up, and a second one timed; both stay in the cache.
     """
     start, seconds_a_sentence, n_cached = time.monotonic(), 0.0, math.inf
     for teacher, corpus in zip(teachers, corpora, strict=True):
@@ -139,12 +139,12 @@ def _n_fitting(
 
 
 def _cache_options(study: StudySpec, store: Store, *, is_first: bool) -> _CacheOptions:
-    """Relations and hidden states are the first teacher's, and only kept if a recipe of the study may use them."""
+    """Keyword arguments of `build_cache`: relations and hidden states only of the first teacher, and only if needed."""
     return {
         "cache_dir": store.cache / "teachers",
         "device": torch.device(study.search.device),
-        "needs_relations": is_first and may_compare(study, *_RELATIONS),
-        "needs_hidden": is_first and may_compare(study, TeacherOutput.HIDDEN),
+        "needs_relations": is_first and needs_outputs(study, *_RELATIONS),
+        "needs_hidden": is_first and needs_outputs(study, TeacherOutput.HIDDEN),
     }
 
 
@@ -155,8 +155,8 @@ class _CacheOptions(TypedDict):
     needs_hidden: bool
 
 
-def may_compare(study: StudySpec, *outputs: TeacherOutput) -> bool:
-    """Whether a recipe of the study may give a weight to a loss that compares one of these outputs of the teacher."""
+def needs_outputs(study: StudySpec, *outputs: TeacherOutput) -> bool:
+    """Whether a recipe of the study can have a positive weight of a loss that compares one of these outputs."""
     space = study.space
     for name, loss in LOSSES.items():
         if loss.compares.isdisjoint(outputs):
@@ -175,9 +175,9 @@ def may_compare(study: StudySpec, *outputs: TeacherOutput) -> bool:
 def join_data(
     study: StudySpec, corpus: Corpus, caches: tuple[TeacherCache, ...], held_out: tuple[NDArray[np.float32], ...]
 ) -> DistillationData:
-    """The arrays of training and held-out text.
+    """The distillation data: training and held-out text with the teachers' weighted mean embeddings.
 
-    Plain arrays, as subclasses are copied into every worker; what there is for every token stays in its file.
+    Plain arrays, as Ray copies subclasses into every worker; per-token outputs stay memory-mapped files.
     """
     n = caches[0].n_sentences
     train, held, targets = corpus.train, corpus.held_out, caches[0].targets
@@ -200,11 +200,11 @@ def join_data(
 
 
 def save_array(path: Path, array: NDArray[np.float32]) -> None:
-    """Write a .npy file that is there whole or not at all."""
+    """Writes a .npy file atomically and durably."""
     with atomic_file(path, durable=True) as file:
         np.save(file, array, allow_pickle=False)
 
 
 def digest_of(parts: list[str]) -> str:
-    """A name for what some texts say together."""
+    """The first 32 hexadecimal digits of the SHA-256 of the parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

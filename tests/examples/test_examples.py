@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.cli.main import build_parser
+from search.cli.parser import build_parser
 from tests.search.cli_world import make_bench
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -473,10 +473,10 @@ def test_report_shows_the_search_if_its_journal_is_there(bench: Bench, capsys: p
     record_search(Store(Path("moved")), n_trials=3)
     assert main(["report", "page.html", "--store", "moved"]) == 0
     page = Path("page.html").read_text("utf-8")
-    says(page, "The search", "3 trials began", "Too few trials to tell", "trial-0002")
+    says(page, "The search", "3 trials began", "Too few trials", "trial-0002")
     capsys.readouterr()
     assert main(["front", "--search", "--store", "moved"]) == 0
-    says(capsys.readouterr().err, "trial-0002", "3 complete", "Too few trials to tell")
+    says(capsys.readouterr().err, "trial-0002", "3 complete", "Too few trials")
     assert main(["front", "--search", "--json", "--store", str(bench.store.root)]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["study"] == "toy"
@@ -564,7 +564,7 @@ def test_the_whole_command_is_refused_in_time(bench: Bench, case: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from search.cli.main import build_parser; build_parser().format_help(); "
+        "import sys; from search.cli.parser import build_parser; build_parser().format_help(); "
         "print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'transformers', 'pandas', 'rich'} & set(sys.modules)))"
     )
     finished = subprocess.run(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from search.cli.watch import tell, watch
+from search.cli.watch import notify, watch
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialState
 from search.storage.lock import COMMAND, exclusive, holder_of
@@ -43,10 +43,10 @@ def test_a_watcher_is_told_what_the_searchers_own_observers_are_told(tmp_path):
     for n_rungs in (3, 1, 3, 3):
         train(manager, n_rungs=n_rungs)
         now = reader.records()
-        tell(before, now, [watcher])
+        notify(before, now, [watcher])
         before = now
     manager.close(Outcome(OutcomeKind.INTERRUPTED, "Ctrl-C"))
-    tell(before, reader.records(), [watcher])
+    notify(before, reader.records(), [watcher])
 
     def facts(witness, event):
         return sorted((r.number, len(r.rungs), r.fidelity) for e, r in witness.events if e == event)
@@ -90,7 +90,7 @@ def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd)
     assert "trial-0000 rung 3 of" in shown
     assert "trial-0000 complete" in shown
     assert "graduating the front's students" in shown
-    assert "works on it" in said[0] and "nobody works on it any more" in said[-1]
+    assert "is running it" in said[0] and "no process is running it any more" in said[-1]
 
 
 def test_asking_who_works_on_a_study_keeps_nobody_from_it(tmp_path):

@@ -185,7 +185,7 @@ def test_a_search_selects_prunes_and_reports_by_its_objective(store: Store) -> N
     search = read_search(store, "toy")
     assert search is not None and search.objective is SPEARMAN
     review = review_search(search)
-    shown = [one.record for one in review.places if one.on_front]
+    shown = [one.record for one in review.positions if one.on_front]
     assert {(one.predicted_latency_ms, one.fidelity.spearman) for one in shown} == best
     assert review.ideal is not None and review.history is not None
     assert review.ideal[1] == pytest.approx(1.0 - max(value for _, value in points))

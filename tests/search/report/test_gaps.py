@@ -39,7 +39,7 @@ def test_a_gap_is_as_large_as_the_most_that_one_point_in_it_adds(cloud):
         else:  # at the ends the best point may beat others, too
             assert gap.area <= added + 1e-9
         inside = (gap.low_cost + 0.3 * (gap.high_cost - gap.low_cost), gap.low_error + 1e-9)
-        assert gap.holds(inside[0])
+        assert gap.contains(inside[0])
         assert area([*cloud, inside]) - area(cloud) <= added + 1e-6
 
 
@@ -50,7 +50,7 @@ def test_gaps_do_not_overlap_and_no_corner_lies_within_one(cloud):
         assert gap.high_cost <= other.low_cost
         assert gap.low_error >= other.high_error
     for gap in gaps:
-        assert not any(gap.holds(cost) and error < gap.high_error for cost, error in cloud)
+        assert not any(gap.contains(cost) and error < gap.high_error for cost, error in cloud)
 
 
 def test_a_gap_of_more_than_one_and_a_half_times_the_mean_is_wide():

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from search.optimiser.pareto import hypervolume
 from search.records.objective import COSINE
 from search.records.trial import TrialState
-from search.report.history import TimedTrial, busy_clock, history_of
+from search.report.history import TimedTrial, elapsed_clock, history_of
 from tests.search.toy_search import trial_record
 
 REFERENCE = (4.0, 0.5)
 
 
 def timed(trial, started, told, *, before=None):
-    return TimedTrial.of(trial, before, started=started, told=told)
+    return TimedTrial.of(trial, before, started=started, ended=told)
 
 
 def test_two_workers_side_by_side_count_once():
@@ -99,4 +99,4 @@ intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambd
 @given(intervals, st.integers(0, 90))
 def test_the_busy_clock_counts_the_seconds_in_which_something_ran(spans, until):
     running = {second for start, end in spans for second in range(start, end) if second < until}
-    assert busy_clock(spans)(until) == len(running)
+    assert elapsed_clock(spans)(until) == len(running)

@@ -235,19 +235,19 @@ def test_the_picture_orders_marks_as_their_numbers(points: list[tuple[float, flo
     )
     root = ElementTree.fromstring(front_svg(document))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
-    places = {}
+    positions = {}
     for mark in root.iter(f"{SVG}g"):
         if "data-key" in mark.attrib:
             x, y = map(float, mark.attrib["transform"].removeprefix("translate(").removesuffix(")").split())
             assert 0 <= x <= width
             assert 0 <= y <= height
-            places[document.students[int(mark.attrib["data-key"][1:])].name] = (x, y)
+            positions[document.students[int(mark.attrib["data-key"][1:])].name] = (x, y)
     for one in students:
         for other in students:
             if one.latency_ms <= other.latency_ms:
-                assert places[one.name][0] <= places[other.name][0] + 0.1
+                assert positions[one.name][0] <= positions[other.name][0] + 0.1
             if one.fidelity.cosine <= other.fidelity.cosine:
-                assert places[one.name][1] >= places[other.name][1] - 0.1
+                assert positions[one.name][1] >= positions[other.name][1] - 0.1
 
 
 def test_the_picture_stands_alone() -> None:

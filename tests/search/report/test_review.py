@@ -13,7 +13,7 @@ from optuna.trial import TrialState as OptunaState
 from search.optimiser.pareto import non_dominated
 from search.records.trial import TrialState
 from search.report.load import read_search
-from search.report.review import FEWEST_COMPLETE, review_search
+from search.report.review import MIN_COMPLETE, review_search
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.trials.journal import open_storage
@@ -71,7 +71,7 @@ def test_the_places_on_the_front_are_those_that_no_complete_trial_beats(review):
     complete = [record for record in review.records if record.state is TrialState.COMPLETE]
     points = [(record.predicted_latency_ms, record.fidelity.cosine) for record in complete]
     best = {points[i] for i in non_dominated(points)}
-    found = [place.record for place in review.places if place.on_front]
+    found = [position.record for position in review.positions if position.on_front]
     assert {(record.predicted_latency_ms, record.fidelity.cosine) for record in found} == best
 
 
@@ -99,17 +99,17 @@ def test_depth_decides_fidelity_and_latency_and_the_heads_decide_nothing(review)
 
 
 def test_gaps_hold_what_was_tried_there_and_nothing_of_the_front(review):
-    front = {place.record.number: place for place in review.places if place.on_front}
-    costs = {place.record.number: place.cost for place in review.places}
+    front = {position.record.number: position for position in review.positions if position.on_front}
+    costs = {position.record.number: position.cost for position in review.positions}
     for i, each in enumerate(review.gaps):
         assert not {tried.number for tried in each.tried} & set(front)
         assert all(each.gap.low_cost <= costs[tried.number] < each.gap.high_cost for tried in each.tried)
         assert [tried.error for tried in each.tried] == sorted(tried.error for tried in each.tried)
         assert (each.best is None) == (each.n_candidates == 0) == (i not in review.students)
         if each.best is not None:
-            assert each.gap.holds(each.best.cost)
+            assert each.gap.contains(each.best.cost)
             assert each.best.low_error < each.best.error < each.best.high_error
-            assert 0.0 <= each.best.chance <= 1.0
+            assert 0.0 <= each.best.probability <= 1.0
 
 
 def test_equal_searches_have_equal_reviews_and_none_changes_its_search(store, recorded, review):
@@ -150,7 +150,7 @@ def test_another_predictor_than_the_one_that_predicted_is_not_used(store, tmp_pa
 
 def test_few_trials_are_said_to_be_few(tmp_path):
     store = Store(tmp_path)
-    record_search(store, n_trials=FEWEST_COMPLETE - 1)
+    record_search(store, n_trials=MIN_COMPLETE - 1)
     review = review_search(read_search(store, "toy"))
     assert review.fidelity.dimensions == ()
     assert "Too few trials" in review.fidelity.reason
@@ -164,7 +164,7 @@ def test_one_trial_is_a_review_too(tmp_path):
     assert [count.arrived for count in review.rungs] == [1, 1, 1]
     assert len(review.history.steps) == 1
     assert review.pruned == ()
-    assert len([place for place in review.places if place.on_front]) == 1
+    assert len([position for position in review.positions if position.on_front]) == 1
 
 
 def test_no_search_is_none_and_one_without_a_rung_shows_no_more_than_that(tmp_path):

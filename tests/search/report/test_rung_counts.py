@@ -31,8 +31,8 @@ def test_every_trial_is_counted_by_what_it_did_next():
         trial(6, 0, TrialState.REFUSED, outcome=Outcome(OutcomeKind.HOPELESS, "predicted 9 ms")),
     ]
     first, second, third = count_rungs(trials, RUNGS)
-    assert (first.arrived, first.went_on, first.pruned, first.running) == (5, 3, 1, 1)
-    assert (second.arrived, second.went_on, second.failed, second.interrupted) == (3, 1, 1, 1)
+    assert (first.arrived, first.continued, first.pruned, first.running) == (5, 3, 1, 1)
+    assert (second.arrived, second.continued, second.failed, second.interrupted) == (3, 1, 1, 1)
     assert (third.arrived, third.complete) == (1, 1)
     assert unmeasured(trials) == {"failed": 1, "refused: hopeless": 1}
 
@@ -41,15 +41,15 @@ states = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(ENDS)))
 
 
 @given(states, st.integers(0, 3))
-def test_the_parts_add_up_and_those_that_went_on_arrive(drawn, n_complete):
+def test_the_parts_add_up_and_those_that_continued_arrive(drawn, n_complete):
     trials = [trial(i, n, state) for i, (n, state) in enumerate(drawn)]
     trials += [trial(len(drawn) + i, 3, TrialState.COMPLETE) for i in range(n_complete)]
     counts = count_rungs(trials, RUNGS)
     for count in counts:
         parts = [getattr(count, part.name) for part in fields(count) if part.name not in ("n_tokens", "arrived")]
         assert sum(parts) == count.arrived
-    assert [count.went_on for count in counts[:-1]] == [count.arrived for count in counts[1:]]
-    assert counts[-1].went_on == 0
+    assert [count.continued for count in counts[:-1]] == [count.arrived for count in counts[1:]]
+    assert counts[-1].continued == 0
 
 
 def test_a_continued_trial_counts_once():

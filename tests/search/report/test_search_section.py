@@ -17,7 +17,7 @@ from search.report.gaps_chart import shown_gaps
 from search.report.history import history_of
 from search.report.load import read_search
 from search.report.page import report_html
-from search.report.review import Shares, review_search
+from search.report.review import SobolIndices, review_search
 from search.report.search_charts import share_of_ideal
 from search.report.search_section import search_section
 from search.report.svg import duration, ticks
@@ -75,7 +75,7 @@ def test_every_drawing_says_what_it_shows_and_stays_within_its_frame(review):
 
 def test_the_names_of_dimensions_do_not_reach_into_the_bars(review):
     dimension = replace(review.fidelity.dimensions[0], name="static_embedding_dim")  # the longest
-    long = replace(review, fidelity=Shares(dimensions=(dimension,), explained=0.9))
+    long = replace(review, fidelity=SobolIndices(dimensions=(dimension,), explained=0.9))
     found = drawings(search_section(long, lambda name: None))
     root = next(root for root in found if "Sobol" in root.attrib["aria-label"])
     label = next(text for text in root.iter(f"{SVG}text") if text.text == "static embedding dim")
@@ -133,12 +133,12 @@ def test_what_cannot_be_told_is_said_in_words(review):
     nothing = replace(
         review,
         history=history_of((), reference=review.history.reference, objective=COSINE),
-        places=(),
+        positions=(),
         gaps=(),
         students={},
         pruned=(),
-        fidelity=Shares(dimensions=(), reason="Too few trials to tell."),
-        latency=Shares(dimensions=(), reason="The calibration is gone."),
+        fidelity=SobolIndices(dimensions=(), reason="Too few trials to tell."),
+        latency=SobolIndices(dimensions=(), reason="The calibration is gone."),
     )
     text = search_section(nothing, lambda name: None)
     assert "No trial is complete yet." in text
@@ -154,7 +154,7 @@ def test_a_share_that_could_be_anything_is_not_drawn(review):
     known = review.fidelity.dimensions[0]
     unclear = replace(known, low=0.05, high=0.9)
     texts = [
-        search_section(replace(review, fidelity=Shares(dimensions=(each,), explained=0.5)), lambda name: None)
+        search_section(replace(review, fidelity=SobolIndices(dimensions=(each,), explained=0.5)), lambda name: None)
         for each in (replace(known, low=known.total_effect, high=known.total_effect), unclear)
     ]
     assert "unclear: 5 to 90%" in texts[1]

@@ -16,7 +16,7 @@ from search.graduation.state import DONE, GraduationState
 from search.records.trial import TrialState
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, STUDY, StudyState, latest_study
-from search.study.clock import CLOCK, STEP, NotedClock
+from search.study.clock import CLOCK, STEP, StudyClock
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import MEASUREMENT
 from search.study.prepare import TABLE_SECONDS
@@ -233,7 +233,7 @@ def test_the_study_is_the_same_and_complete(store: Store, study: StudySpec) -> N
     state.claim(study)
     assert state.read(SEARCHED) == study.search
     assert state.read(COMPLETE) == RequestedLimits.of(study)
-    assert NotedClock(state, now=lambda: 0.0).spent_s() == 123.5
+    assert StudyClock(state, now=lambda: 0.0).spent_s() == 123.5
 
 
 def test_the_trials_and_the_graduation_are_read(store: Store) -> None:

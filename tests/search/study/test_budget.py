@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.graduation.schedule import balance, time_weights
-from search.study.budget import SENTENCES, TimePlan, n_sentences
+from search.study.budget import TEXT_SIZES, TimePlan, n_sentences
 from search.study.clock import Clock
 
 
@@ -66,9 +66,9 @@ def test_a_clock_goes_on_from_what_earlier_commands_spent() -> None:
 def test_the_cached_text_is_on_the_ladder_and_never_shrinks(fitting: float, available: int, before: int) -> None:
     before = min(before, available)
     n = n_sentences(fitting, available=available, at_least=before)
-    assert n in (*SENTENCES, available, before)
+    assert n in (*TEXT_SIZES, available, before)
     assert before <= n <= available
-    if n > max(before, SENTENCES[0]):
+    if n > max(before, TEXT_SIZES[0]):
         assert n <= fitting
 
 

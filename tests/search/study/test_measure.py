@@ -11,9 +11,9 @@ from runtime.engine import INSTRUCTION_SET, instruction_sets
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
-from search.study.measure import Measured, measure_all
+from search.study.measure import FinalMeasurement, measure_all
 from search.study.prepare import prepare
-from search.study.references import measure_references, teacher_on
+from search.study.references import measure_references, teacher_name_on
 from spaces.profile import Runtime
 from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study
@@ -35,7 +35,7 @@ def test_what_another_instruction_set_measured_is_measured_again(
     references = measure_references(prepared, state=state, reporter=Silent())
     known = state.read("references")
 
-    def measured() -> Measured:
+    def measured() -> FinalMeasurement:
         return measure_all(prepared, references, (), profile=study.profile, seconds=0.0, state=state, reporter=Silent())
 
     first = measured()
@@ -48,5 +48,5 @@ def test_what_another_instruction_set_measured_is_measured_again(
     again = measure_references(prepared, state=state, reporter=Silent())
     assert known is not None and state.read("references")["key"] != known["key"]  # type: ignore[index]
     for reference, other in zip(references, again, strict=True):
-        if reference.name != teacher_on(Runtime.ENGINE):
+        if reference.name != teacher_name_on(Runtime.ENGINE):
             assert reference == other, "float32 does not depend on it"

@@ -14,7 +14,7 @@ from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
-from search.study.teacher_outputs import may_compare
+from search.study.teacher_outputs import needs_outputs
 from search.workers.mapped_array import MappedArray
 from spaces.domain import Choice, Real
 from spaces.recipe import TeacherOutput
@@ -62,7 +62,7 @@ def test_an_output_may_be_compared_if_some_recipe_of_the_space_weighs_its_loss(
     study: StudySpec, domains: dict, fixed: dict, expected: bool
 ) -> None:
     changed = replace(study, space=Space(domains=domains, fixed=fixed), initial_points=())
-    assert may_compare(changed, TeacherOutput.HIDDEN) is expected
+    assert needs_outputs(changed, TeacherOutput.HIDDEN) is expected
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
-from search.study.references import STATIC_TABLE, TEACHER, measure_references, reference_specs, teacher_on
+from search.study.references import STATIC_TABLE, TEACHER, measure_references, reference_specs, teacher_name_on
 from spaces.profile import Runtime
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from tests.search.reporters import Silent
@@ -64,11 +64,11 @@ def test_fidelities_are_those_of_the_students_that_the_names_say(
         "teacher-first-1-layer": first_layers(prepared.teacher, 1),
         STATIC_TABLE: student_from_weights(found[STATIC_TABLE].spec, {"static.tokens": table}),
     }
-    assert set(found) == {*students, teacher_on(Runtime.ENGINE)}
+    assert set(found) == {*students, teacher_name_on(Runtime.ENGINE)}
     on_engine = Engine(prepared.teacher.spec, prepared.teacher.weights)
     vectors = on_engine.embed(data.held_out_token_ids, data.held_out_offsets)
     expected = measure_fidelity(vectors, data.held_out_embeddings)
-    assert found[teacher_on(Runtime.ENGINE)].fidelity == expected
+    assert found[teacher_name_on(Runtime.ENGINE)].fidelity == expected
     assert 0.999 < expected.cosine < 1.0
     for name, student in students.items():
         vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets)

@@ -417,9 +417,9 @@ def test_a_study_outlives_its_server_and_registers_there_when_it_is_back(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     store = Store(tmp_path / "store", server.uri)
-    monkeypatch.setattr("search.study.run._PATIENCE_S", 0.0)
+    monkeypatch.setattr("search.study.run._REGISTRATION_TIMEOUT_S", 0.0)
     first = Heard(training=server.kill)  # the static table, before the first trial
-    with pytest.raises(ValueError, match=r"cannot be registered .* the same command registers it when that is back"):
+    with pytest.raises(ValueError, match=r"cannot be registered .* the same command registers it once"):
         run_search(study, store=store, progress=first)  # type: ignore[arg-type]
     assert capfd.readouterr().err.count(f"tracking at {server.uri} is unreachable (Connection refused)") == 1
     measured = read_trials(store.study_folder(study.name), study.name)
