@@ -147,6 +147,12 @@ class GraduationState:
         curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
         return replace(self, status=UNFINISHED, outcome=None, decay=None, curve=curve)
 
+    def rewound(self, n_tokens: int) -> GraduationState:
+        """The state as it was after `n_tokens` training tokens, for a checkpoint older than the last evaluation."""
+        curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
+        decay = None if self.decay is None or n_tokens < self.decay[0] else self.decay
+        return replace(self, decay=decay, curve=curve)
+
     def failed(self, outcome: Outcome, task: GraduationTask) -> GraduationState:
         """After what it did itself."""
         return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.heartbeat_limit_s))

@@ -27,10 +27,11 @@ from search.graduation.state import DONE, GraduationJob, GraduationState, Gradua
 from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
 from search.storage.disk_space import is_disk_full
+from search.storage.error_files import append_error
 from search.workers.failure import failure_of
 from search.workers.memory_limit import is_out_of_memory, limited_memory
 from trainers.distil.checkpoint import save_student
-from trainers.distil.loop import Distillation, DistillationData, NotFiniteError, Progress
+from trainers.distil.loop import Distillation, DistillationData, LostCheckpointError, NotFiniteError, Progress
 from trainers.distil.replicas import Replica
 from trainers.modules.build import build
 from trainers.modules.device import CPU
@@ -151,14 +152,39 @@ class Graduation:
             sparsity=0.0 if spec.encoder is None else spec.encoder.sparsity,
             replica=self._replica,
         )
-        sources = (folder / "state", folder / "stable", task.checkpoint)
-        self._distillation.restore(next(source for source in sources if source.is_dir()))
+        self._restore((folder / "state", folder / "stable", task.checkpoint))
         if not self._state.start_tokens:
             self._state = replace(self._state, start_tokens=self._distillation.n_tokens)
         if self._state.decay is not None and self._distillation.decay is None:
             self._distillation.begin_decay(*self._state.decay)
         self._write()
         return_freed_memory()
+
+    def _restore(self, checkpoints: Sequence[Path]) -> None:
+        """Continues from the first of the checkpoints that exists and is whole.
+
+        One that a power failure cut off is named in the trial's file of errors, and what the graduation had measured
+        beyond the checkpoint that is used is measured again. Raises LostCheckpointError if no checkpoint is whole.
+        """
+        lost: list[str] = []
+        for checkpoint in checkpoints:
+            if not checkpoint.is_dir():
+                continue
+            try:
+                self._distillation.restore(checkpoint)
+            except LostCheckpointError as error:
+                lost.append(str(error))
+                continue
+            if lost:
+                self._state = self._state.rewound(self._distillation.n_tokens)
+                self._append_error(f"continued from {checkpoint}, because a later save is lost: {'; '.join(lost)}")
+            return
+        missing = f"no checkpoint in {', '.join(map(str, checkpoints))}"
+        raise LostCheckpointError("; ".join(lost) or missing)
+
+    def _append_error(self, line: str) -> None:
+        if self._leads:
+            append_error(self._task.folder.parents[1], self._task.name, line)
 
     def _train(self, stop_file: Path) -> bool:
         """Whether the graduation came to its end; False if it was stopped or its fidelity is not finite."""

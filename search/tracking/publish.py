@@ -40,7 +40,7 @@ from search.tracking.experiment import (
 from search.tracking.metrics import STUDENT as STUDENT_METRICS
 from search.tracking.metrics import SUMMARY, Summary, values_of
 from search.tracking.names import Tag, VersionTag
-from search.tracking.registry import RECORD_FILE, load_trials, registered_entries, versions_of
+from search.tracking.registry import RECORD_FILE, load_trials, registered_students, versions_of
 from search.tracking.trial_runs import RunParams, provenance
 from search.tracking.version_tags import tags_of
 from spaces.student import StudentSpec
@@ -102,7 +102,7 @@ def register_front(
     _update_versions(client, front, versions)
     on_front = {number: entry for number, entry in versions.items() if entry.on_front}
     _update_aliases(client, study, on_front, front.objective)
-    students = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
+    students = tuple(entry for entry in registered_students(client, study) if entry.on_front)
     registered = replace(front, students=students)
     _write_summary(store, client, summary, registered, page=page, params=params or {})
     return registered

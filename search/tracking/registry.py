@@ -26,7 +26,7 @@ from search.tracking.client import connected
 from search.tracking.experiment import runs_of_kind
 from search.tracking.metrics import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
 from search.tracking.names import Tag
-from search.tracking.version_tags import entry_of
+from search.tracking.version_tags import student_from_tags
 from spaces.errors import UserError
 from spaces.fields import require_name
 
@@ -75,14 +75,14 @@ def load_front(store: Store, name: str | None = None) -> Front:
     name = _study(store, name)
     with connected(store) as client:
         document = Front.from_record(json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE)))
-        return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
+        return replace(document, students=tuple(entry for entry in registered_students(client, name) if entry.on_front))
 
 
-def registered_entries(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
+def registered_students(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
     """Every version of the study's model, on the front or not, oldest first."""
     aliases = _aliases(client, name)
     return tuple(
-        entry_of(
+        student_from_tags(
             version.tags,
             name=name,
             version=str(version.version),

@@ -18,6 +18,7 @@ from ray.tune import Trainable
 
 from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
+from search.storage.error_files import append_error
 from search.trials.work import TrialWork
 from search.workers.failure import failure_of
 from search.workers.memory_limit import GIB, limit_memory
@@ -120,10 +121,8 @@ class TrialActor(Trainable):
         try:
             self._work.restore(checkpoint)
         except LostCheckpointError as error:
-            path = task.folder.parents[1] / "errors" / f"{task.folder.name}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"trained again from the beginning, for its checkpoint is lost: {error}\n")
+            line = f"trained again from the beginning, because its checkpoint is lost: {error}"
+            append_error(task.folder.parents[1], task.folder.name, line)
             self._work.start(task.spec, task.recipe, seed=task.seed)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:

@@ -26,7 +26,12 @@ from optuna.trial import TrialState as OptunaState
 from search.optimiser.surrogate import Surrogate
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
-from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
+from search.storage.error_files import write_error
+from search.trials.checkpoints import (
+    delete_checkpoints,
+    delete_partial_checkpoints,
+    delete_unused_checkpoints,
+)
 from search.trials.journal import (
     CONTINUES,
     RECORD,
@@ -105,7 +110,7 @@ class TrialManager:
         self.end_reason = ""
         """Why `ask` has nothing more to begin, where neither `n_trials` nor the deadline says it; else empty."""
         enqueue(self._study, plan, self.records)
-        delete_orphans(self.plan.folder, self.records)
+        delete_unused_checkpoints(self.plan.folder, self.records)
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
@@ -194,7 +199,7 @@ class TrialManager:
         if number not in self._open:
             return
         record = self._open[number].record
-        write_error(self.plan.folder, record, details)
+        write_error(self.plan.folder, record.name, details)
         self._end(number, record, TrialState.FAILED, outcome)
 
     def lost(self, number: int, outcome: Outcome, *, details: str = "") -> None:
@@ -205,7 +210,7 @@ class TrialManager:
         if number not in self._open:
             return
         record = self._open[number].record
-        write_error(self.plan.folder, record, details)
+        write_error(self.plan.folder, record.name, details)
         n = n_losses(record, self._records)
         if n >= MOST_TRIES[outcome.kind]:
             self._end(number, record, TrialState.FAILED, outcome.repeated(f"{n} times at this rung"))
@@ -305,7 +310,7 @@ class TrialManager:
         if not kept:
             delete_checkpoints(self.plan.folder, replace(record, checkpoint=checkpoint))
         elif state is TrialState.INTERRUPTED:
-            delete_halves(self.plan.folder, record)
+            delete_partial_checkpoints(self.plan.folder, record)
         self._notify("trial_ended", record)
 
     def _latest_refusal(self) -> str:
