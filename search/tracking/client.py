@@ -45,7 +45,7 @@ def create_store(store: Store) -> Store:
     store.make_folders()
     if not store.exists():
         _make_database(store)
-    store.remember()
+    store.write_tracking()
     with connected(store) as client:
         client.search_experiments(max_results=1)
     return store
