@@ -179,7 +179,7 @@ def _fidelity_shares(search: RecordedSearch, view: Posterior) -> Shares:
     if n_complete < FEWEST_COMPLETE:
         trials = "1 trial is" if n_complete == 1 else f"{n_complete} trials are"
         return Shares(dimensions=(), reason=f"Too few trials to tell: {trials} complete, {FEWEST_COMPLETE} are needed.")
-    explained = view.explained()
+    explained = view.r_squared()
     if explained is None or explained < LEAST_EXPLAINED:
         share = "nothing" if explained is None or explained <= 0.0 else f"{explained:.0%}"
         return Shares(

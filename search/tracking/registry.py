@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry knows of a study: its front, the student for a budget, the folder of a model.
+"""Reads a study from MLflow: its front, the student for a limit, the folder of a model; sets aliases.
 
-Everything here is read from MLflow alone; no search needs to run or to have finished lately. Aliases are the
-only thing written. Paths follow the store: one that was copied elsewhere can still be read.
+Nothing else is read or written, and no search needs to run. Artifacts are looked up relative to the store, so a store
+that was copied elsewhere can still be read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 
 
 class NoFrontError(UserError):
-    """The registry was asked, and knows no front of this study."""
+    """There is no front of this study in the registry."""
 
 
 def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def select(
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
-    """Point `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
+    """Points `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
     require_name("alias", alias)
     if alias in SEARCH_ALIASES or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise UserError(
@@ -182,7 +182,7 @@ def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
 
 
 def _experiments(client: MlflowClient) -> list[Experiment]:
-    """Those that are studies."""
+    """The experiments of studies."""
     found: list[Experiment] = []
     token: str | None = None
     while True:
