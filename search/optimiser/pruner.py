@@ -38,7 +38,7 @@ class FrontPruner(optuna.pruners.BasePruner):
         Raises ValueError on a value outside its range.
         """
         if not prune_ratio > 0.0:
-            raise ValueError(f"prune_ratio must be positive, got {prune_ratio}; 2 prunes trials with half a new gain")
+            raise ValueError(f"prune_ratio must be positive, got {prune_ratio}; the default is 4")
         if n_startup_trials < 0:
             raise ValueError(f"n_startup_trials must not be negative, got {n_startup_trials}")
         self._surrogate = surrogate
