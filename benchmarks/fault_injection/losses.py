@@ -27,7 +27,7 @@ from search.tracking.client import client_of
 from search.tracking.experiment import runs_of_kind, study_experiment
 from search.tracking.metrics import TRAINING_LOSS
 from search.tracking.names import Tag
-from search.tracking.registry import load_front, load_trials, registered_entries
+from search.tracking.registry import load_front, load_trials, registered_students
 from search.trials.journal import read_trials
 from spaces.study import StudySpec
 
@@ -201,7 +201,7 @@ class Losses:
         points = {(entry.name, front.point_of(entry)) for entry in front.students}
         if points != {(entry.name, front.point_of(entry)) for entry in again.students}:
             self.add("front_differs", f"{sorted(points)} in the registry, {again.students} as measured")
-        names = Counter(entry.name for entry in registered_entries(client_of(store), study.name) if entry.on_front)
+        names = Counter(entry.name for entry in registered_students(client_of(store), study.name) if entry.on_front)
         for name, n in names.items():
             if n > 1:
                 self.add("front_differs", f"{name} stands on the front {n} times")

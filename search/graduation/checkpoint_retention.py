@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the disk from filling: of the complete trials only those that may graduate keep their checkpoint."""
+"""Deletes the checkpoints of complete trials that are no candidates for graduation, so that the disk does not fill."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from search.graduation.select import choose_graduates
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 
-SPARE = 4
-"""Checkpoints kept beyond the most students that graduate: for when the front changes."""
+N_SPARE_CHECKPOINTS = 4
+"""Checkpoints kept in addition to `max_students`, because later trials may change the front."""
 
 
 class CheckpointKeeper:
-    """An observer that deletes the checkpoints of complete trials that others have left behind.
+    """An observer that deletes the checkpoints of complete trials that are no candidates for graduation.
 
-    A trial that another beats on both objectives stays beaten, so what is deleted would not have graduated.
+    A dominated trial stays dominated, so a trial whose checkpoint is deleted would not have graduated.
     """
 
     def __init__(self, *, max_students: int, objective: Objective, records: Iterable[TrialRecord] = ()) -> None:
-        """`records` are those of earlier commands."""
-        self._n_kept = max_students + SPARE
+        """`max_students` is the most students that graduate; `records` are the trials of earlier commands."""
+        self._n_kept = max_students + N_SPARE_CHECKPOINTS
         self._objective = objective
-        self._complete = [record for record in with_checkpoints(records) if record.state is TrialState.COMPLETE]
+        records = with_existing_checkpoints(records)
+        self._complete = [record for record in records if record.state is TrialState.COMPLETE]
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def rung_reached(self, record: TrialRecord) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Choose again among the complete trials."""
+        """Chooses the candidates again, with this trial, and deletes the checkpoints of all others."""
         if record.state is not TrialState.COMPLETE or record.checkpoint is None:
             return
         self._complete.append(record)
@@ -45,8 +46,8 @@ class CheckpointKeeper:
         self._complete = kept
 
 
-def with_checkpoints(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The records, without the checkpoints that are no longer there."""
+def with_existing_checkpoints(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The records, with `checkpoint` None where its folder does not exist any more."""
     return [
         record
         if record.checkpoint is None or record.checkpoint.is_dir()

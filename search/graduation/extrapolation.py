@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-curve extrapolation: what a brief trial predicts of a long one; its curve goes straight on.
+"""Learning-curve extrapolation: the fidelity after longer training, predicted from the last two rungs of a trial.
 
-The logarithm of the error falls with the logarithm of the training tokens, for each student at its own rate: a sparse
-or narrow one starts far behind and gains long, one that stands on a static path starts ahead and gains little. So
-curves cross, and the last rung alone ranks them worse than the line through the last two
-(`benchmarks/curve_extrapolation.py` measures both).
+The log error falls about linearly with the log of the training tokens (a power law), for each student at its own rate:
+a sparse or narrow student starts with a large error and improves for long, a student with a static path starts with a
+small error and improves little. So learning curves cross, and the last rung alone ranks students worse than the line
+through the last two rungs (`benchmarks/curve_extrapolation.py` measures both).
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from collections.abc import Sequence
 
 from search.records.objective import Objective
 
-LONGER = 8
-"""Times the longest brief trial, what a graduate is trained for: roughly, and ranks hardly depend on it."""
+GRADUATION_FACTOR = 8
+"""Training tokens of a graduate, as a multiple of the longest trial's: approximate, ranks hardly depend on it."""
 
 
 def fidelity_after(curve: Sequence[tuple[float, float]], n_tokens: float, objective: Objective) -> float:
-    """The fidelity expected after `n_tokens` of (tokens, fidelity) at the rungs, at least one.
+    """The fidelity that is predicted after `n_tokens` training tokens.
 
-    It never falls: a rung that is worse than the one before says that the student gains no more.
+    `curve` holds (training tokens, fidelity) for each rung, at least one. The prediction is never below the last rung's
+    fidelity: if the last rung is worse than the one before, no further gain is predicted.
     """
     last_tokens, last = curve[-1]
     if len(curve) < 2 or n_tokens <= last_tokens:
         return last
     before_tokens, before = curve[-2]
-    learnt = math.log(objective.error(last) / objective.error(before))
-    if learnt >= 0.0:
+    log_error_change = math.log(objective.error(last) / objective.error(before))
+    if log_error_change >= 0.0:
         return last
-    steps = math.log(n_tokens / last_tokens) / math.log(last_tokens / before_tokens)
-    error = max(objective.least_error, objective.error(last) * math.exp(steps * learnt))
+    n_steps = math.log(n_tokens / last_tokens) / math.log(last_tokens / before_tokens)
+    error = max(objective.least_error, objective.error(last) * math.exp(n_steps * log_error_change))
     return max(last, objective.at_error(error))

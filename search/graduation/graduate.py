@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graduation: the front's students are distilled for longer, all in one training job of Ray Train.
 
-One job, because starting one costs ten seconds and more. Its workers take students in turn from a balanced
-assignment and answer through files in the study's folder, which must be where all nodes see it. An
-interrupted graduation goes on from its last saves; a finished one is extended, from before its decay, when a later
-command brings enough time or tokens to make a difference.
+There is one job for all students, because starting a job takes more than ten seconds. The students are distributed over
+groups of workers, each group trains its students one after another, and workers report through files in the study's
+folder, which all nodes must see. An interrupted graduation continues from its last checkpoints. A finished one is
+extended, from the checkpoint before its decay, if a later command has enough time or tokens for it.
 
-A job that a dead worker or a hung student ends is followed by another, for the students that are left. Deaths
-are counted for each student as for trials (`search.workers.retries`), and the limits of trials hold here too.
+If a worker dies or a student hangs, the job ends, and another job is started for the remaining students. Deaths of
+workers are counted for each student as for trials (`search.workers.retries`), with the same limits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import read_json
-from search.graduation.job import JobEnd, run_job
+from search.graduation.job import JobResult, run_job
 from search.graduation.schedule import balance, time_weights
 from search.graduation.select import choose_graduates
 from search.graduation.state import FAILED, UNFINISHED, GraduationJob, GraduationState, GraduationTask
@@ -35,16 +35,17 @@ from spaces.study.spec import Device, GraduationSpec
 from trainers.distil.loop import DistillationData
 from trainers.measure.fidelity import Fidelity
 
-WORTH_EXTENDING = 1.25
-"""A finished student trains on if that brings it to this many times the tokens it has seen."""
+MIN_EXTENSION = 1.25
+"""A finished student is extended only if it can reach this multiple of its training tokens."""
 START_S = 12.0
-"""Seconds that Ray Train takes to start, for the estimate of what a command's time can bring."""
-MOST_RESTARTS = 3
-"""Jobs of one command that end for no student's sake; each costs the work since the last saves."""
+"""Seconds that Ray Train takes to start: subtracted when the training that fits into a command is estimated."""
+MAX_RESTARTS = 3
+"""Restarts in one command after jobs that failed without a dead worker or a hung student; each costs the training since
+the last checkpoints."""
 
 
 class GraduationError(UserError):
-    """No student could be brought to its end: the cluster or the disk failed."""
+    """No student finished its graduation, because the cluster failed or the disk is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +53,17 @@ class Graduate:
     """A student that was distilled for longer."""
 
     record: TrialRecord
-    """Its trial."""
+    """The trial that it comes from."""
     folder: Path
     """The student folder."""
     fidelity: Fidelity
-    """At the end, as the training worker measured it."""
+    """Measured by the training worker at the end."""
     n_tokens: int
-    """Training tokens, its trial's included."""
+    """Training tokens, including those of its trial."""
     seconds: float
-    """Spent on its graduation."""
+    """Time spent on its graduation."""
     curve: tuple[RungRecord, ...]
-    """Evaluations while it graduated, by rising tokens."""
+    """Evaluations during graduation, by rising training tokens."""
 
 
 def graduate(
@@ -81,15 +82,17 @@ def graduate(
     rung_time_limit_s: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Graduate, ...]:
-    """Distils the chosen of a search's records for longer; returns all graduates of the study, earlier ones included.
+    """Chooses trials that graduate and distils them for longer; returns all graduates of the study, earlier ones too.
 
-    `connect` is called before Ray is needed, if it is. `deadline` is a time of `time.monotonic`; a student that is
-    behind by then still gets a few steps. `document` goes into every student.json. `memory_gib` is what a student may
-    take, None for no limit, and `rung_time_limit_s` how long it may be without a heartbeat, None for what trials are
-    given (`search.workers.heartbeat`). `progress` is told (seconds, seconds until the deadline), or without one
-    (students ended, students in all). Raises KeyboardInterrupt after a Ctrl-C, once all states are saved, and
-    GraduationError if Ray Train fails and there is no graduate, or because a disk is full; else `failures_of` says who
-    is unfinished, and the next command goes on.
+    `connect` is called before Ray is used, and not at all if nothing is trained. `deadline` is a time of
+    `time.monotonic`; a student that is untrained by then still gets a few steps. `document` is merged into every
+    student.json. `memory_gib` limits the memory of a student, None for no limit; `rung_time_limit_s` limits the seconds
+    between two heartbeats, None for the limit of trials (`search.workers.heartbeat`). `progress` is called with
+    (seconds passed, seconds in all) if there is a deadline, else with (students ended, students in all).
+
+    Raises KeyboardInterrupt after a Ctrl-C, once all checkpoints are saved, and GraduationError if Ray Train fails and
+    there is no graduate, or if a disk is full. If some students are unfinished, `failures_of` names them, and the next
+    command continues them.
     """
     chosen = choose_graduates(records, max_students=spec.max_students, objective=objective)
     weights = time_weights([record.tokens_per_s for record in chosen])
@@ -105,7 +108,7 @@ def graduate(
         )
         for record, weight in zip(chosen, weights, strict=True)
     ]
-    tasks = _worth_training(tasks, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
+    tasks = _select_worth_training(tasks, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
     if tasks:
         error = _train(
             tasks,
@@ -120,28 +123,28 @@ def graduate(
         )
         if error is not None and (is_disk_full(error) or not graduates_of(records, folder)):
             raise GraduationError(
-                f"the workers of graduation ended before any student was finished: {_one_line(error)}; what they saved "
-                "is kept, and the same command goes on from there"
+                f"the workers of graduation ended before any student was finished: {_one_line(error)}; their "
+                "checkpoints are kept, and the same command continues from them"
             ) from error
         if error is not None:
-            _say_unfinished(tasks, error)
+            _write_unfinished(tasks, error)
     return graduates_of(records, folder)
 
 
 def graduates_of(records: Sequence[TrialRecord], folder: Path) -> tuple[Graduate, ...]:
-    """The graduates that a study's graduation folder holds, by trial number."""
+    """The graduates in a study's graduation folder, in the order of `records`."""
     graduates = (_graduate_of(record, folder / record.name) for record in records)
     return tuple(graduate for graduate in graduates if graduate is not None)
 
 
 def failures_of(records: Sequence[TrialRecord], folder: Path) -> dict[str, Outcome]:
-    """Why students failed while graduating, or were not brought to an end, by trial name."""
+    """Outcomes of the students whose graduation failed or is unfinished, by trial name."""
     states = {record.name: GraduationState.read(folder / record.name) for record in records}
     return {name: state.outcome for name, state in states.items() if state is not None and state.outcome is not None}
 
 
 def unfinished_of(records: Sequence[TrialRecord], folder: Path) -> tuple[str, ...]:
-    """Names of the trials whose graduation another command must bring to its end."""
+    """Names of the trials whose graduation began and is unfinished."""
     states = {record.name: GraduationState.read(folder / record.name) for record in records}
     return tuple(name for name, state in states.items() if state is not None and state.status == UNFINISHED)
 
@@ -158,7 +161,7 @@ def _train(
     deadline: float | None,
     progress: Callable[[int, int], None],
 ) -> Exception | None:
-    """Trains one job after another until all students have ended; returns the error that kept them from it."""
+    """Runs one job after another until all students have ended; returns the error that prevented it, else None."""
     before = {task.name: GraduationState.read(task.folder) for task in tasks}
     begin, n_restarts, left = time.monotonic(), 0, tasks
 
@@ -166,7 +169,7 @@ def _train(
         state = GraduationState.read(task.folder)
         return state is not None and state.status != UNFINISHED and state != before[task.name]
 
-    def look() -> None:
+    def report_progress() -> None:
         if deadline is None:
             progress(sum(map(is_complete, tasks)), len(tasks))
         else:
@@ -176,17 +179,17 @@ def _train(
         connect()
         seconds = _seconds_to(deadline)
         job = _job(left, spec=spec, folder=folder, tokenizer_json=tokenizer_json, device=device, seconds=seconds)
-        end = run_job(job, data, scratch=folder / "ray", look=look)
+        end = run_job(job, data, scratch=folder / "ray", on_poll=report_progress)
         if end.error is None or is_disk_full(end.error):
             return end.error
-        _write_losses(left, end)
+        _write_failures(left, end)
         if end.workers_left:
             return end.error
         n_restarts += not (end.deaths or end.hung)
-        if n_restarts > MOST_RESTARTS:
+        if n_restarts > MAX_RESTARTS:
             return end.error
         left = [task for task in left if not is_complete(task)]
-        left = _worth_training(left, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
+        left = _select_worth_training(left, seconds=_seconds_to(deadline), n_groups=_n_groups(spec))
     return None
 
 
@@ -199,7 +202,7 @@ def _job(
     device: Device,
     seconds: float | None,
 ) -> GraduationJob:
-    """On the CPUs that there are now."""
+    """A job for these students, sized for the CPUs that the cluster has now."""
     n_workers = min(spec.n_workers, n_cpus_available())
     n_per_student = min(spec.workers_per_student, n_workers)
     groups = balance([task.weight for task in tasks], max(1, min(n_workers // n_per_student, len(tasks))))
@@ -213,8 +216,8 @@ def _job(
     )
 
 
-def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
-    """Writes down whose worker died, and who hung."""
+def _write_failures(tasks: Sequence[GraduationTask], end: JobResult) -> None:
+    """Updates the states of the students whose worker died or that hung."""
     for task in tasks:
         state = GraduationState.read(task.folder) or GraduationState()
         if task.name in end.deaths:
@@ -224,9 +227,9 @@ def _write_losses(tasks: Sequence[GraduationTask], end: JobEnd) -> None:
             state.failed(Outcome(OutcomeKind.HUNG, details), task).write(task.folder)
 
 
-def _say_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
-    """Writes down of which students the workers ended too often."""
-    outcome = Outcome(OutcomeKind.WORKERS_ENDED, f"the same command goes on with it ({_one_line(error)})")
+def _write_unfinished(tasks: Sequence[GraduationTask], error: Exception) -> None:
+    """Sets the outcome of all unfinished students, because their jobs failed too often."""
+    outcome = Outcome(OutcomeKind.WORKERS_ENDED, f"the same command continues it ({_one_line(error)})")
     for task in tasks:
         state = GraduationState.read(task.folder) or GraduationState()
         if state.status == UNFINISHED:
@@ -281,7 +284,7 @@ def _task(
 
 
 def _evaluation_s(record: TrialRecord, data: DistillationData) -> float:
-    """Ample seconds for an evaluation, the longest time between two heartbeats: a forward pass is less than a step."""
+    """Upper estimate of the seconds of an evaluation, the longest time between two heartbeats: at training speed."""
     return len(data.held_out_token_ids) / record.tokens_per_s
 
 
@@ -293,11 +296,15 @@ def _n_groups(spec: GraduationSpec) -> int:
     return spec.n_workers // spec.workers_per_student
 
 
-def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_groups: int) -> list[GraduationTask]:
-    """The unfinished, those whose limits were raised since they failed, and the finished that time and tokens
-    bring clearly further."""
+def _select_worth_training(
+    tasks: list[GraduationTask], *, seconds: float | None, n_groups: int
+) -> list[GraduationTask]:
+    """The tasks that are unfinished, that failed at a limit which is higher now, or that can reach `MIN_EXTENSION`.
 
-    def is_worth(task: GraduationTask, slice_s: float) -> bool:
+    `seconds` is the time for training on each of `n_groups` groups, None for no limit.
+    """
+
+    def is_worth_training(task: GraduationTask, slice_s: float) -> bool:
         state = GraduationState.read(task.folder)
         if state is None or state.status == UNFINISHED:
             return True
@@ -305,12 +312,12 @@ def _worth_training(tasks: list[GraduationTask], *, seconds: float | None, n_gro
             return state.may_try_again(task)
         begin, end = state.decay or (state.n_tokens, state.n_tokens)
         reached = begin + slice_s * task.tokens_per_s
-        return min(reached, task.max_tokens or math.inf) >= WORTH_EXTENDING * end
+        return min(reached, task.max_tokens or math.inf) >= MIN_EXTENSION * end
 
     while True:
         total = sum(task.weight for task in tasks)
         available_s = math.inf if seconds is None else max(0.0, seconds - START_S) * n_groups
-        kept = [task for task in tasks if is_worth(task, available_s * task.weight / total)]
+        kept = [task for task in tasks if is_worth_training(task, available_s * task.weight / total)]
         if len(kept) == len(tasks):
             return kept
         tasks = kept

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training job of Ray Train, watched from outside: which student each group trains, and its heartbeats.
+"""Runs one training job of Ray Train and monitors, from the driver, the heartbeats of each group of workers.
 
-The first worker that dies ends the job, and so does the first student that hangs. Ray Train's own restarts are off:
-they would train finished students again, and give a student that kills every worker all the tries there are. Whoever
-began the job begins another for the students that are left. A group is watched once its first student has begun; until
-then its workers wait for the cluster, and Ray Train for them.
+The job ends when a worker dies or a student hangs. Ray Train's own restarts are off: they would train finished students
+again, and a student that kills every worker would use up all retries. The caller starts another job for the remaining
+students. A group is monitored once its first student has begun; before that, its workers may wait for the cluster.
 """
 
 from __future__ import annotations
@@ -40,38 +39,39 @@ from search.workers.retries import outcome_of_death
 from trainers.distil.loop import DistillationData
 
 COLLECTIVE_S = 600
-"""Seconds that a group waits for its first worker, which evaluates and saves alone."""
+"""Timeout of a collective operation: the other workers of a group wait while the first one evaluates and saves."""
 STOP_S = 60.0
-"""Seconds that workers get to save after a Ctrl-C, and Ray to end workers that hang."""
-LOOK_S = 0.5
-"""Seconds between two looks at the students."""
+"""Seconds that workers have to save after a Ctrl-C, and that Ray has to end hung workers."""
+POLL_S = 0.5
+"""Seconds between two polls of the students' heartbeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobEnd:
+class JobResult:
     """How a job ended."""
 
     error: Exception | None
-    """What ended it; None if all its workers returned."""
+    """The error that ended it; None if all workers returned."""
     deaths: Mapping[str, Outcome]
-    """Students whose worker ended under them, by name, and what ended it."""
+    """Students in training when their worker died, by name, with the outcome of the worker."""
     hung: tuple[str, ...]
-    """Students without a heartbeat for too long."""
+    """Names of the students without a heartbeat for too long."""
     workers_left: bool = False
-    """Whether workers that hang could not be ended: they hold their CPUs, and no other job can begin."""
+    """Whether hung workers could not be ended: they still hold their CPUs, so no other job can start."""
 
 
-def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: Callable[[], None]) -> JobEnd:
-    """Runs the job and says how it ended; calls `look` twice a second. Its workers have ended when this returns.
+def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, on_poll: Callable[[], None]) -> JobResult:
+    """Runs the job until its workers have ended; returns how it ended. Calls `on_poll` every `POLL_S` seconds.
 
-    In a thread: in the main thread Ray Train takes over Ctrl-C for good and ends the process with it. Raises
-    KeyboardInterrupt after a Ctrl-C, once the workers have saved.
+    `scratch` is a folder for Ray Train's own files, deleted at the end. `TorchTrainer.fit` runs in a thread, because in
+    the main thread Ray Train replaces the handler of Ctrl-C and does not restore it. Raises KeyboardInterrupt after a
+    Ctrl-C, once the workers have saved.
     """
     start = time.monotonic()
     for folder in (scratch, job.folder):
-        shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # left by a command that was killed
     job.folder.mkdir(parents=True)
-    trainer, watch, errors = _trainer(job, data, scratch=scratch), _Watch(job), list[Exception]()
+    trainer, monitor, errors = _make_trainer(job, data, scratch=scratch), _JobMonitor(job), list[Exception]()
     ended = threading.Event()  # a thread counts as ended once a Ctrl-C has met its `join` (bpo-45274)
 
     def fit() -> None:
@@ -85,14 +85,14 @@ def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: 
     hung: dict[int, str] = {}
     threading.Thread(target=fit, name="graduation", daemon=True).start()
     try:
-        while not hung and not ended.wait(LOOK_S):
-            look()
-            if job.seconds is not None and not watch.all_begun:
+        while not hung and not ended.wait(POLL_S):
+            on_poll()
+            if job.seconds is not None and not monitor.all_begun:
                 job.write_seconds_left(job.seconds - (time.monotonic() - start))
-            hung = watch.hung()
+            hung = monitor.hung()
         if hung:
             for number in hung:
-                _end_workers(job, number)
+                _kill_workers(job, number)
             ended.wait(STOP_S)
     except KeyboardInterrupt:
         job.stop_file.touch()
@@ -105,19 +105,19 @@ def run_job(job: GraduationJob, data: DistillationData, *, scratch: Path, look: 
     if hung:
         names = tuple(hung.values())
         error = TimeoutError(f"no heartbeat from {', '.join(names)}")
-        return JobEnd(error=error, deaths={}, hung=names, workers_left=not ended.is_set())
+        return JobResult(error=error, deaths={}, hung=names, workers_left=not ended.is_set())
     failure = errors[0] if errors else None
-    return JobEnd(error=failure, deaths={} if failure is None else watch.deaths(failure), hung=())
+    return JobResult(error=failure, deaths={} if failure is None else monitor.deaths(failure), hung=())
 
 
-class _Watch:
-    """What the files of a job's students say of its workers."""
+class _JobMonitor:
+    """Finds hung and dead students of a job from the heartbeats in their state files."""
 
     def __init__(self, job: GraduationJob) -> None:
         self._job = job
-        self._seen = {task.name: last_heartbeat(task.folder) for group in job.groups for task in group}
-        self._latest: dict[int, int] = {}  # of the students of each group, the last with a heartbeat
-        self._heartbeats = HeartbeatMonitor()  # of groups
+        self._last_heartbeats = {task.name: last_heartbeat(task.folder) for group in job.groups for task in group}
+        self._latest: dict[int, int] = {}  # by group: index of the last student that had a heartbeat
+        self._heartbeats = HeartbeatMonitor()  # by group
 
     @property
     def all_begun(self) -> bool:
@@ -125,25 +125,25 @@ class _Watch:
         return len(self._latest) == len(self._job.groups)
 
     def hung(self) -> dict[int, str]:
-        """Groups without a heartbeat for too long, with the student in work; none while workers are told to stop."""
-        self._look()
+        """Name of the student in training by group, for groups without a heartbeat for too long; empty after a stop."""
+        self._poll()
         if self._job.stop_file.exists():
             return {}
-        in_work = {number: self._in_work(number) for number in self._latest}
+        current = {number: self._current_task(number) for number in self._latest}
         return {
             number: task.name
-            for number, task in in_work.items()
+            for number, task in current.items()
             if task is not None and self._heartbeats.seconds_since(number) > task.heartbeat_limit_s
         }
 
     def deaths(self, error: Exception) -> dict[str, Outcome]:
-        """Why workers ended under students, by the student's name, from the error that ended the job."""
+        """Outcomes of dead workers by the student in training, from the error that ended the job."""
         if not isinstance(error, ray.train.WorkerGroupError):
             return {}
-        self._look()
+        self._poll()
         outcomes: dict[str, Outcome] = {}
         for rank, failure in error.worker_failures.items():
-            task = self._in_work(rank // self._job.workers_per_student)
+            task = self._current_task(rank // self._job.workers_per_student)
             if task is None:
                 continue
             if isinstance(failure, WorkerError):
@@ -152,17 +152,17 @@ class _Watch:
                 outcomes[task.name] = outcome_of_death(failure)
         return outcomes
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for number, group in enumerate(self._job.groups):
             for i, task in enumerate(group):
                 heartbeat = last_heartbeat(task.folder)
-                if heartbeat != self._seen[task.name]:
-                    self._seen[task.name] = heartbeat
+                if heartbeat != self._last_heartbeats[task.name]:
+                    self._last_heartbeats[task.name] = heartbeat
                     self._latest[number] = max(i, self._latest.get(number, 0))
-                    self._heartbeats.heard(number)
+                    self._heartbeats.report(number)
 
-    def _in_work(self, number: int) -> GraduationTask | None:
-        """The student that a group works on or turns to; None before its first and after its last."""
+    def _current_task(self, number: int) -> GraduationTask | None:
+        """The student that a group trains or is about to train; None before its first and after its last."""
         if number not in self._latest:
             return None
         group, latest = self._job.groups[number], self._latest[number]
@@ -172,8 +172,8 @@ class _Watch:
         return group[latest + 1] if latest + 1 < len(group) else None
 
 
-def _end_workers(job: GraduationJob, number: int) -> None:
-    """Ends the processes of a group, from their own nodes: they answer nobody. Ray Train then ends all others."""
+def _kill_workers(job: GraduationJob, number: int) -> None:
+    """Sends SIGKILL to the processes of a group, by a task on their node; Ray Train then ends the other workers."""
     kills = []
     for rank in range(number * job.workers_per_student, (number + 1) * job.workers_per_student):
         worker = WorkerProcess.read(job.folder, rank)
@@ -189,7 +189,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> TorchTrainer:
+def _make_trainer(job: GraduationJob, data: DistillationData, *, scratch: Path) -> TorchTrainer:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return TorchTrainer(
         graduate_students,

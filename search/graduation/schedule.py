@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a graduating student does next: train on, begin its decay, or end. Decided anew every second or two.
+"""Schedule of a graduation: after every chunk of training, whether to continue, begin the decay, or finish.
 
-A graduation has a stable part at the peak learning rate and a decay to 0 (warm-up, stable, decay: Hu et al. 2024). It
-is limited by tokens, by time, or by both; under a time limit the decay's length in tokens follows from the speed
-measured in the stable part, so it ends on time on any machine.
+A graduation has a stable phase at the peak learning rate and a decay to 0 (warmup-stable-decay: Hu et al. 2024). It is
+limited by tokens, by time, or by both. Under a time limit the length of the decay in tokens follows from the training
+speed that was measured in the stable phase, so that it ends on time on any machine.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHUNK_S = 1.5
-"""Seconds of training between two decisions: how late a Ctrl-C is heard."""
+"""Seconds of training between two decisions, and so the longest delay until a Ctrl-C is handled."""
 MIN_STEPS = 8
-"""Batches of the shortest stable part and of the shortest decay."""
+"""Least number of batches of the stable phase, and of the decay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Train until `to_tokens` in all."""
+    """Train until `to_tokens` training tokens in all."""
 
     to_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Decay:
-    """Let the learning rate fall from now to `to_tokens`."""
+    """Begin the decay now; the learning rate is 0 at `to_tokens`."""
 
     to_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Evaluate and save."""
+    """Evaluate and save the student."""
 
 
 Decision = Advance | Decay | Finish
@@ -42,18 +42,18 @@ Decision = Advance | Decay | Finish
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where a student's graduation ends."""
+    """Limits of a student's graduation."""
 
     start_tokens: int
-    """Tokens seen when it began."""
+    """Training tokens at its beginning."""
     max_tokens: int | None
-    """Most tokens in all; None: no limit."""
+    """Most training tokens in all; None: no limit."""
     slice_s: float | None
-    """Seconds of this command for training; None: no limit."""
+    """Seconds for training in this command; None: no limit."""
     decay_share: float
-    """Share of the tokens, or of the time, of the decay."""
+    """The decay's share of the tokens or of the time."""
     batch_tokens: int
-    """Tokens of a batch."""
+    """Training tokens in a batch."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is None and self.slice_s is None:
@@ -63,14 +63,17 @@ class Limits:
 def decide(
     limits: Limits, *, n_tokens: int, decay_to: int | None, used_s: float, tokens_per_s: float
 ) -> Decision:
-    """The next thing to do after `n_tokens` tokens and `used_s` seconds; `decay_to` is where a begun decay ends."""
+    """The decision after `n_tokens` training tokens and `used_s` seconds.
+
+    `decay_to` is the token count at which a begun decay ends, None before the decay.
+    """
     chunk = max(limits.batch_tokens, int(tokens_per_s * CHUNK_S))
     if decay_to is not None:
         return Finish() if n_tokens >= decay_to else Advance(min(decay_to, n_tokens + chunk))
     if limits.max_tokens is not None and n_tokens >= limits.max_tokens:
         return Finish()
     shortest = MIN_STEPS * limits.batch_tokens
-    is_time = (
+    is_decay_due = (
         limits.slice_s is not None
         and used_s >= (1.0 - limits.decay_share) * limits.slice_s
         and n_tokens >= limits.start_tokens + shortest
@@ -79,7 +82,7 @@ def decide(
     if limits.max_tokens is not None:
         n_decay = limits.decay_share * (limits.max_tokens - limits.start_tokens)
         ends.append(math.ceil(limits.max_tokens - n_decay))
-    if not is_time and n_tokens < min(ends):
+    if not is_decay_due and n_tokens < min(ends):
         return Advance(min(ends))
     ends = [] if limits.max_tokens is None else [limits.max_tokens]
     if limits.slice_s is not None:
@@ -88,13 +91,13 @@ def decide(
 
 
 SLOWNESS_POWER = 0.5
-"""Time for a student grows with (seconds a token) to this power: 1 is equal tokens, 0 is equal time."""
+"""A student's time is proportional to its seconds per token to this power: 1 gives equal tokens, 0 equal time."""
 MIN_WEIGHT = 0.25
-"""Of an equal share of the graduation's time, what the fastest student gets at least."""
+"""Least time of a student, as a fraction of an equal share."""
 
 
 def time_weights(tokens_per_s: Sequence[float]) -> list[float]:
-    """Each student's share of the graduation's worker time, by its training speed; the shares add up to 1.
+    """Each student's share of the graduation's worker time, from its training speed; the shares sum to 1.
 
     Slow (deep) students get more; none gets less than `MIN_WEIGHT` of an equal share.
     """
@@ -105,10 +108,10 @@ def time_weights(tokens_per_s: Sequence[float]) -> list[float]:
 
 
 def balance(weights: Sequence[float], n_groups: int) -> list[list[int]]:
-    """Indexes of `weights` for every group: heaviest first, each to the group that has least (Graham 1969).
+    """Indexes of `weights` for every group: in descending order, each is added to the lightest group (Graham 1969).
 
-    Within a group the lightest comes first: what one student overruns is taken from those after it, and a heavy one
-    misses it least.
+    Within a group the lightest comes first: if a student takes longer than planned, the next ones have less time, which
+    matters least for a heavy one.
     """
     groups: list[list[int]] = [[] for _ in range(n_groups)]
     loads = [0.0] * n_groups

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What graduation's driver and its workers tell each other: tasks one way, files the other.
+"""What the driver and the workers of a graduation exchange: tasks to the workers, state files to the driver.
 
-    FOLDER/graduation.json   how far it is, its curve, its outcome; touched as long as its workers work
-    FOLDER/state/            what `Distillation.restore` reads: the last save of an unfinished graduation
-    FOLDER/stable/           the save before the decay: a longer graduation goes on from here
+    FOLDER/graduation.json   progress, learning curve and outcome; its modification time is the heartbeat
+    FOLDER/state/            the last checkpoint of an unfinished graduation (`Distillation.restore`)
+    FOLDER/stable/           the checkpoint before the decay: a longer graduation continues from here
     FOLDER/student/          the graduated student
 """
 
@@ -26,7 +26,7 @@ from spaces.study.spec import Device
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 _FILE = "graduation.json"
 FORMAT = 1
-"""Of the file; one without a format number is from before there were any, and reads as this."""
+"""Format number of the file; a file without one was written before format numbers, and is read as format 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,59 +34,62 @@ class GraduationTask:
     """One student's graduation."""
 
     name: str
-    """Of its trial."""
+    """Name of its trial."""
     spec: StudentSpec
     """The student."""
     recipe: RecipeSpec
     """How it is distilled."""
     seed: int
-    """Of its trial: batches go on where the trial ended."""
+    """Seed of its trial: batches continue where the trial ended."""
     checkpoint: Path
-    """Where its trial ended."""
+    """The last checkpoint of its trial."""
     folder: Path
-    """Where its state and result go."""
+    """Folder of its state and result."""
     weight: float
     """Its share of the time, relative to the other students of its group."""
     tokens_per_s: float
-    """Speed of its trial, until its own is known."""
+    """Training speed of its trial, until its own is measured."""
     max_tokens: int | None
-    """Most training tokens, its trial's included; None: bounded by time."""
+    """Most training tokens, including those of its trial; None: limited by time."""
     document: Mapping[str, Any]
-    """What its student.json says beside the spec."""
+    """Entries of its student.json beside the spec."""
     memory_gib: float | None
-    """What it may take beyond what its worker holds already; None: no limit."""
+    """Memory that it may allocate beyond what its worker holds already; None: no limit."""
     heartbeat_limit_s: float
     """Seconds without a heartbeat after which it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraduationJob:
-    """What all workers know."""
+    """A training job, as every worker gets it."""
 
     groups: tuple[tuple[GraduationTask, ...], ...]
     """The students of every group, in order."""
     workers_per_student: int
     """Workers of a group."""
     seconds: float | None
-    """From the job's submission until the last student ends; None: bounded by tokens."""
+    """Seconds from the job's submission until the last student ends; None: limited by tokens."""
     folder: Path
-    """Where driver and workers of this job meet; deleted with it."""
+    """Folder of files that driver and workers of this job exchange; deleted at its end."""
     tokenizer_json: str
-    """Of every student."""
+    """The tokenizer of every student."""
     device: Device
     """What the students are trained on."""
 
     @property
     def stop_file(self) -> Path:
-        """Once this exists, workers save and end."""
+        """File that tells workers to save and end, once it exists."""
         return self.folder / "stop"
 
     def write_seconds_left(self, seconds: float) -> None:
-        """By the driver, again and again while workers start: clocks of nodes differ, durations do not."""
+        """Writes the seconds until the last student must end.
+
+        The driver calls it repeatedly while workers start, because the clocks of nodes differ.
+        """
         write_json(self.folder / "seconds-left.json", {"seconds": seconds}, durable=False)
 
     def seconds_left(self) -> float | None:
-        """Seconds until the last student must end, as the driver has just written it; None: bounded by tokens."""
+        """Seconds until the last student must end, as the driver wrote it last; None: limited by tokens."""
         if self.seconds is None:
             return None
         document = read_json(self.folder / "seconds-left.json")
@@ -95,64 +98,70 @@ class GraduationJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerProcess:
-    """Where a worker of a job runs, so that the driver can end it when it hangs: `worker-RANK.json`."""
+    """The process of a worker, `worker-RANK.json`, so that the driver can kill it if it hangs."""
 
     node_id: str
     """Ray's id of its node."""
     pid: int
-    """Its process there."""
+    """Its process id on that node."""
 
     @classmethod
     def read(cls, folder: Path, rank: int) -> WorkerProcess | None:
-        """Of the worker of this rank in the job's folder; None before it has begun."""
+        """The process of the worker of this rank, from the job's folder; None before it has started."""
         document = read_json(folder / f"worker-{rank}.json")
         return None if document is None else cls(**document)
 
     def write(self, folder: Path, rank: int) -> None:
-        """By the worker itself."""
+        """Writes the file into the job's folder; called by the worker itself."""
         write_json(folder / f"worker-{rank}.json", {"node_id": self.node_id, "pid": self.pid}, durable=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraduationState:
-    """How far a student's graduation is: `graduation.json`."""
+    """Progress of a student's graduation: `graduation.json`."""
 
     status: str = UNFINISHED
     """`unfinished`, `done` or `failed`."""
     outcome: Outcome | None = None
-    """Why it failed, or why it is unfinished; None if there is nothing to say."""
+    """Why it failed or is unfinished; None if neither is known."""
     start_tokens: int = 0
-    """Tokens of its trial."""
+    """Training tokens at the end of its trial."""
     decay: tuple[int, int] | None = None
-    """Tokens between which the learning rate falls; None before."""
+    """Training tokens at which the decay begins and ends; None before it begins."""
     seconds: float = 0.0
-    """Spent on it, evaluation included."""
+    """Time spent on it, including evaluation."""
     curve: tuple[RungRecord, ...] = field(default=())
-    """Evaluations, by rising tokens."""
+    """Evaluations, by rising training tokens."""
     n_deaths: int = 0
-    """How often its worker ended under it since it last saved."""
+    """Deaths of its worker since its last checkpoint."""
     limits: tuple[float | None, float] | None = None
-    """The `memory_gib` and `heartbeat_limit_s` under which it failed by itself; None if it did not."""
+    """The `memory_gib` and `heartbeat_limit_s` of the task that failed; None if it did not, or if its workers died."""
 
     @property
     def n_tokens(self) -> int:
-        """Tokens at the last evaluation, its trial's included."""
+        """Training tokens at the last evaluation, including those of its trial."""
         return self.curve[-1].n_tokens if self.curve else self.start_tokens
 
     def begun(self) -> GraduationState:
-        """As it is when training goes on: of a finished graduation the decay is undone, the curve up to it stays."""
+        """The state when training continues: a finished graduation goes back to before its decay."""
         if self.status != DONE:
             return replace(self, status=UNFINISHED, outcome=None, limits=None)
         n_tokens = self.start_tokens if self.decay is None else self.decay[0]
         curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
         return replace(self, status=UNFINISHED, outcome=None, decay=None, curve=curve)
 
+    def rewound(self, n_tokens: int) -> GraduationState:
+        """The state as it was after `n_tokens` training tokens, for a checkpoint older than the last evaluation."""
+        curve = tuple(rung for rung in self.curve if rung.n_tokens <= n_tokens)
+        decay = None if self.decay is None or n_tokens < self.decay[0] else self.decay
+        return replace(self, decay=decay, curve=curve)
+
     def failed(self, outcome: Outcome, task: GraduationTask) -> GraduationState:
-        """After what it did itself."""
+        """The state after a failure that the student caused."""
         return replace(self, status=FAILED, outcome=outcome, limits=(task.memory_gib, task.heartbeat_limit_s))
 
     def may_try_again(self, task: GraduationTask) -> bool:
-        """Whether it failed at a limit that the task has raised."""
+        """Whether it failed at a limit that is higher in this task."""
         if self.limits is None or self.outcome is None:
             return False
         memory_gib, heartbeat_limit_s = self.limits
@@ -161,7 +170,7 @@ class GraduationState:
         return self.outcome.kind is OutcomeKind.HUNG and task.heartbeat_limit_s > heartbeat_limit_s
 
     def died(self, outcome: Outcome) -> GraduationState:
-        """After its worker ended under it; failed if that happens again and again without a save between."""
+        """The state after its worker died: failed after `MOST_TRIES` deaths without a checkpoint between them."""
         n_deaths = self.n_deaths + 1
         if n_deaths < MOST_TRIES.get(outcome.kind, MOST_TRIES[OutcomeKind.WORKER_DIED]):
             return replace(self, n_deaths=n_deaths)
@@ -169,9 +178,9 @@ class GraduationState:
 
     @classmethod
     def read(cls, folder: Path) -> GraduationState | None:
-        """The state of a student's folder; None if its graduation never began.
+        """The state in a student's folder; None if its graduation never began.
 
-        Raises ValueError for one that another version wrote and that cannot be read (`spaces.stored`).
+        Raises ValueError if another version wrote it in a format that cannot be read (`spaces.stored`).
         """
         document = read_json(folder / _FILE)
         if document is None:
@@ -184,7 +193,7 @@ class GraduationState:
         return cls(**{**known, **pairs, "curve": curve, "outcome": outcome})
 
     def write(self, folder: Path) -> None:
-        """Replace the state of a student's folder."""
+        """Replaces the state in a student's folder."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
         outcome = None if self.outcome is None else self.outcome.to_json()
         document |= {KEY: FORMAT, "outcome": outcome, "curve": [rung.to_json() for rung in self.curve]}
@@ -192,12 +201,12 @@ class GraduationState:
 
 
 def touch_heartbeat(folder: Path) -> None:
-    """A heartbeat of a student whose state is written: its workers still work."""
+    """Records a heartbeat in a student's folder, whose state must have been written."""
     (folder / _FILE).touch()
 
 
 def last_heartbeat(folder: Path) -> int | None:
-    """What is another value after every heartbeat of a student's workers; None before the first."""
+    """Time of the last heartbeat in ns by the file system's clock, to be compared for change; None before the first."""
     try:
         return (folder / _FILE).stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graduation inside Ray Train: what every worker does. Its answers are files (`search.graduation.state`).
+"""The training function of graduation's Ray Train workers, which report through files (`search.graduation.state`).
 
-Workers form groups; the workers of a group train one student together, each on its share of every batch, and
-groups take their students in turn. The first worker of a group decides, evaluates and writes.
+Workers form groups. The workers of a group train one student at a time, data-parallel: each computes its share of every
+batch. The first worker of a group makes the decisions, evaluates, and writes the files.
 """
 
 from __future__ import annotations
@@ -27,47 +27,48 @@ from search.graduation.state import DONE, GraduationJob, GraduationState, Gradua
 from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
 from search.storage.disk_space import is_disk_full
+from search.storage.error_files import append_error
 from search.workers.failure import failure_of
 from search.workers.memory_limit import is_out_of_memory, limited_memory
 from trainers.distil.checkpoint import save_student
-from trainers.distil.loop import Distillation, DistillationData, NotFiniteError, Progress
+from trainers.distil.loop import Distillation, DistillationData, LostCheckpointError, NotFiniteError, Progress
 from trainers.distil.replicas import Replica
 from trainers.modules.build import build
 from trainers.modules.device import CPU
 from trainers.modules.freed_memory import return_freed_memory
 
 SAVE_EVERY_S = 30.0
-TIDY_EVERY_S = 10.0  # batches of ever other sizes leave holes in the heap: half a gigabyte in half a minute
+FREE_MEMORY_EVERY_S = 10.0  # batches of varying sizes fragment the heap: half a gigabyte in half a minute
 EVALUATE_EVERY_S = 120.0  # an evaluation costs seconds: short graduations have one, at their end
 
 
 class WorkerError(RuntimeError):
-    """An exception in a worker's training, as an outcome."""
+    """An exception in a worker, as an outcome that can be pickled."""
 
     def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome)  # what an exception is made of again after it has travelled
+        super().__init__(outcome)  # pickle makes the exception from `args`
         self.outcome = outcome
-        """What happened."""
+        """The outcome of the exception."""
 
 
 def graduate_students(config: Mapping[str, Any]) -> None:
-    """Ray Train's function of every worker; `config` holds the `job` and a reference to the `data`.
+    """Ray Train's `train_loop_per_worker`; `config` holds the `job` and a Ray reference to the `data`.
 
-    Raises WorkerError for any exception, so that whoever sees another error knows that the process died.
+    Raises WorkerError for any exception, so that any other error in the driver means that the process died.
     """
     job: GraduationJob = config["job"]
     rank = ray.train.get_context().get_world_rank()
     try:
         WorkerProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid()).write(job.folder, rank)
         torch.set_num_threads(1)
-        replica, number = _place(rank, job)
+        replica, number = _replica_of(rank, job)
         if number < len(job.groups):
-            _graduate_in_turn(job, job.groups[number], ray.get(config["data"]), replica)
+            _graduate_one_by_one(job, job.groups[number], ray.get(config["data"]), replica)
     except Exception as error:
         raise WorkerError(failure_of(error)) from error
 
 
-def _graduate_in_turn(
+def _graduate_one_by_one(
     job: GraduationJob, tasks: Sequence[GraduationTask], data: DistillationData, replica: Replica
 ) -> None:
     seconds = job.seconds_left()
@@ -83,8 +84,11 @@ def _graduate_in_turn(
         return_freed_memory()
 
 
-def _place(rank: int, job: GraduationJob) -> tuple[Replica, int]:
-    """A worker's place in its group, and the group's number. Every worker must make every group, in the same order."""
+def _replica_of(rank: int, job: GraduationJob) -> tuple[Replica, int]:
+    """A worker's replica in its group, and the group's number.
+
+    torch.distributed requires that every worker makes every group, in the same order.
+    """
     n = job.workers_per_student
     if n == 1:
         return Replica(rank=0, n_replicas=1, group=None), rank
@@ -108,18 +112,19 @@ class Graduation:
         self._slice_s, self._tokenizer_json = slice_s, job.tokenizer_json
         self._device = torch.device(job.device)
         self._state = (GraduationState.read(task.folder) or GraduationState()).begun()
-        self._start = self._saved = self._evaluated = self._counted = self._tidied = time.monotonic()
+        self._start = self._saved = self._evaluated = self._counted = self._freed = time.monotonic()
         self._leads = replica.rank == 0
         self._speed = task.tokens_per_s
         self._losses: list[float] = []
         self._failure: Outcome | None = None
 
     def run(self, stop_file: Path) -> None:
-        """Train until the limits, a failure or the stop file; whatever comes first is written down.
+        """Trains until the limits, a failure or the stop file, and writes the state.
 
-        What fails in one worker of several ends them all, for the others wait for it in the middle of a step; then the
-        driver counts a death. A loss that is not finite is seen by all of them, and the one that may not have more
-        memory says so. A full disk is not the student's fault: graduation ends, and goes on from the last save.
+        With several workers, an exception in one is raised, because the others wait for it in a collective operation;
+        the job then ends, and the driver counts a death. Exceptions are a loss that is not finite, which all workers
+        see, and a lack of memory, which the worker writes into the state itself. If the disk is full the error is
+        raised: the student did not cause it, and its graduation continues from the last checkpoint.
         """
         memory_gib = self._task.memory_gib
         try:
@@ -135,7 +140,7 @@ class Graduation:
             if self._replica.n_replicas == 1 or isinstance(error, NotFiniteError):
                 self._fail(outcome)
                 return
-            if is_out_of_memory(error):  # of this worker, which need not be the one that writes
+            if is_out_of_memory(error):  # in this worker, which need not be the one that writes
                 state = GraduationState.read(self._task.folder) or self._state
                 state.failed(outcome, self._task).write(self._task.folder)
             raise
@@ -151,8 +156,7 @@ class Graduation:
             sparsity=0.0 if spec.encoder is None else spec.encoder.sparsity,
             replica=self._replica,
         )
-        sources = (folder / "state", folder / "stable", task.checkpoint)
-        self._distillation.restore(next(source for source in sources if source.is_dir()))
+        self._restore((folder / "state", folder / "stable", task.checkpoint))
         if not self._state.start_tokens:
             self._state = replace(self._state, start_tokens=self._distillation.n_tokens)
         if self._state.decay is not None and self._distillation.decay is None:
@@ -160,10 +164,36 @@ class Graduation:
         self._write()
         return_freed_memory()
 
+    def _restore(self, checkpoints: Sequence[Path]) -> None:
+        """Continues from the first of the checkpoints that exists and is whole.
+
+        One that a power failure cut off is named in the trial's file of errors, and what the graduation had measured
+        beyond the checkpoint that is used is measured again. Raises LostCheckpointError if no checkpoint is whole.
+        """
+        lost: list[str] = []
+        for checkpoint in checkpoints:
+            if not checkpoint.is_dir():
+                continue
+            try:
+                self._distillation.restore(checkpoint)
+            except LostCheckpointError as error:
+                lost.append(str(error))
+                continue
+            if lost:
+                self._state = self._state.rewound(self._distillation.n_tokens)
+                self._append_error(f"continued from {checkpoint}, because a later save is lost: {'; '.join(lost)}")
+            return
+        missing = f"no checkpoint in {', '.join(map(str, checkpoints))}"
+        raise LostCheckpointError("; ".join(lost) or missing)
+
+    def _append_error(self, line: str) -> None:
+        if self._leads:
+            append_error(self._task.folder.parents[1], self._task.name, line)
+
     def _train(self, stop_file: Path) -> bool:
-        """Whether the graduation came to its end; False if it was stopped or its fidelity is not finite."""
+        """Trains until the graduation is complete; False if it was stopped or its fidelity is not finite."""
         while True:
-            decision = self._agree(None if self._failure or stop_file.exists() else self._decide())
+            decision = self._broadcast_decision(None if self._failure or stop_file.exists() else self._decide())
             match decision:
                 case None:
                     if self._failure:
@@ -183,12 +213,12 @@ class Graduation:
                         shutil.rmtree(self._task.folder / "state", ignore_errors=True)
                     self._distillation.begin_decay(self._distillation.n_tokens, to_tokens)
                 case Advance(to_tokens):
-                    self._note(self._distillation.advance(to_tokens))
+                    self._record_progress(self._distillation.advance(to_tokens))
                     if self._leads:
                         touch_heartbeat(self._task.folder)
-                    if time.monotonic() - self._tidied > TIDY_EVERY_S:
+                    if time.monotonic() - self._freed > FREE_MEMORY_EVERY_S:
                         return_freed_memory()
-                        self._tidied = time.monotonic()
+                        self._freed = time.monotonic()
                     if time.monotonic() - self._saved > SAVE_EVERY_S:
                         self._save("state")
                     if time.monotonic() - self._evaluated > EVALUATE_EVERY_S:
@@ -214,11 +244,11 @@ class Graduation:
         )
 
     def _seconds_to_finish(self) -> float:
-        """For the last evaluation (a forward pass costs less than half a training step) and the student's folder."""
+        """Estimated seconds for saving and the last evaluation: a forward pass takes less than half a training step."""
         return 2.0 + len(self._data.held_out_token_ids) / (2.0 * self._speed)
 
-    def _agree(self, decision: Decision | None) -> Decision | None:
-        """The group's first worker's decision: clocks differ."""
+    def _broadcast_decision(self, decision: Decision | None) -> Decision | None:
+        """The decision of the group's first worker, broadcast to all: their clocks differ, so their decisions might."""
         if self._replica.n_replicas == 1:
             return decision
         codes: dict[type, int] = {type(None): 0, Finish: 1, Decay: 2, Advance: 3}
@@ -229,16 +259,16 @@ class Graduation:
         code, to_tokens = message.tolist()
         return (None, Finish(), Decay(to_tokens), Advance(to_tokens))[code]
 
-    def _note(self, progress: Progress) -> None:
+    def _record_progress(self, progress: Progress) -> None:
         if progress.seconds > 0.2:
             self._speed = progress.tokens_per_s
         self._losses.append(progress.loss)
 
     def _evaluate(self) -> None:
-        """The leader evaluates; what is not finite fails the student at the next decision, which all workers share."""
+        """Evaluates in the first worker; a result that is not finite fails the student at the next decision."""
         if self._leads:
             try:
-                rung = self._rung()
+                rung = self._measure_rung()
             except NotFiniteError as error:
                 self._failure = failure_of(error)
             else:
@@ -249,7 +279,7 @@ class Graduation:
         return_freed_memory()
         self._evaluated = time.monotonic()
 
-    def _rung(self) -> RungRecord:
+    def _measure_rung(self) -> RungRecord:
         fidelity = self._distillation.evaluate()
         if not fidelity.is_finite:
             raise NotFiniteError(f"the fidelity after {self._distillation.n_tokens:,} tokens is {fidelity}")
@@ -270,9 +300,9 @@ class Graduation:
         self._saved = time.monotonic()
 
     def _finish(self) -> None:
-        """Evaluates and saves the student, unless one that has seen as many tokens is there.
+        """Evaluates and saves the student, unless a saved one has at least as many training tokens.
 
-        That is one which this graduation was to extend and had no time for, or which was saved just before a kill.
+        There is one if the time was too short to extend it, or if the worker was killed just after saving it.
         """
         if not self._leads:
             return

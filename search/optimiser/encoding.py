@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points of a search space as rows of numbers from 0 to 1, and new points near and far from old ones.
+"""Encodes points of a search space as vectors with entries from 0 to 1, and generates random and mutated points.
 
-A coordinate is one number per dimension: for a range the share of it (of its logarithm, where the range is
-logarithmic), for a choice the middle of its option's equal part, NaN where a dimension is not active. Columns are what
-distances are taken of: a range has one, in which an inactive dimension lies in the middle; a choice has one for each
-option, so that two options differ by 1 and an inactive dimension from each of them by less.
+Coordinates have one entry per dimension: for a range the position in it (in its logarithm, if the range is
+logarithmic); for a choice of n options the middle of the option's interval of width 1 / n; NaN where a dimension is not
+active. Columns are the features between which kernels measure distances: a range has one, which is 0.5 if inactive; a
+choice has one for each option (one-hot, scaled so that two options have distance 1), all 0 if inactive.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from optuna.distributions import (
 Array = npt.NDArray[np.float64]
 Indexes = npt.NDArray[np.intp]
 
-MOST_KNOWN = 10_000  # points whose coordinates are remembered
-NEAR_DEVIATIONS = (0.03, 0.1, 0.3)  # of a mutation, in shares of a range; which one is drawn by point
+MOST_KNOWN = 10_000  # points in the cache of coordinates
+MUTATION_DEVIATIONS = (0.03, 0.1, 0.3)  # standard deviations of a mutation, as shares of a range; drawn for each child
 
 
 class UnitCube:
@@ -45,9 +45,9 @@ class UnitCube:
         self._known: dict[tuple[tuple[str, Any], ...], Array] = {}
 
     def coordinates(self, point: Mapping[str, Any]) -> Array:
-        """Of a possibly partial point (dimensions); other names of it do not matter, values outside are moved in.
+        """Coordinates (dimensions) of a point, NaN where it has no value; other names are ignored, values clipped.
 
-        Read-only, and remembered: whoever looks at a study asks for the same points again and again.
+        The array is read-only and cached, because the same points are encoded repeatedly.
         """
         key = tuple(point.items())
         if key not in self._known:
@@ -64,25 +64,25 @@ class UnitCube:
         return self._known[key]
 
     def point(self, coordinates: Sequence[float] | Array) -> dict[str, Any]:
-        """The point of coordinates (dimensions) without those that are NaN."""
+        """The point of these coordinates (dimensions), without the dimensions that are NaN."""
         return {
             name: _value(distribution, float(coordinate))
             for name, distribution, coordinate in zip(self.names, self._distributions, coordinates, strict=True)
             if not math.isnan(coordinate)
         }
 
-    def snapped(self, coordinates: Array) -> Array:
-        """Coordinates of the points (n x dimensions) that given ones, none of them NaN, stand for."""
+    def rounded(self, coordinates: Array) -> Array:
+        """Coordinates (n x dimensions, none NaN) rounded to those of the nearest values that the dimensions have."""
         found = coordinates.copy()
         for i, distribution in enumerate(self._distributions):
-            marks = _marks(distribution)
-            if marks is not None:
-                coordinates_of_values, edges = marks
+            discrete = _discrete_coordinates(distribution)
+            if discrete is not None:
+                coordinates_of_values, edges = discrete
                 found[:, i] = coordinates_of_values[np.searchsorted(edges, coordinates[:, i])]
         return found
 
     def columns(self, coordinates: Array) -> Array:
-        """What distances are taken of (n x columns), from coordinates (n x dimensions)."""
+        """Features (n x columns) from coordinates (n x dimensions)."""
         found = []
         for i, distribution in enumerate(self._distributions):
             column = coordinates[:, i]
@@ -95,14 +95,14 @@ class UnitCube:
         return np.stack(found, axis=1)
 
     def random(self, generator: np.random.Generator, n: int) -> Array:
-        """Coordinates of points (n x dimensions) with every dimension active."""
+        """Coordinates of random points (n x dimensions) with every dimension active."""
         return generator.random((n, len(self.names)))
 
-    def near(self, generator: np.random.Generator, parents: Array, n: int) -> Array:
-        """Coordinates of children (n x dimensions) of parents (m x dimensions).
+    def mutated(self, generator: np.random.Generator, parents: Array, n: int) -> Array:
+        """Coordinates of children (n x dimensions) of parents (m x dimensions), by crossover and mutation.
 
-        A child takes the dimensions of one parent, or for one in four of two. Of these one or a few change: a range by
-        a step, a choice to any option. What was not active becomes random.
+        Three of four children copy one parent, the others cross two. Then one or a few dimensions mutate: a range by a
+        normal step, a choice to a random option. Dimensions that were not active become random.
         """
         n_dimensions = len(self.names)
         children = parents[generator.integers(len(parents), size=n)]
@@ -112,7 +112,7 @@ class UnitCube:
         rate = generator.choice([1.0, 2.0, 4.0], size=n)[:, None] / n_dimensions
         changed = generator.random((n, n_dimensions)) < rate
         changed[np.arange(n), generator.integers(n_dimensions, size=n)] = True
-        deviation = generator.choice(NEAR_DEVIATIONS, size=n)[:, None]
+        deviation = generator.choice(MUTATION_DEVIATIONS, size=n)[:, None]
         stepped = _reflect(children + deviation * generator.standard_normal((n, n_dimensions)))
         anywhere = generator.random((n, n_dimensions))
         is_choice = np.array([isinstance(each, CategoricalDistribution) for each in self._distributions])
@@ -121,26 +121,26 @@ class UnitCube:
 
 
 class ModelInputs:
-    """What the model takes distances of: the columns of a point in a cube, and its cost as one more.
+    """Features of the model: the columns of a point in a cube, and its scaled cost as one more.
 
-    Depth, width and units make a student large together, and what a point decides mostly follows from that; no
-    dimension alone says it. The cost does, and is known of every point before anything is trained.
+    The error depends mostly on a student's size, which follows from depth, width and units together, not from one
+    dimension. The cost measures the size, and is known for every point before training.
     """
 
     def __init__(self, cube: UnitCube, coordinates: Array, costs: Array) -> None:
-        """Of random points (n x dimensions) and their costs (n), which tell the range; n may be 0."""
+        """Scales costs by the range of `costs` (n), those of random points (n x dimensions); n may be 0."""
         self.cube = cube
-        """Whose points they are of."""
+        """The cube of the points."""
         self._low, high = (float(np.min(costs)), float(np.max(costs))) if len(costs) else (0.0, 0.0)
         self._range = high - self._low or 1.0
         self.groups = np.append(cube.groups, len(cube.names))
         """The dimension that each column belongs to; the cost is one more."""
         self.random_columns = self.columns(coordinates, costs)
-        """Of the random points."""
+        """Features of the random points (n x columns)."""
         self.random_costs = costs
 
     def columns(self, coordinates: Array, costs: Array) -> Array:
-        """Of points (n x dimensions) and costs (n): n x columns; a cost that is not known (NaN) is a middling one."""
+        """Features (n x columns) from coordinates (n x dimensions) and costs (n); an unknown cost (NaN) becomes 0.5."""
         shares = (np.asarray(costs) - self._low) / self._range
         rows = np.asarray(coordinates).reshape(-1, len(self.cube.names))
         return np.column_stack([self.cube.columns(rows), np.where(np.isnan(shares), 0.5, shares)])
@@ -174,8 +174,8 @@ def _value(distribution: BaseDistribution, coordinate: float) -> Any:
 
 
 @lru_cache(maxsize=1000)
-def _marks(distribution: BaseDistribution) -> tuple[Array, Array] | None:
-    """Coordinates of the values (n) and of where one value ends (n - 1); None for a continuous range."""
+def _discrete_coordinates(distribution: BaseDistribution) -> tuple[Array, Array] | None:
+    """Coordinates of the values (n) and of the boundaries between them (n - 1); None for a continuous range."""
     if isinstance(distribution, CategoricalDistribution):
         n = len(distribution.choices)
         return (np.arange(n) + 0.5) / n, np.arange(1, n) / n
@@ -190,7 +190,7 @@ def _marks(distribution: BaseDistribution) -> tuple[Array, Array] | None:
 
 
 def _limits(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """Ends of the range, half a step further out for integers so that all of them are equally likely."""
+    """Ends of the range, or of its logarithm; half a step further out, so that all steps are equally likely."""
     low, high = float(distribution.low), float(distribution.high)
     if distribution.step is not None:
         low, high = low - 0.5 * distribution.step, high + 0.5 * distribution.step
@@ -198,6 +198,6 @@ def _limits(distribution: FloatDistribution | IntDistribution) -> tuple[float, f
 
 
 def _reflect(values: Array) -> Array:
-    """Values beyond 0 or 1 come back from it."""
+    """Values outside 0 to 1 are reflected at the boundary."""
     values = np.abs(values)
     return np.asarray(np.clip(np.where(values > 1.0, 2.0 - values, values), 0.0, 1.0))

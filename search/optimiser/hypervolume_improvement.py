@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a student of known cost can be expected to add to the front, in closed form.
+"""Expected hypervolume improvement of a point with known cost and log-normal error, in closed form.
 
-Both objectives are minimised. Cost is known, the logarithm of the error is normally distributed. A student of cost c
-and error y adds to the dominated area, up to the reference,
+Both objectives are minimised. The cost is known, the logarithm of the error is normally distributed. A point with cost
+c and error y adds to the dominated area, up to the reference point,
 
     integral over t from c to the reference's cost of max(0, best(t) - y)
 
 where best(t) is the least error on the front at a cost of at most t, a step function. Its expectation is a sum over
-steps, width x E[max(0, height - Y)], and that is Black and Scholes's price of a put option. Where hypervolume is
-measured over log2 of the error, heights are logarithms, normal ones at that, and the expectation is the expected
-improvement of Jones et al. (1998). No sampling, no approximation.
+steps, width x E[max(0, height - Y)], each the price of a put option by the formula of Black and Scholes (1973). If
+hypervolume is measured over log2 of the error, the logarithm of Y is normal, and the expectation is the expected
+improvement of Jones et al. (1998).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class ParetoFront:
-    """The least error known at no more than each cost, up to a reference point.
+    """The front as a step function: the least error at each cost or below, up to a reference point.
 
     Step k reaches from `starts[k]` to `starts[k + 1]`, the last one to `cost_limit`; the first starts at minus infinity
     and has the height `error_limit`.
@@ -40,7 +40,7 @@ class ParetoFront:
     heights: Array
     """Least errors (steps), falling; the first is `error_limit`."""
     owners: tuple[int, ...]
-    """Index of the point that makes each step after the first."""
+    """Index of the point at which each step after the first begins."""
     cost_limit: float
     """The reference's cost."""
     error_limit: float
@@ -52,7 +52,7 @@ class ParetoFront:
     def of(
         cls, points: Sequence[tuple[float, float]], reference: tuple[float, float], *, log2_error: bool = False
     ) -> ParetoFront:
-        """The front of points (cost, error); those beyond the reference do not matter.
+        """The front of points (cost, error); those beyond the reference are ignored.
 
         Raises ValueError if the reference is not finite.
         """
@@ -66,11 +66,11 @@ class ParetoFront:
         return cls(starts, heights, owners, cost_limit, error_limit, log2_error)
 
     def step(self, cost: float) -> int:
-        """The step that a cost lies on; 0 if no point is as cheap."""
+        """Index of the step at a cost; 0 if all points cost more."""
         return int(np.searchsorted(self.starts, cost, side="right")) - 1
 
     def expected_improvement(self, costs: Array, means: Array, deviations: Array) -> Array:
-        """Expected added area (n) of students of `costs` (n) whose log error has `means` and `deviations` (n)."""
+        """Expected improvement (n) by points of `costs` (n) whose log errors have `means` and `deviations` (n)."""
         ends = np.append(self.starts[1:], self.cost_limit)
         widths = np.maximum(0.0, ends - np.maximum(self.starts, costs[:, None]))  # n x steps
         expected = _expected_log2_gain if self.log2_error else _expected_gain

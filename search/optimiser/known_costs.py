@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Costs of points, which a problem knows before anything is trained, each computed once."""
+"""Cache of the costs of points, which a problem can compute before training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from search.optimiser.problem import Problem
 Array = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
-N_RANDOM = 256  # random points that the range of costs and the reference point are taken from
-MOST_KNOWN = 10_000  # costs that are remembered
+N_RANDOM = 256  # random points from which the range of costs and the reference point are estimated
+MOST_KNOWN = 10_000  # costs in the cache
 
 
 class KnownCosts:
-    """The costs of one problem."""
+    """Computes and caches the costs of one problem."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -27,27 +27,30 @@ class KnownCosts:
         self._inputs: dict[tuple[str, ...], ModelInputs] = {}
 
     def of(self, cube: UnitCube, coordinates: Array) -> tuple[Array, Array]:
-        """Costs (n) of points (n x dimensions, none NaN), NaN for none; and their coordinates, NaN if not active."""
-        snapped = cube.snapped(coordinates)
+        """Costs (n) of points (n x dimensions, none NaN), NaN where a point has no cost; and their rounded coordinates.
+
+        Coordinates of dimensions that are not active become NaN.
+        """
+        rounded = cube.rounded(coordinates)
         decides = np.array([self._problem.decides(name) for name in cube.names], bool)
-        keys = np.where(decides, snapped, snapped > 0.0)
+        keys = np.where(decides, rounded, rounded > 0.0)
         known = self._known.setdefault(cube.names, {})
         if len(known) > MOST_KNOWN:
             known.clear()
-        costs = np.full(len(snapped), math.nan)
+        costs = np.full(len(rounded), math.nan)
         for i, key in enumerate(map(np.ndarray.tobytes, keys)):
             if key not in known:
-                point = self._problem.active(cube.point(snapped[i]))
+                point = self._problem.active(cube.point(rounded[i]))
                 cost = self._problem.cost(point)
                 known[key] = None if cost is None else (cost, np.array([name in point for name in cube.names]))
             found = known[key]
             if found is not None:
                 costs[i] = found[0]
-                snapped[i, ~found[1]] = math.nan
-        return costs, snapped
+                rounded[i, ~found[1]] = math.nan
+        return costs, rounded
 
     def inputs(self, cube: UnitCube) -> ModelInputs:
-        """The model's inputs for points of a cube; the same value for the same dimensions."""
+        """The model's features for points of a cube; cached by the names of the dimensions."""
         if cube.names not in self._inputs:
             costs, coordinates = self.of(cube, cube.random(np.random.default_rng(0), N_RANDOM))
             known = ~np.isnan(costs)

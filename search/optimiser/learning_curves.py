@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Gaussian process over all learning curves of a study, finished or not.
+"""A Gaussian process model of all learning curves of a study, complete or not.
 
 The log error of trial i with point x, when a share u of the (logarithmic) budget remains, is the sum of
 
     level             constant, the same for all trials
-    drift(u)          what all trials still have to learn: a random walk in u that is 0 where u = 0
-    point(x)          Matern 5/2, one length scale for each dimension: what the point decides of the final error
-    shape(x, u)       the same kernel times a random walk in u: points that learn more slowly than others
-    offset            of each trial: what the point does not explain of its final error
-    walk(u)           of each trial: a random walk
+    drift(u)          the improvement that is common to all trials: a random walk in u that is 0 at u = 0
+    point(x)          Matern 5/2, one length scale for each dimension: the final error as a function of the point
+    shape(x, u)       the same kernel times a random walk in u: improvement that depends on the point
+    offset            for each trial: the deviation of its final error from the function of the point
+    walk(u)           for each trial: a random walk
 
-All walks are 0 when nothing remains, so the final error is level + point(x) + offset. A finished trial tells it
-exactly; a pruned or running one tells it as well as its rung predicts it, which is learnt from the finished ones. No
-parametric form of a curve is assumed and no trial is left out. After the freeze-thaw model of Swersky, Snoek and Adams
+All walks are 0 at u = 0, so the final log error is level + point(x) + offset. A complete trial measures it; a pruned or
+running one is informative as far as its last rung predicts the final error, which is estimated from complete trials. No
+parametric form of curves is assumed, and all trials are used. After the freeze-thaw model of Swersky, Snoek and Adams
 (2014), with random walks in place of exponentials.
 
 Hyperparameters maximise the posterior density, under the priors below, for values of unit variance.
@@ -31,40 +31,40 @@ from scipy.optimize import minimize
 Array = npt.NDArray[np.float64]
 Indexes = npt.NDArray[np.intp]
 
-LEVEL_VARIANCE = 9.0  # level and drift are nearly free: 3 standard deviations of the values
-NOISE_VARIANCE = 1e-5  # of a measurement; it keeps the factorisation stable
-LENGTH_SCALE, LENGTH_FREEDOM = 0.5, 4.0  # of the lengths' prior: few trials fit extremes best, many outweigh it
-LEAST_VARIANCE = 1e-10  # left of a posterior, whatever is rounded
-LEAST_OFFSET = 0.03  # of a trial's offset and walk: so a surprise is put down to the trial, not to its measurement
-MOST_FITTED = 320  # observations that the scales are fitted to: a fit takes n^3 operations many times
+LEVEL_VARIANCE = 9.0  # wide prior of level and drift: 3 standard deviations of the values
+NOISE_VARIANCE = 1e-5  # of a measurement; keeps the Cholesky factorisation stable
+LENGTH_SCALE, LENGTH_FREEDOM = 0.5, 4.0  # Student's t prior of log lengths: avoids extreme lengths while trials are few
+LEAST_VARIANCE = 1e-10  # lower bound of a posterior variance, against rounding
+LEAST_OFFSET = 0.03  # lower bound of offset and walk, so that deviations are attributed to the trial, not to noise
+MOST_FITTED = 320  # observations in a fit of the hyperparameters, each step of which takes n^3 operations
 _SQRT5 = np.sqrt(5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Learning curves as the model takes them."""
+    """Learning curves as arrays."""
 
     points: Array
-    """Trials x columns, each within 0 to 1."""
+    """Features of the points (trials x columns), each within 0 to 1."""
     groups: Indexes
-    """Columns: the dimension that each belongs to (the options of a choice share one)."""
+    """Dimension of each column (columns); the options of a choice share one."""
     trial: Indexes
-    """Observations: whose they are, a row of `points`."""
+    """Row of `points` for each observation (observations)."""
     remaining: Array
-    """Observations: the share of the budget that remained, 0 to 1."""
+    """Share of the budget that remained at each observation (observations), 0 to 1."""
     log_errors: Array
-    """Observations: what was measured."""
+    """Measured log errors (observations)."""
 
-    def n_first_of(self, other: Curves) -> int:
-        """How many observations, from the first on, are at the same places in both."""
+    def n_common_first(self, other: Curves) -> int:
+        """Number of leading observations with the same trial, point and remaining share in both."""
         n = min(len(self.trial), len(other.trial))
         same = self.remaining[:n] == other.remaining[:n]
         same &= np.all(self.points[self.trial[:n]] == other.points[other.trial[:n]], axis=1)
         same &= self.trial[:n] == other.trial[:n]
         return n if bool(same.all()) else int(np.argmin(same))
 
-    def ended(self, points: Array, trials: Sequence[int], log_errors: Sequence[float]) -> Curves:
-        """The same with more trials at `points`, and with final log errors of some `trials`, old or new."""
+    def with_final(self, points: Array, trials: Sequence[int], log_errors: Sequence[float]) -> Curves:
+        """These curves with more trials at `points`, and with final log errors for some `trials`, old or new."""
         return Curves(
             points=np.concatenate([self.points, points]),
             groups=self.groups,
@@ -79,7 +79,7 @@ class Scales:
     """Hyperparameters: length scales and standard deviations of the parts, for values of unit variance."""
 
     lengths: Array
-    """Dimensions."""
+    """Length scale of each dimension (dimensions)."""
     point: float
     """Standard deviation of `point`."""
     shape: float
@@ -91,53 +91,53 @@ class Scales:
 
     @classmethod
     def prior(cls, n_dimensions: int) -> Scales:
-        """The mode of the prior."""
+        """The hyperparameters at the mode of the prior."""
         return cls(np.full(n_dimensions, 0.5 * np.sqrt(n_dimensions)), 1.0, 0.5, 0.1, 0.25)
 
     @classmethod
     def of_logarithms(cls, values: Array) -> Scales:
-        """From the logarithms of the lengths, then of the four deviations."""
+        """The inverse of `logarithms`."""
         point, shape, offset, walk = np.exp(values[-4:])
         return cls(np.exp(values[:-4]), float(point), float(shape), float(offset), float(walk))
 
     def logarithms(self) -> Array:
-        """What `of_logarithms` takes."""
+        """Logarithms of the lengths, then of the four deviations (dimensions + 4)."""
         return np.log(np.array([*self.lengths, self.point, self.shape, self.offset, self.walk], np.float64))
 
 
 class CurveModel:
-    """The posterior given curves and scales."""
+    """The posterior of log errors given curves and hyperparameters."""
 
     def __init__(self, curves: Curves, scales: Scales, *, before: CurveModel | None = None) -> None:
-        """Takes n^3 / 3 operations for n observations.
+        """Factorises the covariance of n observations, in n^3 / 3 operations.
 
-        With `before`, another model of the very same scales, it takes n^2 for each observation after the first that
-        the other has not.
+        If `before` is a model with the same `scales` object, its Cholesky factor is extended: n^2 operations for each
+        observation after the leading ones that both have in common.
         """
         self._curves, self._scales = curves, scales
         self._centre, self._unit = _standard(curves.log_errors)
         values = (curves.log_errors - self._centre) / self._unit
         self._matern, _ = _matern(_distances(curves.points, curves.points, curves.groups, scales.lengths))
-        n_known = 0 if before is None or before._scales is not scales else curves.n_first_of(before._curves)
+        n_known = 0 if before is None or before._scales is not scales else curves.n_common_first(before._curves)
         known = np.empty((0, 0)) if before is None else before._factor[:n_known, :n_known]
         new = _covariance(curves, scales, self._matern, first=n_known)
         self._factor: Array = _extended(known, new)
         self._weights = cho_solve((self._factor, True), values, check_finite=False)
 
     def of_new(self, points: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of what points (n x columns) decide of a final log error.
+        """Mean and standard deviation (n each) of level + point(x) at points (n x columns), without a trial's offset.
 
-        That of a trial at such a point has the same mean, and deviates by `trial_noise` as well.
+        The final log error of a trial there has the same mean; its offset has the standard deviation `trial_noise`.
         """
         return self._posterior(self._shared_with_new(points), offset_variance=0.0)
 
     @property
     def trial_noise(self) -> float:
-        """Standard deviation of what a point does not decide of a trial's final log error."""
+        """Standard deviation of a trial's offset."""
         return self._unit * self._scales.offset
 
     def means_of_new(self, points: Array) -> Array:
-        """The means of `of_new`, for n operations each instead of n^2."""
+        """The means of `of_new`, in n operations each instead of n^2."""
         return self._means(self._shared_with_new(points))
 
     def of_trials(self) -> tuple[Array, Array]:
@@ -145,13 +145,11 @@ class CurveModel:
         return self._posterior(self._shared_with_trials(), offset_variance=self._scales.offset**2)
 
     def means_of_trials(self) -> Array:
-        """The means of `of_trials`, for n operations each instead of n^2."""
+        """The means of `of_trials`, in n operations each instead of n^2."""
         return self._means(self._shared_with_trials())
 
     def draws(self, points: Array, generator: np.random.Generator, n: int) -> Array:
-        """Draws (n x points) of what points (points x columns) decide of a final log error, all points at once.
-
-        So one draw is one function that the curves allow; what the points do not explain is left out.
+        """Joint posterior draws (n x points) of level + point(x) at points (points x columns); a draw is a function.
         """
         scales = self._scales
         within, _ = _matern(_distances(points, points, self._curves.groups, scales.lengths))
@@ -164,7 +162,7 @@ class CurveModel:
         return np.asarray(self._centre + self._unit * values)
 
     def leave_one_out(self) -> Array:
-        """Predictions of every trial's last log error from all other trials (trials)."""
+        """Predictions (trials) of every trial's last log error from all other trials."""
         inverse = cho_solve((self._factor, True), np.eye(len(self._weights)), check_finite=False)
         predicted = np.empty(len(self._curves.points))
         for i in range(len(predicted)):
@@ -175,13 +173,13 @@ class CurveModel:
         return predicted
 
     def _shared_with_new(self, points: Array) -> Array:
-        """Covariances of the observations with final log errors at points (observations x n)."""
+        """Covariances (observations x n) of the observations with final log errors at points."""
         curves, scales = self._curves, self._scales
         matern, _ = _matern(_distances(curves.points, points, curves.groups, scales.lengths))
         return np.asarray(LEVEL_VARIANCE + scales.point**2 * matern[curves.trial])
 
     def _shared_with_trials(self) -> Array:
-        """Covariances of the observations with the final log errors of all trials (observations x trials)."""
+        """Covariances (observations x trials) of the observations with the final log errors of all trials."""
         curves, scales = self._curves, self._scales
         shared = LEVEL_VARIANCE + scales.point**2 * self._matern[curves.trial]
         shared[np.arange(len(curves.trial)), curves.trial] += scales.offset**2
@@ -191,7 +189,7 @@ class CurveModel:
         return np.asarray(self._centre + self._unit * (shared.T @ self._weights))
 
     def _posterior(self, shared: Array, *, offset_variance: float) -> tuple[Array, Array]:
-        """From covariances (observations x n) of the observations with final log errors, or with a part of them."""
+        """Means and standard deviations (n each), from covariances (observations x n) with the predicted quantities."""
         explained = solve_triangular(self._factor, shared, lower=True, check_finite=False)
         before = LEVEL_VARIANCE + self._scales.point**2 + offset_variance
         variance = np.maximum(before - np.einsum("ij,ij->j", explained, explained), LEAST_VARIANCE)
@@ -199,8 +197,8 @@ class CurveModel:
 
 
 def fit_scales(curves: Curves) -> Scales:
-    """The most probable scales given curves; the same for the same curves."""
-    curves = _some(curves)
+    """The hyperparameters that maximise the posterior density, deterministically."""
+    curves = _subset(curves)
     start = Scales.prior(int(curves.groups.max()) + 1).logarithms()
     low, high = start - 4.0, start + 4.0
     low[[-2, -1]] = np.log(LEAST_OFFSET)
@@ -212,12 +210,14 @@ def fit_scales(curves: Curves) -> Scales:
         bounds=list(zip(low, high, strict=True)),
         options={"maxiter": 40, "maxfun": 60},
     )
-    return Scales.of_logarithms(np.round(np.asarray(found.x), 3))  # so that rounding errors elsewhere change nothing
+    return Scales.of_logarithms(np.round(np.asarray(found.x), 3))  # so that results do not depend on rounding errors
 
 
 def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float, Array]:
-    """Minus the log posterior density of scales, and its gradient; logarithms lie about `centre`, those of the lengths
-    as Student's t, those of the parts as a normal distribution."""
+    """Minus the log posterior density of hyperparameters, and its gradient, by their logarithms.
+
+    The prior is centred at `centre`: Student's t for the logarithms of the lengths, normal for the others.
+    """
     scales = Scales.of_logarithms(logarithms)
     centre_y, unit = _standard(curves.log_errors)
     values = (curves.log_errors - centre_y) / unit
@@ -248,7 +248,7 @@ def _objective(curves: Curves, logarithms: Array, centre: Array) -> tuple[float,
 
 
 def _extended(factor: Array, covariance: Array) -> Array:
-    """The lower Cholesky factor (n x n) of a matrix, from the one of its first rows and from its other rows."""
+    """The lower Cholesky factor (n x n) of a matrix, from the factor of its leading block and its other rows."""
     n_known, n = len(factor), len(factor) + len(covariance)
     if n_known == n:
         return factor
@@ -263,10 +263,10 @@ def _extended(factor: Array, covariance: Array) -> Array:
 
 
 def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0) -> Array:
-    """Of the observations from the `first` on with all of them, noise included."""
+    """Covariance, with noise, of the observations from the `first` on with all observations."""
     trial, remaining = curves.trial[first:], curves.remaining[first:]
     walk = _walk(remaining, curves.remaining)
-    covariance = scales.shape**2 * walk  # in place from here on: these are the largest matrices of a search
+    covariance = scales.shape**2 * walk  # in place from here on, to save memory
     covariance += scales.point**2
     covariance *= matern[np.ix_(trial, curves.trial)]
     of_one_trial = np.nonzero(trial[:, None] == curves.trial)
@@ -280,7 +280,7 @@ def _covariance(curves: Curves, scales: Scales, matern: Array, *, first: int = 0
 
 
 def _walk(first: Array, second: Array) -> Array:
-    """Covariance (n x m) of a random walk that ends at 0, where shares of n and m remain."""
+    """Covariance (n x m) of a random walk that is 0 where nothing remains, at remaining shares (n) and (m)."""
     return np.minimum(first[:, None], second)
 
 
@@ -300,26 +300,26 @@ def _squares(points: Array, groups: Indexes) -> Array:
 
 
 def _distances(first: Array, second: Array, groups: Indexes, lengths: Array) -> Array:
-    """Squared scaled distances (n x m)."""
+    """Squared distances (n x m), scaled by the lengths."""
     a, b = first / lengths[groups], second / lengths[groups]
     squared = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
     return np.asarray(np.maximum(squared, 0.0))
 
 
 def _standard(values: Array) -> tuple[float, float]:
-    """Mean and standard deviation, the latter 1 if there is none."""
+    """Mean and standard deviation of values; the deviation is 1 if all are equal."""
     deviation = float(np.std(values))
     return float(np.mean(values)), deviation if deviation > 1e-9 else 1.0
 
 
 def _sum_by_trial(matrix: Array, trial: Indexes, n_trials: int) -> Array:
-    """Sums over observations of the same trials (trials x trials)."""
+    """Sums (trials x trials) of a matrix (observations x observations) over the observations of each trial."""
     belongs = (trial[:, None] == np.arange(n_trials)).astype(np.float64)
     return np.asarray(belongs.T @ matrix @ belongs)
 
 
-def _some(curves: Curves) -> Curves:
-    """Curves of no more than `MOST_FITTED` observations: of the trials that got furthest, then of the latest."""
+def _subset(curves: Curves) -> Curves:
+    """Curves with at most `MOST_FITTED` observations: trials that got furthest come first, among equals the latest."""
     if len(curves.trial) <= MOST_FITTED:
         return curves
     nearest = np.full(len(curves.points), np.inf)

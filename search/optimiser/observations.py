@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is told of trials: observations, and as many of them as it can take."""
+"""Trials as observations for the model, and the choice of a subset if they are too many."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from search.optimiser.pareto import front_of
 
 Array = npt.NDArray[np.float64]
 
-MOST_OBSERVATIONS = 500  # a model takes n^3 operations
-WHOLE_OBSERVATIONS = 150  # of the latest trials: beyond the former, older ones lose rungs, and then whole trials
-RUNGS_KEPT = (2, 1)  # of older trials: first so many of their last, then so many
+MOST_OBSERVATIONS = 500  # limit, because the model takes n^3 operations
+LATEST_OBSERVATIONS = 150  # those of the latest trials are kept whole; older trials lose rungs, then are left out
+RUNGS_KEPT = (2, 1)  # last rungs of an older trial that are kept: first 2, then, if still too many, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Observation:
     cost: float
     """The point's cost."""
     log_errors: dict[int, float]
-    """By step."""
+    """Measured log errors by step."""
     ended: tuple[float, int] | None
-    """When it ended, and its number; None while it runs."""
+    """(end as a timestamp in seconds, number), to sort by; None while it runs."""
     complete: bool
     """Whether it was trained to the end."""
     failed: bool
-    """Whether it failed or was interrupted: what it measured is true, but it will not be on any front."""
+    """Whether it failed or was interrupted: its measurements count, but it cannot be on the front."""
 
     @property
     def last(self) -> float:
@@ -47,26 +47,27 @@ class Observation:
         return self.log_errors[max(self.log_errors)]
 
     def finished(self, log_error: float, step: int) -> Observation:
-        """The trial as it would be with a final error."""
+        """The observation of a complete trial with this final log error at the last step."""
         return replace(self, log_errors={**self.log_errors, step: log_error}, complete=True)
 
     def with_last(self, n_rungs: int) -> Observation:
-        """The trial as if it had measured at its last rungs alone."""
+        """The observation with its last rungs alone."""
         return replace(self, log_errors=dict(list(self.log_errors.items())[-n_rungs:]))
 
 
-def as_many_as_fit(trials: Sequence[Observation]) -> list[Observation]:
-    """Of trials that measured something, by number: all, or what says the most of new points and of new curves.
+def limit_observations(trials: Sequence[Observation]) -> list[Observation]:
+    """The trials, in their order, reduced to at most about `MOST_OBSERVATIONS` observations.
 
-    The latest keep their curves, from which one learns how a brief trial predicts a long one. Of the older ones the
-    front stays, and of the others some of every time, each with its last measurements.
+    `trials` are sorted by number, and each has an observation. The latest keep all rungs, from which the model learns
+    how rungs predict final errors. Older trials are reduced to their last rungs; if that is not enough, some of those
+    that are not on the front are left out, evenly over time.
     """
     kept = list(trials)
     excess = sum(len(trial.log_errors) for trial in kept) - MOST_OBSERVATIONS
     if excess <= 0:
         return kept
     n_older, n_whole = len(kept), 0
-    while n_older and (n_whole := n_whole + len(kept[n_older - 1].log_errors)) <= WHOLE_OBSERVATIONS:
+    while n_older and (n_whole := n_whole + len(kept[n_older - 1].log_errors)) <= LATEST_OBSERVATIONS:
         n_older -= 1
     for n_rungs in RUNGS_KEPT:
         for i, trial in enumerate(kept[:n_older]):
@@ -84,13 +85,13 @@ def as_many_as_fit(trials: Sequence[Observation]) -> list[Observation]:
 
 
 def columns_of(trials: Sequence[Observation], inputs: ModelInputs) -> Array:
-    """What a model takes distances of (trials x columns)."""
+    """The model's features of trials (trials x columns)."""
     coordinates = np.array([inputs.cube.coordinates(trial.point) for trial in trials])
     return inputs.columns(coordinates, np.array([trial.cost for trial in trials]))
 
 
 def curves_of(trials: Sequence[Observation], inputs: ModelInputs, rungs: Sequence[int]) -> Curves:
-    """What trials measured."""
+    """The learning curves of trials, for the model."""
     rows = [(i, step, error) for i, trial in enumerate(trials) for step, error in trial.log_errors.items()]
     budget = math.log(rungs[-1] / rungs[0]) if len(rungs) > 1 else 1.0
     return Curves(

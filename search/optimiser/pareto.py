@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front: the points that no other point beats, for latency (lower is better) and fidelity (higher is better).
+"""Pareto fronts and hypervolume for latency (lower is better) and fidelity (higher is better).
 
 A point is a pair (latency, fidelity). Only finite points take part: a point with a NaN or an infinity
-is never on the front and dominates nothing. Latencies may be milliseconds or their logarithms: all but
-the hypervolume depend on the order alone.
+is never on the front and dominates nothing. Latencies may be milliseconds or their logarithms: all results but
+the hypervolume depend on their order alone.
 """
 
 from __future__ import annotations
@@ -47,20 +47,17 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
     return front
 
 
-def front_of(corners: Sequence[tuple[float, float]]) -> list[int]:
-    """Indexes of the corners (cost, error), both to be minimised, that no other beats, by rising cost.
-
-    Of equal ones the first.
-    """
+def front_of(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indexes of the non-dominated points (cost, error), both minimised, by rising cost; of equal points the first."""
     front: list[int] = []
-    for i in sorted(range(len(corners)), key=lambda i: (*corners[i], i)):
-        if not front or corners[i][1] < corners[front[-1]][1]:
+    for i in sorted(range(len(points)), key=lambda i: (*points[i], i)):
+        if not front or points[i][1] < points[front[-1]][1]:
             front.append(i)
     return front
 
 
 def dominator(point: Point, others: Sequence[Point]) -> int | None:
-    """Index of the point of `others` that dominates `point` by most fidelity; None if none does."""
+    """Index of the point of `others` with the largest fidelity that dominates `point`; None if none does."""
     found = [i for i, other in enumerate(others) if dominates(other, point)]
     return max(found, key=lambda i: (others[i][1], -others[i][0])) if found else None
 
@@ -68,7 +65,7 @@ def dominator(point: Point, others: Sequence[Point]) -> int | None:
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Area that the points dominate up to `reference` = (worst latency, worst fidelity).
 
-    Points beyond the reference count nothing. Raises ValueError if the reference is not finite.
+    Points beyond the reference are ignored. Raises ValueError if the reference is not finite.
     """
     if not is_finite(reference):
         raise ValueError(f"the reference of a hypervolume must be finite, got {reference}")

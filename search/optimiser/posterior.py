@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study's trials let one expect at one moment; `search.optimiser.surrogate` makes posteriors."""
+"""The posterior given a study's trials: predicted errors, expected hypervolume improvement, candidates.
+
+`search.optimiser.surrogate` makes posteriors.
+"""
 
 from __future__ import annotations
 
@@ -25,25 +28,25 @@ REFERENCE_QUANTILE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Points that nobody tried, with what is expected of them."""
+    """Untried points with their predictions."""
 
     coordinates: Array
     """Points x dimensions, see `UnitCube`; NaN where a dimension is not active."""
     gains: Array
-    """Expected gain in hypervolume if trained to the end, times the probability of getting there.
+    """Expected hypervolume improvement if trained to the end, times the probability of not failing.
 
-    Of what the point decides alone: the noise between trials of one point can be measured, but not sought.
+    The deviation between trials at the same point is left out: it cannot be optimised.
     """
     costs: Array
-    """Known beforehand."""
+    """Costs, which are known before training."""
     means: Array
-    """Of the final log error."""
+    """Means of the final log errors."""
     deviations: Array
-    """Of the final log error."""
+    """Standard deviations of the final log errors, including the deviation between trials at the same point."""
 
 
 class Posterior:
-    """What can be expected, at one moment."""
+    """The posterior given the trials of a study at one time."""
 
     def __init__(
         self,
@@ -62,13 +65,13 @@ class Posterior:
         self._inputs = inputs
         self._tried = tried
         self.trials = trials
-        """Observations, those of running trials finished with what is expected of them."""
+        """Observations; running trials are completed with their predicted final errors."""
         self.means, self.deviations = model.of_trials()
         """Means and standard deviations of the final log errors of `trials`."""
         self._model = model
         self._failures = failures
-        self._reference = self._agreed_reference()
-        self.places = {trial.number: i for i, trial in enumerate(trials)}
+        self._reference = self._reference_point()
+        self.index_of = {trial.number: i for i, trial in enumerate(trials)}
         """Index in `trials` by the trial's number."""
         self.complete = [trial for trial in trials if trial.complete]
         self.front = self.front_with(self.complete)
@@ -85,8 +88,8 @@ class Posterior:
         points = [(trial.cost, math.exp(trial.log_errors[last])) for trial in complete]
         return ParetoFront.of(points, self._reference, log2_error=self._problem.log2_error)
 
-    def _agreed_reference(self) -> tuple[float, float]:
-        """(worst cost, worst error)."""
+    def _reference_point(self) -> tuple[float, float]:
+        """The reference point of the hypervolume: (worst cost, worst error)."""
         costs = self._inputs.random_costs
         means = self._model.means_of_new(self._inputs.random_columns) if len(costs) else self.means
         worst_cost = self._problem.worst_cost
@@ -96,8 +99,8 @@ class Posterior:
         return worst_cost, math.exp(float(np.quantile(means, REFERENCE_QUANTILE)))
 
     def gain(self, number: int) -> float:
-        """Expected gain in hypervolume if the trial of a number is trained to the end."""
-        i = self.places[number]
+        """Expected hypervolume improvement if the trial with this number is trained to the end."""
+        i = self.index_of[number]
         front = self.front_with([trial for trial in self.complete if trial.number != number])
         costs = np.array([self.trials[i].cost])
         return float(front.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
@@ -105,24 +108,24 @@ class Posterior:
     def draws(
         self, coordinates: Array, costs: Array, generator: np.random.Generator, *, n_models: int, n_each: int
     ) -> Array:
-        """Draws of final log errors as functions of the point: (draws x points).
+        """Draws (draws x points) of functions that map points to final log errors.
 
         Arguments are coordinates (points x dimensions) and costs (points; NaN where not known). `n_each` are drawn from
         this posterior's model, and from each of `n_models` others that are fitted to two thirds of the trials, so
-        that they differ by what the trials leave open and by which trials there happen to be.
+        that draws reflect the posterior's uncertainty and the choice of trials (as in subsampling).
         """
         columns, found = self._inputs.columns(coordinates, costs), []
-        for model in (self._model, *(self._fitted_to_some(generator) for _ in range(n_models))):
+        for model in (self._model, *(self._fitted_to_subset(generator) for _ in range(n_models))):
             found.append(model.draws(columns, generator, n_each))
         return np.concatenate(found)
 
-    def _fitted_to_some(self, generator: np.random.Generator) -> CurveModel:
+    def _fitted_to_subset(self, generator: np.random.Generator) -> CurveModel:
         n = len(self.trials)
         kept = np.sort(generator.choice(n, max(1, round(2 * n / 3)), replace=False))
         curves = curves_of([self.trials[i] for i in kept], self._inputs, self._problem.rungs)
         return CurveModel(curves, fit_scales(curves))
 
-    def explained(self) -> float | None:
+    def r_squared(self) -> float | None:
         """R squared of the leave-one-out predictions of complete trials' log errors.
 
         At most 1, and below 0 if they are predicted worse than by their mean; None for fewer than 3, or equal ones.
@@ -137,24 +140,24 @@ class Posterior:
         return float(1.0 - np.sum(missed**2) / np.sum(around_mean**2))
 
     def candidates(self, generator: np.random.Generator, *, n_random: int, n_near: int, n_rounds: int) -> Candidates:
-        """Random points, children of the most promising trials, and children of the best of those."""
-        found = self._judged(self.cube.random(generator, n_random))
+        """Random points, mutations of trials near the front and, in later rounds, of the best candidates so far."""
+        found = self._evaluated(self.cube.random(generator, n_random))
         parents = np.array([self.cube.coordinates(self.trials[i].point) for i in self._near_front()])
         for _ in range(n_rounds):
-            found = _joined(found, self._judged(self.cube.near(generator, parents, n_near)))
+            found = _joined(found, self._evaluated(self.cube.mutated(generator, parents, n_near)))
             if len(found.gains):
                 parents = found.coordinates[np.argsort(-found.gains, kind="stable")[:8]]
         return found
 
     def _near_front(self) -> list[int]:
-        """Trials on the front, or no further above it than a deviation: (n)."""
+        """Indexes of trials on the front or at most one standard deviation above it: 4 to 24, if there are so many."""
         heights = np.array([self.front.heights[self.front.step(trial.cost)] for trial in self.trials])
         above = (self.means - np.log(heights)) / np.maximum(self.deviations, 0.05)
         order = np.argsort(above, kind="stable")
         n = max(4, int(np.sum(above <= 1.0)))
         return [int(i) for i in order[: min(n, 24)]]
 
-    def _judged(self, coordinates: Array) -> Candidates:
+    def _evaluated(self, coordinates: Array) -> Candidates:
         costs, coordinates = self._costs.of(self.cube, coordinates)
         new = [i for i, row in enumerate(coordinates) if row.tobytes() not in self._tried and not math.isnan(costs[i])]
         costs, coordinates = costs[new], coordinates[new]

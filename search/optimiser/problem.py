@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sampler and the pruner ask of a problem: costs that are known before training, and curves of an error.
+"""The problem that sampler and pruner solve: costs that are known before training, and learning curves of an error.
 
-`Problem` is the whole interface between the optimiser and whoever uses it. `KnownCostProblem` is the implementation for
+`Problem` is the whole interface between the optimiser and its users. `KnownCostProblem` is the implementation for
 trials that report an error with `trial.report`; `search.trials.problem` is that of a study of students.
 """
 
@@ -20,7 +20,7 @@ Params = Mapping[str, Any]
 
 
 class Problem(Protocol):
-    """Two objectives to be minimised: a cost, which is a function of the point, and an error, which training tells."""
+    """Two objectives to be minimised: a cost, a known function of the point, and an error, measured by training."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -28,7 +28,7 @@ class Problem(Protocol):
 
     @property
     def worst_cost(self) -> float | None:
-        """The reference point's cost: what costs more counts nothing. None: the largest of random points."""
+        """The reference point's cost: points that cost more are ignored. None: the largest cost of random points."""
 
     @property
     def log2_error(self) -> bool:
@@ -44,10 +44,10 @@ class Problem(Protocol):
         """
 
     def active(self, point: Params) -> Params:
-        """The part of a point that matters, in spaces with conditions."""
+        """The values of a point's active dimensions, in spaces with conditions."""
 
     def decides(self, name: str) -> bool:
-        """Whether costs and `active` depend on the value of a dimension, and not only on whether that is the lowest.
+        """Whether costs and `active` depend on a dimension's value, and not only on whether it is the lowest value.
 
         Where it is False, costs are computed once for many points.
         """
@@ -56,10 +56,10 @@ class Problem(Protocol):
         """The trial's errors by step; those that are not positive and finite are ignored."""
 
     def failed(self, trial: FrozenTrial) -> bool:
-        """Whether the trial failed because of its point, so that points near by may fail, too."""
+        """Whether the trial failed because of its point, so that nearby points may fail too."""
 
     def superseded(self, trials: Sequence[FrozenTrial]) -> Collection[int]:
-        """Numbers of the trials whose curve another one has taken over."""
+        """Numbers of the trials that another trial continues, whose curve is part of that trial's."""
 
 
 class KnownCostProblem:
@@ -97,15 +97,15 @@ class KnownCostProblem:
             raise ValueError("the optimiser minimises an error: give `error`, or create the study to minimise")
 
     def cost(self, point: Params) -> float | None:
-        """What the constructor was given."""
+        """Calls the function that the constructor was given."""
         return self._cost(point)
 
     def active(self, point: Params) -> Params:
-        """What the constructor was given."""
+        """Calls the function that the constructor was given."""
         return self._active(point)
 
     def decides(self, name: str) -> bool:
-        """Every dimension may decide the cost."""
+        """True: every dimension may decide the cost."""
         return True
 
     def curve(self, trial: FrozenTrial) -> Mapping[int, float]:
@@ -118,9 +118,9 @@ class KnownCostProblem:
         return {step: self._error(value) for step, value in values.items() if math.isfinite(value)}
 
     def failed(self, trial: FrozenTrial) -> bool:
-        """Every trial that ended as FAIL."""
+        """Whether the trial ended as FAIL."""
         return trial.state is TrialState.FAIL
 
     def superseded(self, trials: Sequence[FrozenTrial]) -> Collection[int]:
-        """None."""
+        """Empty: no trial continues another."""
         return ()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Early stopping by expected gain per step.
+"""Pruning by expected hypervolume improvement per step.
 
 At a rung, the surrogate model of all learning curves (`search.optimiser.surrogate`) gives the trial's expected gain in
 hypervolume if it is trained to the end, and that of the best new point. A trial is pruned if
 
     gain of a new point per step  >=  prune_ratio * gain of the trial per step that it has left,
 
-where the gain of a new point per step counts what became of earlier ones: it is the gain, times the complete trials,
-divided by the steps that were spent on all trials. So a pruner that stops everything soon expects little of new points.
+where the gain of a new point per step is its gain, times the number of complete trials, divided by the steps that were
+spent on all trials: new points may be pruned as well. So if nearly all trials are pruned, new points are worth little.
 
 A trial is pruned only if another trial of no more cost, which has reported at that rung, is predicted to end with a
 smaller error. So the cheapest trial is never pruned, and none is because of a trial that has reported nothing.
@@ -29,7 +29,7 @@ N_NEAR = 100
 
 
 class FrontPruner(optuna.pruners.BasePruner):
-    """Stops trials whose expected gain in hypervolume is not worth their remaining steps."""
+    """Prunes trials whose expected hypervolume improvement per remaining step is too small."""
 
     def __init__(self, surrogate: Surrogate, *, prune_ratio: float = 4.0, n_startup_trials: int = 5) -> None:
         """A trial is pruned if a new point has `prune_ratio` times its expected gain per step, and more than
@@ -38,7 +38,7 @@ class FrontPruner(optuna.pruners.BasePruner):
         Raises ValueError on a value outside its range.
         """
         if not prune_ratio > 0.0:
-            raise ValueError(f"prune_ratio must be positive, got {prune_ratio}; 2 stops only trials that promise half")
+            raise ValueError(f"prune_ratio must be positive, got {prune_ratio}; the default is 4")
         if n_startup_trials < 0:
             raise ValueError(f"n_startup_trials must not be negative, got {n_startup_trials}")
         self._surrogate = surrogate
@@ -46,7 +46,7 @@ class FrontPruner(optuna.pruners.BasePruner):
         self._n_startup_trials = n_startup_trials
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial is stopped at the last rung that it reported."""
+        """Whether the trial is pruned at the last rung that it reported."""
         return bool(self.dominators(study, trial))
 
     def dominators(self, study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]:
@@ -57,12 +57,12 @@ class FrontPruner(optuna.pruners.BasePruner):
             return []
         step = max(curve)
         if step >= problem.rungs[-1] or not math.isfinite(curve[step]):
-            return []  # not a number is a failure, which someone else records
+            return []  # NaN is a failure, which the caller records
         posterior = self._surrogate.posterior(study, judging=trial.number)
         if posterior is None or len(posterior.trials) <= self._n_startup_trials:
             return []
         trials = study.get_trials(deepcopy=False)
-        predicted = (trials[number] for number in _ahead(posterior, trial.number))
+        predicted = (trials[number] for number in _predicted_better(posterior, trial.number))
         ahead = [rival for rival in predicted if self._reported_at(rival, step)]
         gain_per_step = posterior.gain(trial.number) / (problem.rungs[-1] - step) if ahead else math.inf
         return ahead if gain_per_step < self._least_gain_per_step(posterior, trial.number) else []
@@ -83,12 +83,12 @@ class FrontPruner(optuna.pruners.BasePruner):
         return float(np.max(candidates.gains)) * n_complete / n_steps / self._prune_ratio
 
 
-def _ahead(posterior: Posterior, number: int) -> list[int]:
+def _predicted_better(posterior: Posterior, number: int) -> list[int]:
     """Numbers of the trials of no more cost that are predicted to end with less error, least error first.
 
     A trial that failed is not among them: it may be the one that this trial continues.
     """
-    i = posterior.places.get(number)
+    i = posterior.index_of.get(number)
     if i is None:
         return []
     trials, means = posterior.trials, posterior.means

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost-aware expected hypervolume improvement.
+"""A sampler by expected hypervolume improvement with known costs.
 
 For studies whose trials report an error and whose second objective, a cost, is a known function of the point. A study
 begins with both ends of the range of costs and a few random points. Then candidates (random points, and mutations of
-trials near the front) are judged by a Gaussian process over all learning curves, those of pruned and running trials
+trials near the front) are evaluated by a Gaussian process over all learning curves, those of pruned and running trials
 included (`search.optimiser.surrogate`), and the one with the largest expected gain in hypervolume is proposed. A point
-depends on the seed, its number and the trials before it, so an interrupted search goes on as it would have.
+depends on the seed, its number and the trials before it, so an interrupted search continues as if it had not been.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ N_ROUNDS = 3
 
 
 class FrontSampler(optuna.samplers.BaseSampler):
-    """Expected hypervolume improvement under known costs."""
+    """Proposes the point with the largest expected hypervolume improvement under known costs."""
 
     def __init__(self, surrogate: Surrogate, *, seed: int = 0, n_startup_trials: int = 5) -> None:
         """Before `n_startup_trials` have begun it proposes `Surrogate.initial_point`, the very first at random.
@@ -47,7 +47,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The best candidate's values; of a startup trial, the initial point's. Random ones where nothing is known."""
+        """Values of the best candidate, or of the initial point for a startup trial; random ones without either."""
         point = self._proposal(study, trial) if search_space else {}
         if not point:
             return {
@@ -57,7 +57,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
         return {name: value for name, value in point.items() if name in search_space}
 
     def _proposal(self, study: optuna.Study, trial: FrozenTrial) -> Params:
-        """The point with the largest expected gain; empty where the model knows nothing, or finds no new point."""
+        """The point with the largest expected gain; empty if no trial has reported, or no new point is found."""
         generator = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup_trials:
             return self._surrogate.initial_point(study, generator, asking=trial.number)
@@ -72,7 +72,7 @@ class FrontSampler(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A random value: of the first trial, and where a dimension is active that no trial had before."""
+        """A random value, for the first trial and for dimensions that no earlier trial had."""
         state = np.random.SeedSequence([self._seed, trial.number, zlib.crc32(param_name.encode())])
         sampler = optuna.samplers.RandomSampler(seed=int(state.generate_state(1)[0]))
         return sampler.sample_independent(study, trial, param_name, param_distribution)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surrogate model of a problem: from the trials of a study to what can be expected of every trial and every point.
+"""The surrogate model of a problem, which predicts the final errors of trials and points from a study's trials.
 
-A `Surrogate` is fitted anew for every question, to the trials of one moment; what comes out is a `Posterior`: the
-front, a Gaussian process over the learning curves, and expected gains in hypervolume. Sampler and pruner share one
-surrogate, so they agree on what is promising and compute it once.
+A `Surrogate` is fitted to the current trials at every call and returns a `Posterior`: the front, a Gaussian process
+over the learning curves, and expected hypervolume improvements. Sampler and pruner share one surrogate, so
+that they agree, and share its caches.
 
-Hyperparameters are fitted again whenever the number of ended trials has grown by half, to the earliest so many: a
-posterior depends on the trials alone, not on the order in which they ended or on what was asked before.
+Hyperparameters are fitted again whenever the number of ended trials has grown by half, to the first of these trials by
+number: a posterior depends on the trials alone, not on earlier calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from search.optimiser.encoding import UnitCube
 from search.optimiser.failure_model import FailureModel
 from search.optimiser.known_costs import N_RANDOM, KnownCosts
 from search.optimiser.learning_curves import CurveModel, Scales, fit_scales
-from search.optimiser.observations import Observation, as_many_as_fit, columns_of, curves_of
+from search.optimiser.observations import Observation, columns_of, curves_of, limit_observations
 from search.optimiser.posterior import Posterior
 from search.optimiser.problem import Params, Problem
 
@@ -32,17 +32,17 @@ Array = npt.NDArray[np.float64]
 
 FIRST_FIT = 6  # ended trials
 FIT_GROWTH = 1.5
-AT_AN_END = 0.02  # of the range of costs
+AT_AN_END = 0.02  # share of the range of costs that counts as being at its end
 
 
 class Surrogate:
-    """The surrogate model of one problem, with what it remembers between two questions."""
+    """The surrogate model of one problem, with caches between calls."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        """What it is a model of."""
+        """The problem."""
         self.costs = KnownCosts(problem)
-        """Costs of points."""
+        """Cache of the costs of points."""
         self._cube: tuple[dict[str, BaseDistribution], UnitCube] | None = None
         self._fitted: dict[bytes, Scales] = {}
         self._model: CurveModel | None = None
@@ -58,9 +58,9 @@ class Surrogate:
     ) -> Posterior | None:
         """The posterior given a study's trials; None as long as no trial has reported.
 
-        The trial that is `asking` for a point is left out. The other running trials count as finished with the error
-        that is expected of them, so that the next points are looked for elsewhere; but not the one that is being
-        judged, which is to be compared with what is new. With `measured_only` nothing counts but what was measured.
+        The trial that is `asking` for a point is left out. The other running trials count as complete with their
+        predicted error (as in the kriging believer), so that the next points are proposed elsewhere; not so the trial
+        `judging`, which is compared with new points. With `measured_only` nothing is imputed.
 
         Raises ValueError if the problem cannot be read from the study.
         """
@@ -70,11 +70,12 @@ class Surrogate:
         tried = frozenset(cube.coordinates(trial.params).tobytes() for trial in trials)
         superseded = self.problem.superseded(trials)
         trials = [trial for trial in trials if trial.number not in superseded]
-        seen = [one for trial in trials if (one := self._remembered(study, trial)) is not None]
-        observed = as_many_as_fit([one for one in seen if one.log_errors])
+        seen = [one for trial in trials if (one := self._observe_cached(study, trial)) is not None]
+        observed = limit_observations([one for one in seen if one.log_errors])
         if not observed:
             return None
-        observed.sort(key=lambda one: one.ended or (math.inf, one.number))  # what changes comes last
+        # Running trials come last, so that the factorisation can be extended.
+        observed.sort(key=lambda one: one.ended or (math.inf, one.number))
         inputs, rungs = self.costs.inputs(cube), self.problem.rungs
         scales = self._scales(cube, [one for one in seen if one.ended is not None])
         curves = curves_of(observed, inputs, rungs)
@@ -85,7 +86,7 @@ class Surrogate:
             points = columns_of(waiting, inputs)
             means = [*model.means_of_trials(), *model.means_of_new(points)]
             imputed = [i for i, one in enumerate((*observed, *waiting)) if one.number in running]
-            model = CurveModel(curves.ended(points, imputed, [means[i] for i in imputed]), scales, before=model)
+            model = CurveModel(curves.with_final(points, imputed, [means[i] for i in imputed]), scales, before=model)
             observed = [
                 one.finished(float(mean), rungs[-1]) if one.number in running else one
                 for one, mean in zip((*observed, *waiting), means, strict=True)
@@ -102,10 +103,10 @@ class Surrogate:
         )
 
     def initial_point(self, study: optuna.Study, generator: np.random.Generator, *, asking: int) -> Params:
-        """A point to begin with, while only costs are known: the costliest that counts, the cheapest, then random ones.
+        """A startup point: the costliest below the worst cost, then the cheapest, then random ones.
 
-        Empty before the first trial, and if no point counts. A model knows little beyond the costs that it has seen,
-        and the front has both ends.
+        Empty before the first trial, and if no point costs less than the worst cost. Both ends come first, because the
+        front spans the range of costs, and the model extrapolates poorly.
         """
         others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != asking and trial.params]
         if not others:
@@ -128,20 +129,20 @@ class Surrogate:
         return cube.point(coordinates[chosen])
 
     def _cube_of(self, found: dict[str, BaseDistribution]) -> UnitCube:
-        """The cube of these dimensions; the one that was made last, if it is that one."""
+        """The cube of these dimensions; the last one is cached."""
         if self._cube is None or self._cube[0] != found:
             self._cube = found, UnitCube(found)
         return self._cube[1]
 
     def _failures(self, cube: UnitCube, trials: Sequence[FrozenTrial]) -> FailureModel:
-        """Fitted to the trials that failed, and to those that reported."""
+        """The failure model, fitted to the trials that failed and to those that reported."""
         failed, curve = self.problem.failed, self.problem.curve
         judged = [trial for trial in trials if failed(trial) or curve(trial)]
         columns = cube.columns(np.array([cube.coordinates(trial.params) for trial in judged]))
         return FailureModel(columns, np.array([failed(trial) for trial in judged]))
 
-    def _remembered(self, study: optuna.Study, trial: FrozenTrial) -> Observation | None:
-        """`_observe`, once for a trial that has ended."""
+    def _observe_cached(self, study: optuna.Study, trial: FrozenTrial) -> Observation | None:
+        """`_observe`, cached for trials that have ended."""
         if not trial.state.is_finished():
             return self._observe(trial)
         key = study.study_name, trial.number
@@ -151,7 +152,7 @@ class Surrogate:
         return known[1]
 
     def _observe(self, trial: FrozenTrial) -> Observation | None:
-        """What a trial tells; None if that is nothing, or if its point has no cost."""
+        """The observation of a trial; None if it ended without a report, or if its point has no cost."""
         errors = sorted(self.problem.curve(trial).items())
         log_errors = {step: math.log(error) for step, error in errors if math.isfinite(error) and error > 0.0 < step}
         if not log_errors and trial.state is not TrialState.RUNNING:
@@ -185,7 +186,7 @@ class Surrogate:
 
 
 def distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
-    """Distributions of all dimensions that any trial of a study ever had, by name; the latest where they changed."""
+    """Distributions of the dimensions of all trials of a study, by name; the latest if they differ."""
     found: dict[str, BaseDistribution] = {}
     for trial in study.get_trials(deepcopy=False):
         found.update(trial.distributions)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain values that the rooms exchange: trials, fronts, scores."""
+"""Plain values that the packages of search exchange: trials, fronts, scores."""

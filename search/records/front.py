@@ -48,7 +48,7 @@ class MeasuredStudent:
     dominated_by: str | None = None
     """Name of a reference that is no slower and no less faithful; None if there is none."""
     on_front: bool = True
-    """False once a later search, or a reference, beats it on every objective."""
+    """False once another student or a reference dominates it."""
     uri: str | None = None
     """`models:/NAME/VERSION`; None if not registered."""
 
@@ -68,7 +68,7 @@ class MeasuredStudent:
         teacher_latency_ms: float,
         fidelity: Fidelity,
     ) -> MeasuredStudent:
-        """An unregistered entry; what follows from the spec alone is computed from it."""
+        """An unregistered student or reference; depth, parameters and bytes are computed from the spec."""
         counted = cost(spec)
         return cls(
             name=name,
@@ -122,7 +122,7 @@ class MeasuredStudent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A study's result: the students that no other beats, beside the references."""
+    """A study's result: the students that no other dominates, and the references."""
 
     study: str
     """Name of the study."""
@@ -131,13 +131,13 @@ class Front:
     profile: LatencyProfile
     """The conditions of every latency in the document."""
     objective: Objective
-    """What fidelity means here."""
+    """Which measurement is the fidelity."""
     references: tuple[MeasuredStudent, ...]
-    """The teacher first, then what costs nothing or little."""
+    """The teacher first, then points that cost little or no training."""
     students: tuple[MeasuredStudent, ...]
     """Front students, fastest first; no reference dominates one of them."""
     dominated: tuple[MeasuredStudent, ...] = ()
-    """Students that no other student beats but a reference does (`dominated_by`): shown, never registered."""
+    """Students that a reference but no other student dominates (`dominated_by`): shown, never registered."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", tuple(self.references))

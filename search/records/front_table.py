@@ -18,11 +18,11 @@ class Column:
     """A column of a front's table."""
 
     heading: str
-    """Its name."""
+    """Title of the column."""
     text: Callable[[str, MeasuredStudent], str]
-    """From (kind, entry) to the cell."""
+    """The text of a cell from (kind, student)."""
     value: Callable[[MeasuredStudent], float] | None = None
-    """What a column of numbers is sorted by; None: a column of text."""
+    """The number by which the column is sorted; None for a column of text."""
 
 
 def _measurement(measurement: Measurement) -> Column:
@@ -50,7 +50,7 @@ COLUMNS = (
     ),
     Column(heading="notes", text=lambda kind, entry: ", ".join(notes_of(kind, entry))),
 )
-"""Of the tables on a terminal, in Markdown and, but for the version, on the page."""
+"""Columns of the tables on a terminal, in Markdown and, without the version, in the report."""
 
 
 def rows_of(front: Front) -> Iterator[tuple[str, MeasuredStudent]]:
@@ -99,12 +99,12 @@ def front_columns(front: Front) -> dict[str, list[str | float | int | None]]:
 
 
 def words_of(entry: MeasuredStudent) -> str:
-    """What it is, in words."""
+    """The student or reference in words."""
     return describe(StudentSpec.from_json(dict(entry.spec)))
 
 
 def notes_of(kind: str, entry: MeasuredStudent) -> list[str]:
-    """Its aliases, and what else there is to know."""
+    """Its aliases, whether it is a reference, and what dominates it."""
     notes = [*entry.aliases]
     if kind == "reference":
         notes.append("reference")
@@ -114,6 +114,6 @@ def notes_of(kind: str, entry: MeasuredStudent) -> list[str]:
 
 
 def baseline_of(front: Front) -> str:
-    """The cosine that a constant vector has, as people read it."""
+    """The cosine of a constant vector, formatted; `unknown` for an empty front."""
     entries = [entry for _, entry in rows_of(front)]
     return f"{entries[0].fidelity.constant_baseline:.3f}" if entries else "unknown"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which measurement of a `Fidelity` is the fidelity of a search, and everything that follows from the choice.
+"""The objective: which measurement of a `Fidelity` a search maximises, its range, error and format.
 
-Search, graduation, front, registry and report ask an `Objective` and read no measurement themselves. They count by the
-error, `high` less the value: half the error is one step, so that 0.98 and 0.99 are as far apart as 0.90 and 0.95.
+Search, graduation, front, registry and report read fidelities only through an `Objective`. They compare by log2 of the
+error, `high` minus the value, so that 0.98 and 0.99 are as far apart as 0.90 and 0.95.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Measurement:
     """A field of `Fidelity`, as tables show it."""
 
     field: str
-    """Its name."""
+    """Name of the field."""
     heading: str
-    """Of its column."""
+    """Heading of its column."""
     label: str
-    """In words: what it is, in a sentence or on an axis."""
+    """In words, for a sentence or an axis."""
     digits: int
     """Decimals that are shown."""
 
     def read(self, fidelity: Fidelity) -> float:
-        """Its value."""
+        """The value of the measurement."""
         return float(getattr(fidelity, self.field))
 
     def format(self, value: float) -> str:
@@ -62,7 +62,7 @@ class Objective:
     """The fidelity of a search: larger is better, and `high` is perfect."""
 
     measurement: Measurement
-    """Where it is read."""
+    """The measurement that is the fidelity."""
     low: float
     """Least value."""
     high: float
@@ -89,11 +89,11 @@ class Objective:
         return float(document[self.name])
 
     def error(self, value: float) -> float:
-        """How far a value is from perfect, and no less than what is rounding; NaN for NaN."""
+        """`high` minus the value, at least `least_error`; NaN for NaN."""
         return value if math.isnan(value) else max(self.high - value, self.least_error)
 
     def at_error(self, error: float) -> float:
-        """The value that has an error."""
+        """The value with this error."""
         return self.high - error
 
     def point(self, latency_ms: float, fidelity: Fidelity) -> tuple[float, float]:

@@ -24,7 +24,7 @@ class OutcomeKind(StrEnum):
     DOMINATED = "dominated"
     """Pruned: trials that are no slower are predicted to end with less error."""
     PRUNED = "pruned"
-    """Stopped at a rung by a pruner that does not say for whom."""
+    """Pruned at a rung by a pruner that names no other trials."""
     DUPLICATE = "duplicate"
     """Refused: another trial has the same student and recipe."""
     HOPELESS = "hopeless"
@@ -56,7 +56,7 @@ class OutcomeKind(StrEnum):
     CHECKPOINT_NOT_FOUND = "checkpoint not found"
     """What was saved cannot be read where it is needed."""
     WORKERS_ENDED = "workers ended"
-    """Graduation was given up in this command; the same command goes on with it."""
+    """Graduation stopped in this command; the same command continues it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Outcome:
     kind: OutcomeKind
     """What code compares."""
     details: str = ""
-    """More for people, in one line; may be empty."""
+    """Details for people, in one line; may be empty."""
     rivals: tuple[int, ...] = ()
     """Numbers of the trials that a pruned one is predicted to end behind."""
     exception: str = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which student of a front: the best within a limit, or the knee; and the aliases that every search sets."""
+"""Selects a student of a front, by a limit or as the knee; and the aliases that every search sets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one trial, and who is told of it.
+"""The record of a trial, and the protocol of observers.
 
 A `TrialRecord` is complete: it goes to JSON and back, so Optuna's storage (where each trial keeps its record
 as a user attribute) is all that an interrupted search needs to go on.
@@ -20,7 +20,7 @@ from spaces.student import StudentSpec
 from trainers.measure.fidelity import Fidelity
 
 FORMAT = 1
-"""Of a trial's record; one without a format number is from before there were any, and reads as this."""
+"""Format number of a trial's record; one without it was written before format numbers, and is read as format 1."""
 
 
 class TrialState(StrEnum):
@@ -31,7 +31,7 @@ class TrialState(StrEnum):
     COMPLETE = "complete"
     """Distilled over the whole budget and finite: the only state that may reach the front."""
     PRUNED = "pruned"
-    """Stopped at a rung: a no slower one is expected to end ahead, and a new one promises more for the tokens."""
+    """Stopped at a rung: another trial is predicted to dominate it, and a new one promises more per token."""
     REFUSED = "refused"
     """Not distilled at all: cannot be built, a duplicate, or hopeless for its predicted latency."""
     FAILED = "failed"
@@ -47,7 +47,7 @@ class RungRecord:
     n_tokens: int
     """Training tokens seen so far."""
     fidelity: Fidelity
-    """Of the averaged weights, on held-out text."""
+    """Fidelity of the averaged weights on held-out text."""
     loss: float
     """Mean training loss since the rung before, or up to it if no batch lies between them."""
     seconds: float
@@ -69,7 +69,7 @@ class RungRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """One trial: its point, what the point means, and what came of it."""
+    """One trial: its point, the student and recipe that it decodes to, its state and measurements."""
 
     number: int
     """Optuna's number of the trial, from 0."""
@@ -80,9 +80,9 @@ class TrialRecord:
     recipe: RecipeSpec | None
     """How it is distilled; None if the point cannot be built."""
     seed: int
-    """Of the weights that are drawn and of the order of batches."""
+    """Seed of the initial weights and of the order of batches."""
     predicted_latency_ms: float | None
-    """Under the study's profile; None if the point cannot be built."""
+    """Latency under the study's profile; None if the point cannot be built."""
     state: TrialState = TrialState.RUNNING
     """Where the trial stands."""
     outcome: Outcome | None = None
@@ -166,7 +166,7 @@ class TrialRecord:
 
 
 class Observer(Protocol):
-    """Is told, in the driver and in order, what happens to trials: the live table, the MLflow logger.
+    """Notified, in the driver and in order, of events of trials: the live table, the MLflow writer.
 
     A refused trial is only ended, never started. A trial that was finished by an earlier run is not told again.
     """

@@ -179,7 +179,7 @@ def _fidelity_indices(search: RecordedSearch, posterior: Posterior) -> SobolIndi
     if n_complete < MIN_COMPLETE:
         trials = "1 trial is" if n_complete == 1 else f"{n_complete} trials are"
         return SobolIndices(dimensions=(), reason=f"Too few trials: {trials} complete, {MIN_COMPLETE} are needed.")
-    explained = posterior.explained()
+    explained = posterior.r_squared()
     if explained is None or explained < MIN_EXPLAINED:
         share = "nothing" if explained is None or explained <= 0.0 else f"{explained:.0%}"
         return SobolIndices(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store on disk: folders, locks, atomic files, disk space."""
+"""The store on disk: its folders, locks, study state and error files, and the check of free disk space."""

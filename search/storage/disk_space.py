@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disk space: what a search must find free before it begins, and how every command ends when none is left.
+"""Disk space: the check before a search, and one error for every way in which a full disk shows.
 
-Every writer says it in its own words: the system by an error number, sqlite, MLflow and safetensors in a text, NumPy
-by what it could not write, Ray in the text of an error from another process. So the whole chain of an error is read.
+Writers report a full disk differently: the operating system by errno, sqlite, MLflow and safetensors in the message,
+NumPy by the number of items that it could not write, Ray in the message of an error from another process. So errno and
+message of an error and of its causes are examined.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from spaces.cost import cost
 from spaces.errors import UserError
 from spaces.student import StudentSpec
 
-COPIES = 4
-"""Of a student's weights in a checkpoint: weights, their average, and two moments of the optimiser."""
+N_COPIES = 4
+"""Copies of a student's weights in a checkpoint: weights, their average, and two moments of the optimiser."""
 
-_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
-_WORDS = re.compile(
+_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_MESSAGES = re.compile(
     r"No space left on device|Disk quota exceeded|database or disk is full|\d+ requested and \d+ written"
 )
 
 
 class DiskFullError(UserError):
-    """A disk is full; everything measured before is kept."""
+    """A disk is full; everything that was measured before is kept."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that a disk is full."""
+    """Whether an error, or one of its causes, says that a disk is full."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -40,9 +41,9 @@ def is_disk_full(error: BaseException) -> bool:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in _NUMBERS:
+        if isinstance(current, OSError) and current.errno in _ERRNOS:
             return True
-        if _WORDS.search(str(current)):
+        if _MESSAGES.search(str(current)):
             return True
         queue += [current.__cause__, current.__context__]
     return False
@@ -50,9 +51,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def disk_full_explained(*folders: Path) -> Iterator[None]:
-    """Within the block every error that comes from a full disk becomes one DiskFullError, which says what to do.
+    """Within the block every error that a full disk caused is raised as DiskFullError, with the remedy.
 
-    `folders` are where the block writes, as far as that is known.
+    `folders` are those in which the block writes, for the message.
     """
     try:
         yield
@@ -69,8 +70,8 @@ def disk_full_explained(*folders: Path) -> Iterator[None]:
 
 
 def require_disk_space(folder: Path, spec: StudentSpec, *, n_workers: int) -> None:
-    """Raises DiskFullError unless every worker could save a student as large as `spec`: the least that is needed."""
-    n_bytes = n_workers * COPIES * cost(spec).n_bytes
+    """Raises DiskFullError unless each of `n_workers` workers could save a checkpoint of such a student."""
+    n_bytes = n_workers * N_COPIES * cost(spec).n_bytes
     if _free_bytes(folder) < n_bytes:
         raise DiskFullError(
             f"a search saves {n_workers} students at a time, {n_bytes / 1e6:,.0f} MB if they are large: "
@@ -83,7 +84,7 @@ def _free(folder: Path) -> str:
 
 
 def _free_bytes(folder: Path) -> int:
-    """Where the folder is, or will be."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

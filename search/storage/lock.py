@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who works on a study: one command at a time, which others can ask for.
+"""Locks of a study: one command at a time works on it, and others can read which.
 
-The lock is the operating system's, on a file in the study's folder, so it ends with the process that holds it, however
-that ends. The file says who took it last.
+A lock is an `flock` on a file in the study's folder, so the operating system releases it when its process ends for any
+reason. The file's text names the process that took it last.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ COMMAND = "run.lock"
 TRIALS = "search.lock"
 """Held by the one search that writes trials."""
 
-_TRIES = 10  # one who asks who holds the lock holds it for an instant
-_TRY_EVERY_S = 0.05
+_N_ATTEMPTS = 10  # `holder_of` in another process takes the lock for a moment
+_ATTEMPT_EVERY_S = 0.05
 
 
 @contextmanager
@@ -33,14 +33,14 @@ def exclusive(folder: Path, *, lock: str = TRIALS) -> Iterator[None]:
     """Within the block no other process holds this lock of the study. Raises ValueError if one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / lock).open("a+", encoding="utf-8") as file:
-        for _ in range(_TRIES):
-            if _taken(file, fcntl.LOCK_EX):
+        for _ in range(_N_ATTEMPTS):
+            if _try_lock(file, fcntl.LOCK_EX):
                 break
-            time.sleep(_TRY_EVERY_S)
+            time.sleep(_ATTEMPT_EVERY_S)
         else:
             raise UserError(
-                f"one search at a time writes a study: {_holder(file)} works on {folder}; wait, stop it, look on with "
-                f"`understudy watch {folder.name}`, or give this one another --name"
+                f"one search at a time writes a study: {_holder(file)} works on {folder}; wait, stop it, follow it "
+                f"with `understudy watch {folder.name}`, or give this one another --name"
             )
         file.truncate(0)
         begun = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
@@ -50,15 +50,15 @@ def exclusive(folder: Path, *, lock: str = TRIALS) -> Iterator[None]:
 
 
 def holder_of(folder: Path, *, lock: str = COMMAND) -> str | None:
-    """Who holds a lock of the study, in words; None if nobody does."""
+    """Process id, host and start time of the holder of a lock of the study, as text; None if no process holds it."""
     try:
         with (folder / lock).open(encoding="utf-8") as file:
-            return None if _taken(file, fcntl.LOCK_SH) else _holder(file)
+            return None if _try_lock(file, fcntl.LOCK_SH) else _holder(file)
     except FileNotFoundError:
         return None
 
 
-def _taken(file: IO[str], operation: int) -> bool:
+def _try_lock(file: IO[str], operation: int) -> bool:
     try:
         fcntl.flock(file, operation | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder in which searches leave everything they measure.
+"""The store: the folder in which searches keep everything that they measure.
 
     STORE/mlflow.db           MLflow's tracking and registry database (sqlite)
-    STORE/artifacts/          what runs and models hold
-    STORE/tracking.json       where MLflow is instead, if a search was told so: a server then keeps both of these
-    STORE/cache/              teachers' outputs, tokenised corpora, latency calibrations: may be deleted
+    STORE/artifacts/          artifacts of runs and models
+    STORE/tracking.json       address of MLflow, if a search was given one; a server keeps all of its data
+    STORE/cache/              teachers' outputs, tokenised corpora, latency calibrations; may be deleted
     STORE/studies/NAME/       one study: Optuna's journal, checkpoints, student folders
 
-A store tracks in one place, for all its studies.
+All studies of a store are tracked at one address.
 
 Use a local disk: sqlite and the study's lock are files that network file systems do not lock reliably.
 """
@@ -33,17 +33,17 @@ ROOT_VARIABLE = "UNDERSTUDY_STORE"
 
 
 class NoStoreError(UserError):
-    """No search has created a store in this folder."""
+    """There is no store in this folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The store in folder `root`; making the value touches no disk."""
+    """The store in folder `root`; constructing it does not access the disk."""
 
     root: Path
     """Absolute folder."""
     tracking: str | None = None
-    """Address of MLflow; None: the one that the folder remembers, else its own database."""
+    """Address of MLflow; None: the one in `tracking.json`, else the store's own database."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
@@ -62,38 +62,38 @@ class Store:
 
     @property
     def database(self) -> Path:
-        """MLflow's sqlite file; of a store that tracks on a server, the one that is not there."""
+        """MLflow's sqlite file; for a store that tracks on a server, a file that does not exist."""
         return self.root / "mlflow.db" if self.on_server else database_of(self.tracking_uri)
 
     @property
     def artifacts(self) -> Path:
-        """Artifacts of runs and models."""
+        """Folder of the artifacts of runs and models."""
         return self.root / "artifacts"
 
     @property
     def cache(self) -> Path:
-        """What can be computed again."""
+        """Folder of what can be computed again."""
         return self.root / "cache"
 
     @property
     def tracking_uri(self) -> str:
         """MLflow's tracking and registry address."""
-        return self.tracking or self._remembered().get("uri") or self._own_uri
+        return self.tracking or self._read_tracking().get("uri") or self._own_uri
 
     @property
     def on_server(self) -> bool:
-        """Whether this store tracks on a server, which then keeps the artifacts, too."""
+        """Whether this store tracks on a server, which then also keeps the artifacts."""
         return is_server(self.tracking_uri)
 
     @property
     def identity(self) -> str | None:
-        """What tells this store's studies from others of the same name on a server; None unless it tracks on one."""
-        found: str | None = self._remembered().get("store")
+        """Id that distinguishes this store's studies from others of the same name; None without `tracking.json`."""
+        found: str | None = self._read_tracking().get("store")
         return found
 
     @property
     def artifact_uri(self) -> str:
-        """Root of the artifacts, as an address."""
+        """URI of the root of the artifacts."""
         return self.artifacts.as_uri()
 
     def study_folder(self, name: str) -> Path:
@@ -101,39 +101,39 @@ class Store:
         return self.root / "studies" / require_name("study", name)
 
     @property
-    def remembers(self) -> bool:
-        """Whether the folder remembers an address of MLflow."""
-        return bool(self._remembered())
+    def has_tracking_file(self) -> bool:
+        """Whether the folder holds an address of MLflow (`tracking.json`)."""
+        return bool(self._read_tracking())
 
-    def forget(self) -> None:
-        """Remember no address, for the one that was told just now was of no use."""
+    def delete_tracking(self) -> None:
+        """Deletes the address that was just written, because the server did not work."""
         self._tracking_file.unlink(missing_ok=True)
 
-    def remember(self) -> None:
-        """Write down the address of MLflow that was told, unless it is the store's own or known already."""
-        if self.tracking is not None and not self.remembers and self.tracking_uri != self._own_uri:
+    def write_tracking(self) -> None:
+        """Writes the given address into `tracking.json`, unless it is the store's own or one is there already."""
+        if self.tracking is not None and not self.has_tracking_file and self.tracking_uri != self._own_uri:
             write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex}, durable=True)
 
     def make_folders(self) -> None:
-        """Create the folders of artifacts, caches and studies."""
+        """Creates the folders of artifacts, caches and studies."""
         for folder in (self.artifacts, self.cache, self.root / "studies"):
             folder.mkdir(exist_ok=True)
 
     def exists(self) -> bool:
-        """Whether a search has created this store, or a server is named that may hold one."""
+        """Whether the store's database exists, or the store tracks on a server, which is not asked."""
         return self.on_server or self.database.is_file()
 
     def require_one_address(self) -> None:
-        """Raises ValueError if the store tracks elsewhere already, or its database's folder does not exist."""
-        remembered = self._remembered().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
-        if remembered not in (None, self.tracking_uri):
+        """Raises ValueError if the store already tracks at another address, or its database's folder does not exist."""
+        stored = self._read_tracking().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
+        if stored not in (None, self.tracking_uri):
             raise UserError(
-                f"a store tracks in one place: {self.root} tracks at {remembered}, so its studies cannot go to "
+                f"a store tracks at one address: {self.root} tracks at {stored}, so its studies cannot go to "
                 f"{self.tracking_uri}; choose another store (--store or ${ROOT_VARIABLE}), or, if MLflow has moved, "
                 f"write that address into {self._tracking_file}"
             )
         if not self.on_server and self.database.parent != self.root and not self.database.parent.is_dir():
-            raise UserError(f"a database lies in a folder that exists, which {self.database.parent} is not; make it")
+            raise UserError(f"the folder of a database must exist, and {self.database.parent} does not; create it")
 
     def require_writable(self) -> None:
         """Raises ValueError unless files can be created in the root, which is created if missing."""
@@ -148,7 +148,7 @@ class Store:
             ) from None
 
     def require_exists(self) -> None:
-        """Raises NoStoreError unless a search has created this store; a server is not asked here."""
+        """Raises NoStoreError unless the store exists; a server is not asked here."""
         if self.on_server:
             return
         if not self.exists():
@@ -159,9 +159,9 @@ class Store:
         self.require_sqlite()
 
     def require_sqlite(self) -> None:
-        """Raises ValueError unless the database is an sqlite file: MLflow would try others for minutes."""
+        """Raises ValueError unless the database is an sqlite file: MLflow would retry for minutes."""
         try:
-            # To write, if the file may be written: what a killed writer left half done is undone by the next who opens.
+            # Opened for writing if possible, so that sqlite rolls back the transaction of a killed writer.
             with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("select count(*) from sqlite_master")
         except sqlite3.DatabaseError as error:
@@ -177,5 +177,5 @@ class Store:
     def _tracking_file(self) -> Path:
         return self.root / "tracking.json"
 
-    def _remembered(self) -> dict[str, Any]:
+    def _read_tracking(self) -> dict[str, Any]:
         return read_json(self._tracking_file) or {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts of a study that must survive its command: one JSON file each in the study's folder, written whole.
+"""State of a study that outlives a command: typed values, each in a JSON file of the study's folder.
 
-A fact is a typed value. Its file carries a format number, so that a newer version's is refused instead of misread; one
-without a number is from before there were any, and reads as format 1.
+Files are replaced atomically. Each holds a format number, so that a newer format is refused instead of misread; a file
+without one was written before format numbers, and is read as format 1.
 """
 
 from __future__ import annotations
@@ -26,73 +26,74 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact(Generic[T]):
-    """What is known of a study under one name: how a value becomes a JSON object, and an object a value."""
+class StateFile(Generic[T]):
+    """A named value of a study's state, with its conversion to and from a JSON object."""
 
     name: str
-    """Of the file, without its suffix."""
+    """Name of the file, without its suffix."""
     to_json: Callable[[T], Mapping[str, Any]]
-    """The object of a value."""
+    """Converts a value to its JSON object."""
     from_json: Callable[[Mapping[str, Any]], T]
-    """The value of an object; whatever it raises, the file is broken."""
+    """Converts a JSON object to its value; if it raises, the file counts as broken."""
     format: int = 1
-    """Of the objects that `to_json` returns; `from_json` reads this one and all before."""
+    """Format number of the objects that `to_json` returns; `from_json` reads this format and all before."""
     durable: bool = True
-    """Whether it survives a power failure (`runtime.atomic`)."""
+    """Whether the file survives a power failure (`runtime.atomic`)."""
 
 
 def _calibration(document: Mapping[str, Any]) -> Calibration:
-    from trainers.measure.calibration import Calibration  # torch, which those who look on do not need
+    from trainers.measure.calibration import Calibration  # imports torch, which `understudy watch` does not need
 
-    return Calibration.from_json(document.get("calibration", document))  # before there were facts, it was the file
+    return Calibration.from_json(document.get("calibration", document))  # older files hold the calibration itself
 
 
-STUDY: Fact[StudySpec] = Fact(name="study", to_json=StudySpec.to_json, from_json=stored_study)
+STUDY: StateFile[StudySpec] = StateFile(name="study", to_json=StudySpec.to_json, from_json=stored_study)
 """The study as the last command was given it."""
-CALIBRATION: Fact[Calibration] = Fact(
+CALIBRATION: StateFile[Calibration] = StateFile(
     name="calibration", to_json=lambda value: {"calibration": value.to_json()}, from_json=_calibration
 )
-"""The latencies which the study's predictor was fitted to: the cache may lose them."""
+"""The latencies that the study's predictor was fitted to; a copy, because the cache may be deleted."""
 
-_FREE = ("search", "graduation", "initial_points")  # a study may change these and go on; rungs are checked by name
+# May change between commands; rungs, a part of `search`, are checked separately.
+_CHANGEABLE = ("search", "graduation", "initial_points")
 
 
 @dataclass(frozen=True, slots=True)
 class StudyState:
-    """The facts in `folder`; making the value touches no disk."""
+    """The state in `folder`; constructing it does not access the disk."""
 
     folder: Path
     """The study's folder in its store."""
 
     @classmethod
     def of(cls, store: Store, study: str) -> StudyState:
-        """The facts of a study of a store."""
+        """The state of a study in a store."""
         return cls(store.study_folder(study))
 
-    def path(self, fact: Fact[Any]) -> Path:
-        """The fact's file."""
-        return self.folder / f"{fact.name}.json"
+    def path(self, file: StateFile[Any]) -> Path:
+        """The file of a value."""
+        return self.folder / f"{file.name}.json"
 
-    def read(self, fact: Fact[T]) -> T | None:
-        """The value of a fact; None if it was never written, or its file is broken.
+    def read(self, file: StateFile[T]) -> T | None:
+        """The stored value; None if it was never written, or its file is broken.
 
         Raises ValueError if a newer version wrote it in a format that this one does not know.
         """
-        document = read_json(self.path(fact))
+        document = read_json(self.path(file))
         if document is None:
             return None
-        require_format(document, fact.format, what=str(self.path(fact)))
+        require_format(document, file.format, what=str(self.path(file)))
         try:
-            return fact.from_json(document)
+            return file.from_json(document)
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
-    def write(self, fact: Fact[T], value: T) -> None:
-        """Replace the fact: after a crash the file holds the old or the new one."""
-        write_json(self.path(fact), {KEY: fact.format, **fact.to_json(value)}, durable=fact.durable)
+    def write(self, file: StateFile[T], value: T) -> None:
+        """Replaces the stored value; after a crash the file holds the old or the new one."""
+        write_json(self.path(file), {KEY: file.format, **file.to_json(value)}, durable=file.durable)
 
     def claim(self, study: StudySpec) -> None:
-        """Write the study down, or check that what is there is the same study.
+        """Writes the study, after checking that the stored one, if any, is the same.
 
         Trials, time, workers, seed and graduation may change from command to command. Raises ValueError if what
         decides the meaning of earlier trials changed: teachers, corpus, profile, space, rungs.
@@ -100,11 +101,11 @@ class StudyState:
         before = self.read(STUDY)
         if before is None and read_json(self.path(STUDY)) is not None:
             raise UserError(
-                f"a study goes on as it began, and {self.path(STUDY)} does not hold one that this version can read; "
+                f"a study is continued as it began, and {self.path(STUDY)} holds no study that this version can read; "
                 "search under another name (--name) or in another store (--store)"
             )
         if before is not None:
-            names = [part.name for part in fields(StudySpec) if part.name not in _FREE]
+            names = [part.name for part in fields(StudySpec) if part.name not in _CHANGEABLE]
             changed = [name for name in names if getattr(before, name) != getattr(study, name)]
             if before.search.rungs != study.search.rungs:
                 changed.append("search.rungs")
@@ -117,7 +118,7 @@ class StudyState:
 
 
 def latest_study(store: Store) -> str:
-    """The study that a command was given for last. Raises ValueError if there is none."""
+    """Name of the study that a command ran last. Raises ValueError if there is none."""
     found = list((store.root / "studies").glob("*/study.json"))
     if not found:
         raise UserError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where MLflow keeps what a store tracks: the address of a server or of an sqlite file.
+"""Tracking addresses: an MLflow server or an sqlite file.
 
     http://HOST:PORT, https://HOST/PATH    an MLflow server, which keeps artifacts as well
     sqlite:///FILE                         a database on this machine, with artifacts in the store
@@ -18,7 +18,7 @@ _RULE = "a tracking address is http://HOST:PORT, https://HOST or sqlite:///FILE"
 
 
 def require_tracking_uri(text: str) -> str:
-    """The address in the form that is remembered: no slash at the end, a database by its absolute path.
+    """The address in the form that is stored: no slash at the end, the absolute path of a database.
 
     Raises ValueError for anything that is not the address of a server or of an sqlite file.
     """
@@ -32,12 +32,12 @@ def require_tracking_uri(text: str) -> str:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
-    except ValueError:  # a port that is none
+    except ValueError:  # the port is not a number
         host, port = None, None
     wrong = re.search(r"[\s\x00-\x1f\x7f\\]", text) or parts.query or parts.fragment or port == 0
     if parts.username is not None or parts.password is not None:
         raise UserError(
-            "a tracking address is remembered and shown, so it must not hold a name or a password; "
+            "a tracking address is stored and shown, so it must not hold a name or a password; "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if not host or wrong or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host):
@@ -46,12 +46,12 @@ def require_tracking_uri(text: str) -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Whether an address is a server's, not a database's."""
+    """Whether an address is that of a server, not of a database."""
     return not uri.startswith(_SQLITE)
 
 
 def database_of(uri: str) -> Path:
-    """The file of a database's address."""
+    """The file that a database's address names."""
     return Path(uri.removeprefix(_SQLITE))
 
 

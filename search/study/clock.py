@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 
 from search.console.progress import Bar, Reporter
-from search.storage.study_state import Fact, StudyState
+from search.storage.study_state import StateFile, StudyState
 
-CLOCK: Fact[float] = Fact(
+CLOCK: StateFile[float] = StateFile(
     name="clock", to_json=lambda spent_s: {"spent_s": spent_s}, from_json=lambda document: float(document["spent_s"])
 )
 """Seconds spent on the study by all its commands."""
-STEP: Fact[str] = Fact(
+STEP: StateFile[str] = StateFile(
     name="step", to_json=lambda step: {"step": step}, from_json=lambda document: str(document["step"]), durable=False
 )
 """The current step, as text for people."""

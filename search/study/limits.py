@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.storage.study_state import Fact
+from search.storage.study_state import StateFile
 from spaces.study.spec import GraduationSpec, SearchSpec, StudySpec, section_to_json
 from spaces.study.stored import stored_section
 
@@ -37,13 +37,13 @@ class RequestedLimits:
         return cls(search=search, graduation=stored_section(GraduationSpec, document["graduation"]))
 
 
-SEARCHED: Fact[SearchSpec] = Fact(
+SEARCHED: StateFile[SearchSpec] = StateFile(
     name="search",
     to_json=lambda search: {"search": section_to_json(search)},
     from_json=lambda document: stored_section(SearchSpec, document["search"]),
 )
 """The search section with which the search for trials last finished."""
-COMPLETE: Fact[RequestedLimits] = Fact(
+COMPLETE: StateFile[RequestedLimits] = StateFile(
     name="complete", to_json=RequestedLimits.to_json, from_json=RequestedLimits.from_json
 )
 """The limits with which all steps were completed, registration included."""

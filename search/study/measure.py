@@ -19,7 +19,7 @@ from runtime.folder import read_folder, student_digest
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
 from search.records.front import MeasuredStudent
-from search.storage.study_state import Fact, StudyState
+from search.storage.study_state import StateFile, StudyState
 from search.study.prepare import Prepared
 from search.study.references import TEACHER, Reference, fidelity_on
 from spaces.profile import LatencyProfile, Runtime
@@ -58,7 +58,7 @@ class FinalMeasurement:
         return cls(key=document["key"], references=references, students=students)
 
 
-MEASUREMENT: Fact[FinalMeasurement] = Fact(
+MEASUREMENT: StateFile[FinalMeasurement] = StateFile(
     name="measurement", to_json=FinalMeasurement.to_json, from_json=FinalMeasurement.from_json
 )
 """The last final measurement."""

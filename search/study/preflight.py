@@ -67,10 +67,10 @@ def check_search(search: SearchSpec) -> None:
             from optuna.pruners import BasePruner
             from optuna.samplers import BaseSampler
 
-            from search.trials.sampling import make_named
+            from search.trials.sampling import make_from_class_path
 
             base: type[object] = BaseSampler if what == "sampler" else BasePruner
-            make_named(what, name, base)
+            make_from_class_path(what, name, base)
 
 
 def check_runtime(runtime: Runtime) -> None:

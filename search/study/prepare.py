@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from search.console.progress import Reporter
 from search.storage.disk_space import require_disk_space
 from search.storage.store import Store
-from search.storage.study_state import CALIBRATION, Fact, StudyState
+from search.storage.study_state import CALIBRATION, StateFile, StudyState
 from search.study.budget import REDO_FACTOR, TimePlan
 from search.study.calibration_sample import sample_architectures
 from search.study.limits import SEARCHED
@@ -33,7 +33,7 @@ from trainers.measure.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, Pr
 from trainers.teacher.load import Teacher, load_teacher
 from trainers.text.corpus import Corpus, prepare_corpus
 
-TABLE_SECONDS: Fact[float] = Fact(
+TABLE_SECONDS: StateFile[float] = StateFile(
     name="static-table",
     to_json=lambda seconds: {"seconds": seconds},
     from_json=lambda document: float(document["seconds"]),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from search.console.progress import Reporter
-from search.storage.study_state import Fact, StudyState
+from search.storage.study_state import StateFile, StudyState
 from search.study.prepare import Prepared
 from spaces.profile import Runtime
 from spaces.student import StudentSpec
@@ -64,7 +64,7 @@ class ReferenceFidelities:
         return cls(key=document["key"], fidelities=fidelities)
 
 
-REFERENCES: Fact[ReferenceFidelities] = Fact(
+REFERENCES: StateFile[ReferenceFidelities] = StateFile(
     name="references", to_json=ReferenceFidelities.to_json, from_json=ReferenceFidelities.from_json
 )
 """The fidelities that the last command measured or read."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from search.console.live_table import LiveTable
 from search.console.progress import ConsoleReporter, Reporter
-from search.graduation.checkpoint_retention import CheckpointKeeper, with_checkpoints
+from search.graduation.checkpoint_retention import CheckpointKeeper, with_existing_checkpoints
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
 from search.records.front import Front
@@ -130,13 +130,13 @@ class _Run:
 
     def run_all_steps(self) -> Front:
         """Runs all steps, each from what is already stored; returns the registered front."""
-        remembered = self.store.remembers
+        remembered = self.store.has_tracking_file
         create_store(self.store)
         try:
             claim_experiment(self.store, self.study)
         except ValueError:
             if not remembered:
-                self.store.forget()
+                self.store.delete_tracking()
             raise
         prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
         # The search checks this too, but may be complete already.
@@ -249,7 +249,7 @@ class _Run:
                 observers=(writer, table, keeper, self.clock),
                 say=table.say,
             )
-        records = tuple(with_checkpoints(records))
+        records = tuple(with_existing_checkpoints(records))
         writer.backfill(records)
         self.state.write(SEARCHED, study.search)
         states = Counter(str(record.state) for record in records)

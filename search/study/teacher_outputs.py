@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from runtime.atomic import atomic_file
 from search.console.progress import Reporter
 from search.storage.store import Store
-from search.storage.study_state import Fact, StudyState
+from search.storage.study_state import StateFile, StudyState
 from search.study.budget import REDO_FACTOR, TimePlan, n_sentences
 from search.workers.mapped_array import by_path
 from spaces.domain import Choice
@@ -54,7 +54,7 @@ class CachedText:
         return cls(n_sentences=int(document["n_sentences"]), cache_s=None if cache_s is None else float(cache_s))
 
 
-CACHED_TEXT: Fact[CachedText] = Fact(name="preparation", to_json=asdict, from_json=CachedText.from_json)
+CACHED_TEXT: StateFile[CachedText] = StateFile(name="preparation", to_json=asdict, from_json=CachedText.from_json)
 """The result of the last preparation."""
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that knows MLflow: runs, models, the registry, and what it means when a server does not answer."""
+"""Tracking in MLflow: runs, logged models, the model registry, and errors of a tracking server."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artifacts of runs and models: folders of the store where MLflow is its own database, downloads from a server.
+"""Reads artifacts of runs and models, from the store's folders or from a server.
 
-A student that was downloaded is kept in the store's cache, for a logged model never changes.
+Students that were downloaded from a server stay in the store's cache, because a logged model never changes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def student_folder(store: Store, uri: str) -> Path:
 
 
 def artifact_path(store: Store, uri: str) -> Path:
-    """The folder of an artifact address; one that was written where the store used to be is found in the store."""
+    """The folder of an artifact address; if the store was moved since, the folder in the store's present place."""
     path = Path(unquote(urlparse(uri).path))
     if not path.exists():
         for i, part in enumerate(path.parts[:-1]):
@@ -61,6 +61,6 @@ def _downloaded(store: Store, uri: str) -> Path:
             from mlflow.artifacts import download_artifacts
 
             folder = download_artifacts(artifact_uri=f"{uri.rstrip('/')}/artifacts", dst_path=temporary)
-            with suppress(FileExistsError):  # another command was faster
+            with suppress(FileExistsError):  # another command has downloaded it meanwhile
                 move_into_place(Path(folder), kept, durable=True, may_replace=False)
     return kept

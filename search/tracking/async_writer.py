@@ -19,9 +19,9 @@ from search.records.trial import TrialRecord
 from search.tracking.errors import TrackingError, is_refusal, reason_of, tracking_errors
 from search.tracking.trial_runs import TrialLog, endings
 
-BATCH_S = 3.0  # that a record may wait for newer ones: fewer writes, and few while the next trial is being chosen
+BATCH_S = 3.0  # time that a record waits for newer ones, so that there are fewer writes
 RETRY_S = 1.0  # between two attempts while MLflow is unreachable
-EXIT_S = 3.0  # that an interrupted command waits for what is still to be written; the next command completes it
+EXIT_S = 3.0  # time that an interrupted command waits for the queue; the next command writes the rest
 
 Say = Callable[[str], None]
 
@@ -45,7 +45,7 @@ class TrialWriter:
         self._n_outages = 0  # times that MLflow was found to be unreachable
         self._last_failure: Exception | None = None
         self._refusal_reported = False
-        self._is_away = False  # reported as unreachable, and not yet as answering again
+        self._is_unreachable = False  # reported as unreachable, and not yet as answering again
         self._messages: list[str] = []
         self._crash: BaseException | None = None  # what ended the thread
         self._urgent = False  # a caller waits until the queue is empty
@@ -61,7 +61,7 @@ class TrialWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Writes what is queued if MLflow takes it at once."""
+        """Stops the thread after it has written the queue, waiting at most `EXIT_S` seconds."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -69,7 +69,7 @@ class TrialWriter:
 
     @contextmanager
     def reporting_to(self, say: Say) -> Iterator[None]:
-        """Within the block messages go to another function."""
+        """Within the block messages are passed to another function."""
         before, self._say = self._say, say
         try:
             yield
@@ -77,31 +77,31 @@ class TrialWriter:
             self._say = before
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Queues the creation of the run, or its continuation."""
+        """Queues the creation of the trial's run, or its continuation."""
         self._enqueue([record])
 
     def rung_reached(self, record: TrialRecord) -> None:
-        """Queues the last rung."""
+        """Queues the metrics of the last rung."""
         self._enqueue([record])
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Queues the final state, the outcome and the cost."""
+        """Queues the final state, outcome and cost."""
         self._enqueue([record])
 
     def backfill(self, records: Iterable[TrialRecord]) -> None:
-        """Queues the ends of trials, to be written where they are missing."""
+        """Queues trials that have ended, to be written where MLflow lacks them."""
         self._enqueue(records, only_endings=True)
 
     def flush(self, seconds: float) -> None:
-        """Waits until the queue is empty or MLflow is unreachable, but no longer than so many seconds."""
+        """Waits until the queue is empty or MLflow is unreachable, at most `seconds`."""
         with self._writing_now():
             self._changed.wait_for(self._idle_or_failed(), seconds)
         self._report()
 
     def finish(self, records: Iterable[TrialRecord]) -> None:
-        """Returns when MLflow has all of these trials, looked up anew, and all that was queued.
+        """Returns when MLflow has all of these trials, which are looked up again, and all that was queued.
 
-        Raises TrackingError as soon as it does not take them; then it may be tried again.
+        Raises TrackingError when a write fails; the call may be repeated.
         """
         self._drain()
         with self._changed:
@@ -147,7 +147,7 @@ class TrialWriter:
         with self._changed:
             for record in endings(records) if only_endings else records:
                 self._queue.pop(record.name, None)  # the newest last
-                if record.continues is not None:  # its record has all that the other's has, and takes over its run
+                if record.continues is not None:  # its record includes the other's, and it continues the other's run
                     self._queue.pop(f"trial-{record.continues:04d}", None)
                 self._queue[record.name] = record
             self._changed.notify_all()
@@ -164,7 +164,7 @@ class TrialWriter:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._ended)
                 self._changed.wait_for(lambda: self._urgent or self._ended, BATCH_S)
-                if not self._queue or (self._ended and self._is_away):
+                if not self._queue or (self._ended and self._is_unreachable):
                     return
                 names = list(self._queue)
             for name in names:
@@ -174,7 +174,7 @@ class TrialWriter:
                 return
 
     def _write(self, name: str) -> bool:
-        """Writes the newest record of a trial, if it still waits; whether another one may be tried at once."""
+        """Writes the newest record of a trial, if one is queued; returns whether the next may be written at once."""
         with self._changed:
             record = self._queue.get(name)
         if record is None:
@@ -185,7 +185,7 @@ class TrialWriter:
         except tracking_errors() as error:
             self._failed(record, error)
             return is_refusal(error)
-        except BaseException as error:  # raised where the end is waited for: trials go on
+        except BaseException as error:  # raised by `finish`; trials go on until then
             with self._changed:
                 self._crash = error
                 self._changed.notify_all()
@@ -199,8 +199,8 @@ class TrialWriter:
         with self._changed:
             self._refused.pop(record.name, None)
             self._discard(record)
-            if self._is_away and not self._queue:
-                self._is_away = False
+            if self._is_unreachable and not self._queue:
+                self._is_unreachable = False
                 self._messages.append(f"tracking at {self._address} answers again, and what was missed is written")
             self._changed.notify_all()
 
@@ -217,8 +217,8 @@ class TrialWriter:
             else:
                 self._n_outages += 1
                 self._last_failure = error
-                if not self._is_away:
-                    self._is_away = True
+                if not self._is_unreachable:
+                    self._is_unreachable = True
                     line = f"tracking at {self._address} is unreachable ({reason}): trials go on, and what is missed"
                     self._messages.append(f"{line} is written later")
             self._changed.notify_all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow's client of a store: created, asked, activated; and what is set before MLflow is imported."""
+"""MLflow clients of a store, its database, and the environment variables that MLflow reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MLFLOW_ENVIRONMENT = {
 
 
 def create_store(store: Store) -> Store:
-    """The store with its folders, and with a writable, migrated database or a server that answers.
+    """Creates the store's folders and its migrated database, or checks that its server answers; returns the store.
 
     Call it before any worker starts: migrations take seconds and would race. Raises ValueError if the folder cannot be
     written, or if `require_tracking` does.
@@ -45,14 +45,14 @@ def create_store(store: Store) -> Store:
     store.make_folders()
     if not store.exists():
         _make_database(store)
-    store.remember()
+    store.write_tracking()
     with connected(store) as client:
         client.search_experiments(max_results=1)
     return store
 
 
 def require_tracking(store: Store) -> None:
-    """Raises ValueError unless the store may track where it is told to, and an MLflow server there answers."""
+    """Raises ValueError unless the store may track at its address, and a server there answers within `ANSWER_S`."""
     store.require_one_address()
     if store.on_server:
         with environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}), connected(store) as client:
@@ -80,7 +80,7 @@ def client_of(store: Store) -> MlflowClient:
 
 @contextmanager
 def connected(store: Store) -> Iterator[MlflowClient]:
-    """A client; within the block a server that does not answer, or refuses, is a TrackingError that says so."""
+    """A client; within the block errors of a server that does not answer, or refuses, are raised as TrackingError."""
     client = client_of(store)
     try:
         yield client
@@ -116,20 +116,20 @@ def activated(store: Store) -> Iterator[None]:
 
 
 def _make_database(store: Store) -> None:
-    """Elsewhere, and then put in its place: tables that a killed command half made could not be made again."""
+    """Creates the database in a temporary folder and links it into place, so that it is never incomplete."""
     with tempfile.TemporaryDirectory(prefix=".database-", dir=store.database.parent) as folder:
         new = Store(Path(folder))
         client_of(new).search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another command was faster
+        with suppress(FileExistsError):  # another command has created it meanwhile
             os.link(new.database, store.database)
 
 
 def _prepare_mlflow() -> None:
-    """Set what MLflow reads from the environment, import it, and leave only its errors on stderr."""
+    """Sets the environment variables that MLflow reads, imports it, and limits its logging to errors."""
     for name, value in _MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows what it raises, stack and all
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it means that MLflow does not answer, or refuses.
+"""Errors of MLflow: unreachable or refused, and the reason in a few words.
 
-A server may be away at any time. MLflow would then try for minutes, and would send again what may have been done, so
-we set its retries to none (whoever sets MLFLOW_HTTP_REQUEST_MAX_RETRIES is obeyed) and try again ourselves, where we
-know what may be repeated.
+A server may be unreachable at any time. MLflow would retry for minutes, and repeat requests that may have succeeded, so
+its retries are set to 0 (unless the user sets MLFLOW_HTTP_REQUEST_MAX_RETRIES), and requests that may be repeated are
+retried here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 from spaces.errors import UserError
 
-ANSWER_S = 5  # a server is asked before a search whether it is there, and must answer in this time
+ANSWER_S = 5  # timeout of the request that checks, before a search, that a server answers
 
 _REASON_CHARACTERS = 200
 _REASONS = (
@@ -24,16 +24,16 @@ _REASONS = (
 
 
 class TrackingError(UserError):
-    """MLflow cannot be asked, or does not take what it is told; what failed may be tried again."""
+    """MLflow is unreachable or refuses a request; the request may be tried again."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """Why, in a few words."""
+        """The reason in a few words."""
 
 
 def tracking_errors() -> tuple[type[Exception], ...]:
-    """What is raised when a server does not answer, or refuses (imports MLflow)."""
+    """Types of the exceptions for a server that does not answer, or refuses (imports MLflow)."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
@@ -41,7 +41,7 @@ def tracking_errors() -> tuple[type[Exception], ...]:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether a server has answered, and said no: asking again would not help. Else it is away, busy or broken."""
+    """Whether a server has refused the request (a 4xx status but 408 and 429), so that a retry would not help."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
 
@@ -55,7 +55,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a server did not do it, in a few words."""
+    """The reason of a failed request, in a few words."""
     if isinstance(error, TrackingError):
         return error.reason
     text = str(error) or type(error).__name__

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study's experiment in MLflow: its names, its owner, its runs.
+"""A study's experiment in MLflow: its creation, its owner tags, its runs.
 
-One experiment and one registered model bear the study's name. On a server others may use that name as well, so both
-carry the identity of the store that made them, and no other store writes there.
+One experiment and one registered model have the study's name. On a server others may use that name as well, so both
+are tagged with the identity of the store that made them, and no other store writes to them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run, RunTag
 
 STUDY_FILE = "study.json"
-"""Artifact of the summary run on a server: the study, and the proof that artifacts can be written."""
+"""Artifact of the summary run on a server: the study; writing it checks that artifacts can be written."""
 
 
 def study_experiment(store: Store, study: str) -> str:
     """Id of the study's experiment, which is created, or restored if it was deleted in the UI.
 
-    Raises ValueError if it is another's, or if the store was moved away from its artifacts.
+    Raises ValueError if it belongs to another store, or if the store was moved away from its artifacts.
     """
     store.study_folder(study)  # checks the name
     if study == "Default":
@@ -55,9 +55,9 @@ def study_experiment(store: Store, study: str) -> str:
 
 
 def claim_experiment(store: Store, study: StudySpec) -> None:
-    """Make the study's experiment before anything is computed, and on a server try all that its end will need.
+    """Creates the study's experiment before anything is computed; on a server, also checks what registering needs.
 
-    Raises ValueError if the name is another's there, or if the server is too old or keeps no artifacts.
+    Raises ValueError if the name belongs to another store there, or if the server is too old or keeps no artifacts.
     """
     if not store.on_server:
         study_experiment(store, study.name)
@@ -80,7 +80,7 @@ def claim_experiment(store: Store, study: StudySpec) -> None:
 
 
 def owner_tags(store: Store, study: str) -> dict[str, str]:
-    """Tags of what bears the study's name."""
+    """Tags of the study's experiment and registered model."""
     identity = store.identity
     return {Tag.STUDY: study} if identity is None else {Tag.STUDY: study, Tag.OWNER: identity}
 

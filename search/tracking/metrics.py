@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric that MLflow is told, each with its unit, its meaning and where its value comes from.
+"""All metrics that are logged to MLflow, each with its unit, its meaning and the function that computes it.
 
-Whatever is logged is a line of one of these tuples and nothing else, so another metric is another line;
+Only the metrics of these tuples are logged, so a new metric is a new entry;
 docs/metrics.md is written from them (`search.tracking.reference`).
 """
 
@@ -29,11 +29,11 @@ class Metric(Generic[Source]):
     name: str
     """As MLflow shows it."""
     unit: str
-    """Of its value; empty for a number without one."""
+    """Unit of its value; empty if it has none."""
     meaning: str
-    """What it says."""
+    """Description, for docs/metrics.md."""
     value: Callable[[Source], float | None]
-    """From its source to its value; None: not logged."""
+    """Computes its value from its source; None: not logged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class MeasuredRung:
     rung: RungRecord
     """The rung."""
     objective: Objective
-    """What fidelity means."""
+    """Which measurement is the fidelity."""
     teacher_latency_ms: float | None
     """Predicted; None: there is no score."""
 
@@ -68,7 +68,7 @@ def fidelity_metric(field: str) -> str:
 
 
 def values_of(metrics: Sequence[Metric[Source]], source: Source) -> dict[str, float]:
-    """The values of metrics by name, those that the source has."""
+    """The values of metrics by name, without those that are None for this source."""
     found = ((metric.name, metric.value(source)) for metric in metrics)
     return {name: float(value) for name, value in found if value is not None}
 
@@ -132,7 +132,7 @@ START: tuple[Metric[TrialRecord], ...] = (
     _of_cost("cost/flops", "operations", "of all matrix products for a sentence of 32 tokens", lambda one: one.flops),
     _of_cost("cost/n_bytes", "bytes", "of all tensors in float32", lambda one: one.n_bytes),
 )
-"""Of a trial's run, once, when it begins."""
+"""Metrics of a trial's run, logged once, when it begins."""
 
 RUNG: tuple[Metric[MeasuredRung], ...] = (
     *(_of_rung(field, meaning) for field, meaning in FIDELITY),
@@ -152,13 +152,13 @@ RUNG: tuple[Metric[MeasuredRung], ...] = (
         value=_score,
     ),
 )
-"""Of a trial's run, at every rung; the step is the training tokens seen."""
+"""Metrics of a trial's run, logged at every rung; the step is the number of training tokens."""
 
 END: tuple[Metric[TrialRecord], ...] = (
     Metric(name="cost/seconds", unit="s", meaning="spent on training and evaluation", value=lambda one: one.seconds),
     Metric(name=TRAINING_TOKENS, unit="tokens", meaning="training tokens seen in all", value=lambda one: one.n_tokens),
 )
-"""Of a trial's run, when it ends."""
+"""Metrics of a trial's run, logged when it ends."""
 
 STUDENT: tuple[Metric[MeasuredStudent], ...] = (
     Metric(
@@ -175,12 +175,12 @@ STUDENT: tuple[Metric[MeasuredStudent], ...] = (
     ),
     *(_of_student(field, meaning) for field, meaning in FIDELITY),
 )
-"""Of a registered student's logged model and of its trial's run."""
+"""Metrics of a registered student's logged model and of its trial's run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What the summary run sums up."""
+    """Source of the summary run's metrics."""
 
     front: Front
     """The registered front."""
@@ -207,4 +207,4 @@ SUMMARY: tuple[Metric[Summary], ...] = (
     ),
     *(_of_state(state) for state in TrialState),
 )
-"""Of the summary run `front`, whenever a front is registered."""
+"""Metrics of the summary run `front`, logged whenever a front is registered."""

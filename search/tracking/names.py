@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every tag and parameter in MLflow, each with its meaning; metrics are in `search.tracking.metrics`.
+"""Names of all tags and parameters in MLflow, with their meaning; metrics are in `search.tracking.metrics`.
 
-Whatever writes or reads a tag or a parameter takes its name from here; docs/metrics.md is written from these strings.
+All code that writes or reads a tag or a parameter takes its name from here; docs/metrics.md is made from these strings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Tag(StrEnum):
-    """Tags of runs, and of what bears the study's name: its experiment, its registered model, its logged models."""
+    """Tags of runs, and of the study's experiment, registered model and logged models."""
 
     KIND = "understudy.kind"
     """`trial`, or `summary` for the run of the study's front."""
@@ -98,7 +98,7 @@ class TrialParam(StrEnum):
     """Parameters of one trial beside its point, whose dimensions have the names of the study file."""
 
     SEED = "seed"
-    """Of the drawn weights and of the order of batches."""
+    """Seed of the initial weights and of the order of batches."""
     SPEC = "spec"
     """The student, flat: `spec.encoder.width`."""
     RECIPE = "recipe"

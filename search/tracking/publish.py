@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study's front, written to MLflow: versions of one registered model, their tags and aliases, one summary run.
 
-The registered model bears the study's name. A version is a student, known by the digest of its folder: the
-same student found again is the same version, with its tags brought up to date; a version that is no longer on
-the front stays, with `on_front` = false. `search.tracking.registry` reads all of it back.
+The registered model has the study's name. A version is a student, identified by the digest of its folder: if the same
+student is registered again, its version's tags are updated. A version that is no longer on the front stays, with
+`on_front` = false. `search.tracking.registry` reads all of it back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from search.tracking.experiment import (
 from search.tracking.metrics import STUDENT as STUDENT_METRICS
 from search.tracking.metrics import SUMMARY, Summary, values_of
 from search.tracking.names import Tag, VersionTag
-from search.tracking.registry import RECORD_FILE, load_trials, registered_entries, versions_of
+from search.tracking.registry import RECORD_FILE, load_trials, registered_students, versions_of
 from search.tracking.trial_runs import RunParams, provenance
 from search.tracking.version_tags import tags_of
 from spaces.student import StudentSpec
@@ -53,7 +53,7 @@ TABLE_FILE = "front-table.json"
 JSON_FILE = "front.json"
 PAGE_FILE = "front.html"
 
-_ROOMS = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 _MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "safetensors", "tokenizers")
 
@@ -102,7 +102,7 @@ def register_front(
     _update_versions(client, front, versions)
     on_front = {number: entry for number, entry in versions.items() if entry.on_front}
     _update_aliases(client, study, on_front, front.objective)
-    students = tuple(entry for entry in registered_entries(client, study) if entry.on_front)
+    students = tuple(entry for entry in registered_students(client, study) if entry.on_front)
     registered = replace(front, students=students)
     _write_summary(store, client, summary, registered, page=page, params=params or {})
     return registered
@@ -129,7 +129,7 @@ def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewV
     signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.output_dim))]))
     with (
         activated(store),
-        _unchanged(client, run),
+        _end_preserved(client, run),
         tempfile.TemporaryDirectory() as temporary,
         warnings.catch_warnings(),
         contextlib.redirect_stderr(io.StringIO()),
@@ -144,7 +144,7 @@ def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewV
                 name=entry.name,
                 python_model=str(_MODEL_CODE),
                 artifacts={"student": str(folder)},
-                code_paths=[str(room) for room in _copy_rooms(Path(temporary) / "code")],
+                code_paths=[str(package) for package in _copy_packages(Path(temporary) / "code")],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
                 signature=signature,
                 tags={Tag.STUDY: front.study, VersionTag.DIGEST: new.digest},
@@ -168,24 +168,24 @@ def _delete_abandoned(client: MlflowClient, experiment: str, digest: str) -> Non
         client.delete_logged_model(model.model_id)
 
 
-def _copy_rooms(folder: Path) -> list[Path]:
-    """The rooms that travel with a model: the Python of `runtime` and `spaces`, and the engine built for this machine.
+def _copy_packages(folder: Path) -> list[Path]:
+    """Copies `runtime`, `spaces` and the engine built for this machine, to be logged with a model; returns the folders.
 
-    Elsewhere the engine may not load; NumPy then runs the student, and a warning says so.
+    If the engine does not load on another machine, NumPy runs the student, with a warning.
     """
-    rooms = []
+    packages = []
     for name in ("runtime", "spaces"):
         left_out = shutil.ignore_patterns("native", "_native*", "__pycache__", "*.pyi", "*.typed")
-        rooms.append(Path(shutil.copytree(_ROOMS / name, folder / name, ignore=left_out)))
+        packages.append(Path(shutil.copytree(_ROOT / name, folder / name, ignore=left_out)))
     native = native_module()
     if native is not None:
         shutil.copyfile(native, folder / "runtime" / native.name)
-    return rooms
+    return packages
 
 
 @contextlib.contextmanager
-def _unchanged(client: MlflowClient, run: str) -> Iterator[None]:
-    """Keeps a run's end and state: logging a model into it would make it a run that has just finished."""
+def _end_preserved(client: MlflowClient, run: str) -> Iterator[None]:
+    """Restores a run's status and end time after the block: logging a model would set them anew."""
     before = client.get_run(run).info
     try:
         yield
@@ -230,7 +230,7 @@ def _write_summary(
     page: Callable[[Front, Sequence[TrialPoint]], str],
     params: RunParams,
 ) -> None:
-    """Front as table, JSON, page and whole record; the run ends only when all are there."""
+    """Logs the front as table, JSON, HTML page and record, with metrics and tags; then ends the run."""
     import pandas as pd
 
     trials = load_trials(store, front.study, front.objective)

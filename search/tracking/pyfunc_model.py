@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MLflow model of a student, as code: MLflow runs this file when it loads the model, and unpickles nothing.
+"""The MLflow model of a student from code: MLflow runs this file when it loads the model; nothing is unpickled.
 
 The student folder is the artifact `student`. Serving needs MLflow and what `runtime` needs, no torch; the
-rooms `runtime` and `spaces` travel with the model.
+packages `runtime` and `spaces` are logged with the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class StudentModel(PythonModel):
     """Sentences in, one vector per sentence out."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the student folder."""
+        """Reads the student folder."""
         self.encoder = load(context.artifacts["student"])
 
     # MLflow warns about every annotation but a few; those turn its checks off, and `sentences_of` takes over.
@@ -34,7 +34,7 @@ class StudentModel(PythonModel):
 
 
 def sentences_of(model_input: Any) -> list[str]:
-    """The sentences in whatever MLflow hands over. Raises ValueError for anything that is not text."""
+    """The sentences in the input that MLflow passes. Raises ValueError for anything that is not text."""
     if isinstance(model_input, str):
         return [model_input]
     if isinstance(model_input, pd.DataFrame):

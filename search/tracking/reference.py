@@ -20,15 +20,15 @@ _HEAD = """\
 <!-- SPDX-License-Identifier: Apache-2.0; written by `python -m search.tracking.reference` -->
 # What MLflow holds
 
-One experiment and one registered model bear the study's name. A trial is a run, a registered student a version of the
-model with a logged model, and the run `front` sums the study up. Numbers without a unit have none.
+One experiment and one registered model have the study's name. A trial is a run, a registered student a version of the
+model with a logged model, and the run `front` summarises the study. Numbers without a unit have none.
 """
 _METRICS: tuple[tuple[str, Sequence[Metric[Any]]], ...] = (
-    ("Of a trial, when it begins", START),
-    ("Of a trial, at every rung (the step is the training tokens seen)", RUNG),
-    ("Of a trial, when it ends", END),
-    ("Of a registered student's logged model and its trial's run", STUDENT),
-    ("Of the run `front`", SUMMARY),
+    ("A trial, when it begins", START),
+    ("A trial, at every rung (the step is the training tokens seen)", RUNG),
+    ("A trial, when it ends", END),
+    ("A registered student's logged model and its trial's run", STUDENT),
+    ("The run `front`", SUMMARY),
 )
 _NAMES: tuple[tuple[str, type[StrEnum]], ...] = (
     ("Parameters", RunParam),
@@ -39,7 +39,7 @@ _NAMES: tuple[tuple[str, type[StrEnum]], ...] = (
 
 
 def reference() -> str:
-    """The page."""
+    """The text of docs/metrics.md."""
     parts = [_HEAD, "## Metrics"]
     for title, metrics in _METRICS:
         parts += [f"\n{title}:\n", "| metric | unit | meaning |", "|---|---|---|"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry knows of a study: its front, the student for a budget, the folder of a model.
+"""Reads a study from MLflow: its front, the student for a limit, the folder of a model; sets aliases.
 
-Everything here is read from MLflow alone; no search needs to run or to have finished lately. Aliases are the
-only thing written. Paths follow the store: one that was copied elsewhere can still be read.
+Nothing else is read or written, and no search needs to run. Artifacts are looked up relative to the store, so a store
+that was copied elsewhere can still be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from search.tracking.client import connected
 from search.tracking.experiment import runs_of_kind
 from search.tracking.metrics import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
 from search.tracking.names import Tag
-from search.tracking.version_tags import entry_of
+from search.tracking.version_tags import student_from_tags
 from spaces.errors import UserError
 from spaces.fields import require_name
 
@@ -43,7 +43,7 @@ _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 
 
 class NoFrontError(UserError):
-    """The registry was asked, and knows no front of this study."""
+    """There is no front of this study in the registry."""
 
 
 def study_names(store: Store, *, own: bool = False) -> tuple[str, ...]:
@@ -75,14 +75,14 @@ def load_front(store: Store, name: str | None = None) -> Front:
     name = _study(store, name)
     with connected(store) as client:
         document = Front.from_record(json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE)))
-        return replace(document, students=tuple(entry for entry in registered_entries(client, name) if entry.on_front))
+        return replace(document, students=tuple(entry for entry in registered_students(client, name) if entry.on_front))
 
 
-def registered_entries(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
+def registered_students(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
     """Every version of the study's model, on the front or not, oldest first."""
     aliases = _aliases(client, name)
     return tuple(
-        entry_of(
+        student_from_tags(
             version.tags,
             name=name,
             version=str(version.version),
@@ -110,7 +110,7 @@ def select(
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
-    """Point `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
+    """Points `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
     require_name("alias", alias)
     if alias in SEARCH_ALIASES or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise UserError(
@@ -182,7 +182,7 @@ def _logged_model_uri(client: MlflowClient, model_id: str) -> str:
 
 
 def _experiments(client: MlflowClient) -> list[Experiment]:
-    """Those that are studies."""
+    """The experiments of studies."""
     found: list[Experiment] = []
     token: str | None = None
     while True:

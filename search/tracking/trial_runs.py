@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RunParams = Mapping[RunParam, str | int | float | None]
 """What all trials of a search share: teacher, profile, sample counts, commit, device."""
 
-_MOST_METRICS = 1000  # that MLflow takes in one call
+_MOST_METRICS = 1000  # limit of MLflow's `log_batch`
 _MLFLOW_STATUS = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "FINISHED",
@@ -94,21 +94,21 @@ class TrialLog:
         self._continued |= {one.number: one.continues for one in records if one.continues is not None}
 
     def write(self, record: TrialRecord) -> None:
-        """Make the trial's run say what the record says; nothing if it does.
+        """Updates the trial's run to the record, if they differ.
 
-        May be repeated: what an attempt has left half done, or has done without hearing so, is looked up and completed.
+        May be repeated: the effects of an earlier, perhaps partial, attempt are looked up and completed.
         """
         try:
             runs = self._lookup()
             run = runs.get(record.name)
             if run is None or not _agrees(run, record):
-                self._complete(run or self._adopted(record) or self._created(record), record)
+                self._complete(run or self._continued_run(record) or self._create_run(record), record)
         except BaseException:
             self.forget()
             raise
 
     def forget(self) -> None:
-        """Look the runs up again before the next is written."""
+        """Clears the cache of runs, which are looked up again before the next write."""
         self._runs = None
 
     def run_id(self, trial: str) -> str | None:
@@ -122,15 +122,15 @@ class TrialLog:
             runs: dict[str, _Run] = {}
             for found in runs_of_kind(self._client, self._experiment, "trial"):
                 trial = found.data.tags[Tag.TRIAL]
-                if trial in runs:  # made twice, because the first answer was slower than our patience
+                if trial in runs:  # created twice, because the first request timed out
                     self._client.delete_run(found.info.run_id)
                 else:
                     runs[trial] = _known(found)
             self._runs = runs
         return self._runs
 
-    def _adopted(self, record: TrialRecord) -> _Run | None:
-        """The run of the interrupted trial that this one continues, or of the one before that, under the new name."""
+    def _continued_run(self, record: TrialRecord) -> _Run | None:
+        """Renames the run of the interrupted trial that this one continues, or of an earlier one, and returns it."""
         runs, number = self._lookup(), record.continues
         while number is not None:
             earlier = f"trial-{number:04d}"
@@ -145,7 +145,7 @@ class TrialLog:
             number = self._continued.get(number)
         return None
 
-    def _created(self, record: TrialRecord) -> _Run:
+    def _create_run(self, record: TrialRecord) -> _Run:
         tags: dict[str, str] = {
             Tag.KIND: "trial",
             Tag.STUDY: self._study,
@@ -162,7 +162,7 @@ class TrialLog:
         return run
 
     def _complete(self, run: _Run, record: TrialRecord) -> None:
-        """All that the record says and the run does not, the state last: a run that has it has the rest."""
+        """Writes what the run lacks, the state last: a run with the final state is complete."""
         self._write_start(run, record)
         self._write_rungs(run, record)
         status, n_tokens = _MLFLOW_STATUS[record.state], record.n_tokens
@@ -209,7 +209,7 @@ class TrialLog:
 
 
 def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Those that have ended and that no other continues: each has a run of its own in the end."""
+    """The records of trials that have ended and that no other continues: each has its own run."""
     return tuple(record for record in trials_once(records) if record.state is not TrialState.RUNNING)
 
 
@@ -221,7 +221,7 @@ def _known(run: Run) -> _Run:
 
 
 def _agrees(run: _Run, record: TrialRecord) -> bool:
-    """Whether the run has the record's end; a graduate's run knows more than its trial's record."""
+    """Whether the run holds the record's end; a graduate's run may have more tokens than its trial's record."""
     ended = record.state is not TrialState.RUNNING and run.n_tokens >= record.n_tokens
     return ended and (run.state, run.status) == (record.state, _MLFLOW_STATUS[record.state])
 
@@ -264,7 +264,7 @@ def _commit() -> str | None:
 
 
 def device_name(device: Device) -> str:
-    """The name of what a study trains on, whatever else the machine has: of the CPU, the processor's."""
+    """The name of the device that a study trains on; for the CPU the processor's model name."""
     match device:
         case Device.CPU:
             return _processor()

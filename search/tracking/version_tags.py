@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An entry as the tags of a registered model version, and back: what the MLflow UI shows and `select` reads."""
+"""A measured student as tags of a registered model version, which the MLflow UI shows and `select` reads."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from spaces.profile import LatencyProfile
 from trainers.measure.fidelity import Fidelity
 
 
-def tags_of(entry: MeasuredStudent, *, teacher: str, profile: LatencyProfile) -> dict[str, str]:
-    """Tags that `entry_of` turns back into an equal entry; an absent value is an empty tag."""
-    low_ms, high_ms = entry.latency_interval_ms
+def tags_of(student: MeasuredStudent, *, teacher: str, profile: LatencyProfile) -> dict[str, str]:
+    """The tags by name, which `student_from_tags` turns back into an equal student; None becomes an empty tag."""
+    low_ms, high_ms = student.latency_interval_ms
     return {
-        VersionTag.STUDENT: entry.name,
-        VersionTag.ON_FRONT: "true" if entry.on_front else "false",
-        VersionTag.DOMINATED_BY: entry.dominated_by or "",
+        VersionTag.STUDENT: student.name,
+        VersionTag.ON_FRONT: "true" if student.on_front else "false",
+        VersionTag.DOMINATED_BY: student.dominated_by or "",
         VersionTag.TEACHER: teacher,
         VersionTag.PROFILE: json.dumps(profile.to_json()),
-        VersionTag.SPEC: json.dumps(dict(entry.spec)),
-        VersionTag.N_LAYERS: str(entry.n_layers),
-        VersionTag.LATENCY: repr(entry.latency_ms),
+        VersionTag.SPEC: json.dumps(dict(student.spec)),
+        VersionTag.N_LAYERS: str(student.n_layers),
+        VersionTag.LATENCY: repr(student.latency_ms),
         VersionTag.LATENCY_LOW: repr(low_ms),
         VersionTag.LATENCY_HIGH: repr(high_ms),
-        VersionTag.SPEEDUP: repr(entry.speedup),
-        VersionTag.N_PARAMETERS: str(entry.n_parameters),
-        VersionTag.N_BYTES: str(entry.n_bytes),
-    } | {fidelity_tag(name): repr(float(value)) for name, value in asdict(entry.fidelity).items()}
+        VersionTag.SPEEDUP: repr(student.speedup),
+        VersionTag.N_PARAMETERS: str(student.n_parameters),
+        VersionTag.N_BYTES: str(student.n_bytes),
+    } | {fidelity_tag(name): repr(float(value)) for name, value in asdict(student.fidelity).items()}
 
 
-def entry_of(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple[str, ...]) -> MeasuredStudent:
-    """The entry of version `version` of model `name`. Raises ValueError if its tags are not those of a student."""
+def student_from_tags(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple[str, ...]) -> MeasuredStudent:
+    """The student that version `version` of model `name` holds. Raises ValueError if a tag is missing or malformed."""
     try:
         return MeasuredStudent(
             name=tags[VersionTag.STUDENT],
@@ -46,7 +46,7 @@ def entry_of(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple
             speedup=float(tags[VersionTag.SPEEDUP]),
             n_parameters=int(tags[VersionTag.N_PARAMETERS]),
             n_bytes=int(tags[VersionTag.N_BYTES]),
-            fidelity=Fidelity(**{field.name: float(tags[fidelity_tag(field.name)]) for field in fields(Fidelity)}),
+            fidelity=_fidelity_from_tags(tags),
             version=version,
             aliases=aliases,
             dominated_by=tags[VersionTag.DOMINATED_BY] or None,
@@ -58,3 +58,9 @@ def entry_of(tags: Mapping[str, str], *, name: str, version: str, aliases: tuple
             f"version {version} of model {name} does not carry a student's tags ({error}); "
             "delete the version in the MLflow UI, or search again"
         ) from None
+
+
+def _fidelity_from_tags(tags: Mapping[str, str]) -> Fidelity:
+    """The fidelity in the tags, perhaps another version's. Raises ValueError if a measurement is missing."""
+    names = {field.name: fidelity_tag(field.name) for field in fields(Fidelity)}
+    return Fidelity.from_json({name: tags[tag] for name, tag in names.items() if tag in tags})

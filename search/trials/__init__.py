@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The brief distillation of many students: an Optuna study, driven by Ray Tune."""
+"""Trials: the brief distillation of many students, in an Optuna study whose trials Ray Tune runs."""

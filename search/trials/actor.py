@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trial inside a Ray actor: one `step` is one rung, and an actor is used for one trial after another.
+"""The Ray Tune Trainable of a trial: one `step` is one rung, and an actor is reused for one trial after another.
 
-An exception is an answer like any other: the actor lives on, keeps its imports and its share of the data, and the
-driver records why the trial failed. Only what kills the process (Ray's memory monitor, a signal) ends the actor.
+An exception of a trial is returned as a result: the actor stays alive, with its imports and data, and the driver
+records why the trial failed. Only what kills the process (Ray's memory monitor, a signal) ends the actor.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ray.tune import Trainable
 
 from search.records.outcomes import Outcome
 from search.records.trial import RungRecord
+from search.storage.error_files import append_error
 from search.trials.work import TrialWork
 from search.workers.failure import failure_of
 from search.workers.memory_limit import GIB, limit_memory
@@ -26,53 +27,57 @@ from spaces.student import StudentSpec
 from trainers.distil.loop import LostCheckpointError
 
 TASK = "task"
-"""Key of a Tune configuration: its one entry, a `TrialTask`."""
+"""Key of the one entry of a Tune configuration, a `TrialTask`."""
 MEASURED = "measured"
-"""Key of a result: the `Measured` or the `Failed` of a step."""
+"""Key of a result's entry, the `Measured` or the `Failed` of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialTask:
-    """What an actor must know to work on a trial."""
+    """What an actor needs to run a trial."""
 
     number: int
-    """Of the trial."""
+    """Number of the trial."""
     spec: StudentSpec
     """The student."""
     recipe: RecipeSpec
     """How it is distilled."""
     seed: int
-    """Of weights and batches."""
+    """Seed of weights and batches."""
     rungs: tuple[int, ...]
-    """Training tokens of the rungs that are left."""
+    """Training tokens at which the remaining rungs are reached."""
     n_done: int
-    """Rungs behind it, when it continues an interrupted trial."""
+    """Rungs that are done already, if it continues an interrupted trial."""
     folder: Path
-    """Where its checkpoints go, one folder each."""
+    """Folder of its checkpoints, which are folders too."""
     restore: Path | None
-    """The checkpoint to go on from; None to start from the teacher."""
+    """The checkpoint to continue from; None: start from the teacher."""
     memory_gib: float | None
-    """What the trial may take; None: no limit."""
+    """Memory limit of the trial; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A rung was reached."""
+    """Result of a step that reached a rung."""
 
     rung: RungRecord
+    """What was measured."""
     checkpoint: Path
+    """Folder of the checkpoint at this rung."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An exception ended the trial."""
+    """Result of a step in which an exception ended the trial."""
 
     outcome: Outcome
+    """The kind of failure."""
     details: str
+    """The traceback."""
 
 
 class TrialActor(Trainable):
-    """Ray Tune's side of `TrialWork`."""
+    """Runs `TrialWork` as a Trainable of Ray Tune."""
 
     _work: TrialWork
     _task: TrialTask
@@ -80,19 +85,19 @@ class TrialActor(Trainable):
     _started: bool
 
     def setup(self, config: dict[str, Any], *, work: TrialWork) -> None:  # type: ignore[override]
-        """Takes the work and the first trial; more threads than CPUs would wait for each other."""
+        """Stores the work and the first trial, and limits torch's threads to the CPUs of the actor."""
         resources = ray.get_runtime_context().get_assigned_resources()
         torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
         self._work = work
-        self._take(config)
+        self._set_task(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
-        """Takes the next trial."""
-        self._take(config)
+        """Replaces the trial by the next one; True: the actor can be reused."""
+        self._set_task(config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Distils to the next rung, measures and saves; a failure is a result too."""
+        """Distils to the next rung, measures and saves; returns {MEASURED: `Measured` or `Failed`}."""
         task = self._task
         try:
             if not self._started:
@@ -113,27 +118,25 @@ class TrialActor(Trainable):
         return {MEASURED: Measured(rung, checkpoint)}
 
     def _restore(self, task: TrialTask, checkpoint: Path) -> None:
-        """Goes on from a checkpoint, or, where a power failure has left none that is whole, from the beginning.
+        """Continues from a checkpoint, or starts from the beginning if a power failure has damaged it.
 
-        The trial's file of errors says so. Any other error, such as a checkpoint of another run, ends the trial.
+        The trial's error file then says so. Any other error, such as a checkpoint of another run, ends the trial.
         """
         try:
             self._work.restore(checkpoint)
         except LostCheckpointError as error:
-            path = task.folder.parents[1] / "errors" / f"{task.folder.name}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"trained again from the beginning, for its checkpoint is lost: {error}\n")
+            line = f"trained again from the beginning, because its checkpoint is lost: {error}"
+            append_error(task.folder.parents[1], task.folder.name, line)
             self._work.start(task.spec, task.recipe, seed=task.seed)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any] | None:
-        """Nothing: Tune's state is disposable, and `step` saves what counts."""
+        """Does nothing: Tune's state is not used, and `step` saves checkpoints."""
         return None
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing, for the same reason."""
+        """Does nothing, for the same reason."""
 
-    def _take(self, config: dict[str, Any]) -> None:
+    def _set_task(self, config: dict[str, Any]) -> None:
         self._task = config[TASK]
         self._n_steps = 0
         self._started = False

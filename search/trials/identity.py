@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether two identities of a study mean the same, though different versions wrote them.
+"""Comparison of a study's stored identity with a plan's, even if different versions wrote them.
 
-Profile and space are compared as what they say, with the defaults of what they leave out; the rest as it is written. A
-part that only one of the two has is another version's, and there is nothing to compare it with.
+Profile and space are parsed, and so compared with defaults filled in; other parts are compared as JSON. A part that
+only one of the two has comes from another version, and is not compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from search.trials.plan import TrialPlan
 
 IDENTITY = "identity"
-"""User attribute of a study: what its trials must share to be compared."""
+"""User attribute of a study: what its trials must have in common to be comparable."""
 
 
 def require_same_study(plan: TrialPlan) -> None:
@@ -31,7 +31,7 @@ def require_same_study(plan: TrialPlan) -> None:
 
 
 def require_identity(stored: Mapping[str, Any], plan: TrialPlan) -> None:
-    """Raises ValueError, with what changed, if a plan's identity means something else than the stored one."""
+    """Raises ValueError, with the parts that changed, if a plan's identity differs from the stored one."""
     changed = changed_parts(stored, plan.identity)
     if changed:
         raise UserError(
@@ -41,12 +41,12 @@ def require_identity(stored: Mapping[str, Any], plan: TrialPlan) -> None:
 
 
 def changed_parts(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of the parts of an identity that are not the same any more, sorted."""
+    """Names of the parts of an identity that differ, sorted."""
     both = {*stored} & {*wanted}
-    return sorted(name for name in both if _meaning(name, stored[name]) != _meaning(name, wanted[name]))
+    return sorted(name for name in both if _parsed(name, stored[name]) != _parsed(name, wanted[name]))
 
 
-def _meaning(name: str, value: Any) -> Any:
+def _parsed(name: str, value: Any) -> Any:
     value = json.loads(json.dumps(value))
     try:
         match name:
@@ -57,5 +57,5 @@ def _meaning(name: str, value: Any) -> Any:
             case _:
                 return value
     except (AttributeError, ValueError):
-        pass  # not of this version: equal only if written alike
+        pass  # another version's: compared as JSON
     return value

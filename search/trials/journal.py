@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optuna's storage of one study: a journal file in the study's folder, the truth about every trial.
+"""Optuna's storage of one study, a journal file in the study's folder: the source of truth for every trial.
 
-    FOLDER/trials.journal     one Optuna study, NAME, of latency and fidelity; what is measured at rungs is in records
+    FOLDER/trials.journal     the Optuna study, of latency and fidelity; records hold the measurements at rungs
     FOLDER/trials/trial-0007/ checkpoints: of complete trials (graduation starts there) and of interrupted ones
 
-A search may be killed at any moment: a half-written last line is cut off when the next search opens the journal,
-and what a trial was doing is read from its record and from Optuna's state together (`record_of`).
+A search may be killed at any time: a partial last line is removed when the next search opens the journal, and the state
+of a trial follows from its record and Optuna's state together (`record_of`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RECORD = "record"
 CONTINUES = "continues"
 """User attribute of a trial: the number of the interrupted trial that it continues."""
 INITIAL = "initial"
-"""User attribute of a trial: the study's initial point that it tries, as text."""
+"""User attribute of a trial: the study's initial point that it evaluates, as JSON text."""
 
 _JOURNAL = "trials.journal"
 
@@ -40,27 +40,27 @@ _JOURNAL = "trials.journal"
 def open_storage(folder: Path) -> TrialStorage:
     """The study folder's storage, for the one search that writes (`search.storage.lock`)."""
     journal = folder / _JOURNAL
-    _cut_broken_line(journal)
-    return TrialStorage(WholeLines(journal))
+    _truncate_partial_line(journal)
+    return TrialStorage(AtomicJournalBackend(journal))
 
 
 class TrialStorage(JournalStorage):
-    """Optuna's storage in a journal whose writer says when what it wrote must be on the disk."""
+    """Optuna's journal storage with a method that forces what was written to the disk."""
 
-    def __init__(self, journal: WholeLines) -> None:
+    def __init__(self, journal: AtomicJournalBackend) -> None:
         super().__init__(journal)
         self._journal = journal
 
     def sync(self) -> None:
-        """Forces all that was written to the disk. After every record of a trial: what follows can be had from it."""
+        """Forces all that was written to the disk (fsync); called after every record, from which the rest follows."""
         self._journal.sync()
 
 
-class WholeLines(JournalFileBackend):
-    """A journal of which a failed write leaves nothing, for the one process that writes.
+class AtomicJournalBackend(JournalFileBackend):
+    """A journal file in which a failed write leaves no partial line, for one writing process.
 
-    Where the disk is full, the system takes a part of a line. The next line would be written behind it, and nobody
-    could read the journal any more. As there is one writer, no lock is taken; and nothing is forced to the disk
+    On a full disk the operating system may write a part of a line. The next line would be appended to it, and the
+    journal could not be read any more. As there is one writer, no lock is taken, and nothing is forced to the disk
     before `sync`.
     """
 
@@ -69,7 +69,7 @@ class WholeLines(JournalFileBackend):
         self._path = path
 
     def sync(self) -> None:
-        """Forces all that was written to the disk."""
+        """Forces all that was written to the disk (fsync)."""
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
 
@@ -86,14 +86,14 @@ class WholeLines(JournalFileBackend):
 
 
 class TrialReader:
-    """Reads a study's trials again and again, while nothing or another process writes: only what is new is read.
+    """Reads a study's trials repeatedly, even while another process writes, and parses only what changed.
 
-    Optuna reads the new lines of the journal alone; here a record is parsed once, and again when its trial was told
-    something. So a record that did not change is the same object as before.
+    Optuna reads only the new lines of the journal; a record is parsed again only if its trial changed. So a record that
+    did not change is the same object as before.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Of study `name`, which need not have begun."""
+        """Reads study `name` in its folder; the study need not exist yet."""
         self._folder, self._name = folder, name
         self._study: optuna.Study | None = None
         self._parsed: dict[int, tuple[Any, OptunaState, TrialRecord | None]] = {}
@@ -119,7 +119,7 @@ def read_trials(folder: Path, name: str) -> tuple[TrialRecord, ...]:
 
 
 def read_study(folder: Path, name: str) -> optuna.Study | None:
-    """The Optuna study `name`, to be read alone; None before any search."""
+    """The Optuna study `name`, for reading only; None before any search."""
     journal = folder / _JOURNAL
     if journal.exists():
         with suppress(KeyError):
@@ -134,9 +134,9 @@ def records_of(study: optuna.Study, folder: Path) -> tuple[TrialRecord, ...]:
 
 
 def record_of(trial: FrozenTrial, folder: Path) -> TrialRecord | None:
-    """A trial's record; None if it was never begun.
+    """A trial's record; None if the trial never began.
 
-    A trial that Optuna ended while its record runs was interrupted, or, if it has values, killed when all was measured.
+    A trial whose record is running although Optuna has ended it is complete if it has values, else interrupted.
     """
     document = trial.user_attrs.get(RECORD)
     if document is None:
@@ -160,7 +160,7 @@ def document_of(record: TrialRecord, folder: Path) -> dict[str, Any]:
 
 
 def optuna_state(state: TrialState) -> OptunaState:
-    """What Optuna is told. Only complete trials have values; the sampler learns from complete and pruned ones."""
+    """The Optuna state for a trial's state. Raises ValueError for a running trial."""
     match state:
         case TrialState.COMPLETE:
             return OptunaState.COMPLETE
@@ -174,8 +174,8 @@ def optuna_state(state: TrialState) -> OptunaState:
             assert_never(state)
 
 
-def _cut_broken_line(journal: Path) -> None:
-    """A writer that was killed may leave a line without its end, which would break every later one."""
+def _truncate_partial_line(journal: Path) -> None:
+    """Truncates the journal after its last complete line; a killed writer may leave a partial one."""
     if not journal.exists():
         return
     content = journal.read_bytes()
@@ -185,13 +185,13 @@ def _cut_broken_line(journal: Path) -> None:
             file.truncate(end)
 
 
-def stands_for_its_point(trial: FrozenTrial) -> bool:
-    """Whether a trial waits, runs, or has a record; else it ended before it began."""
+def occupies_its_point(trial: FrozenTrial) -> bool:
+    """Whether a trial is waiting or running, or has a record; else it never began, and its point is untried."""
     return not trial.state.is_finished() or RECORD in trial.user_attrs
 
 
 def tell(study: optuna.Study, trial: optuna.Trial | int, record: TrialRecord, objective: Objective) -> None:
-    """Ends a trial in Optuna as its record ended; only a complete one has values."""
+    """Tells Optuna the end of a trial; only a complete trial has values: latency in ms and fidelity."""
     state = optuna_state(record.state)
     if state is OptunaState.COMPLETE:
         assert record.predicted_latency_ms is not None and record.fidelity is not None

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask and tell: what is tried next, what each rung means, how every trial ended.
+"""Ask-and-tell interface to the Optuna study: proposes trials, prunes them at rungs, records how they end.
 
-The manager owns the Optuna study and knows nothing of Ray: a trial is begun by `ask`, reports by `reached` (which
-answers whether it goes on) and ends there, in `failed`, in `lost` or in `close`. Every change is in the storage before
-anyone is told of it, so a search may end at any line of this file and be continued.
+The manager owns the study and does not depend on Ray. `ask` begins a trial; `reached` reports a rung and returns
+whether the trial goes on; a trial ends in `reached`, `failed`, `lost` or `close`. Every change is stored before
+observers are notified, so a search that is killed at any point can be continued.
 
-The study has two objectives, latency and fidelity. Optuna refuses `Trial.report` for several objectives, so what a
-trial measured at its rungs is in its record, a user attribute, which the sampler and the pruner read.
+The study has two objectives, latency and fidelity. Optuna refuses `Trial.report` for several objectives, so
+measurements at rungs are in the trial's record, a user attribute, which the sampler and the pruner read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from optuna.trial import TrialState as OptunaState
 from search.optimiser.surrogate import Surrogate
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
-from search.trials.checkpoints import delete_checkpoints, delete_halves, delete_orphans, write_error
+from search.storage.error_files import write_error
+from search.trials.checkpoints import (
+    delete_checkpoints,
+    delete_partial_checkpoints,
+    delete_unused_checkpoints,
+)
 from search.trials.journal import (
     CONTINUES,
     RECORD,
@@ -39,25 +44,25 @@ from search.trials.plan import TrialPlan
 from search.trials.points import suggest_point
 from search.trials.problem import StudentProblem
 from search.trials.pruning import make_pruning
-from search.trials.resume import claim_identity, end_leftovers, enqueue
+from search.trials.resume import claim_identity, end_running_trials, enqueue
 from search.trials.sampling import make_sampler
 from search.trials.time_model import TrainingTimeModel
 from search.workers.heartbeat import rung_limit_s
 from search.workers.retries import MOST_TRIES, n_losses
 
-MOST_REFUSALS = 100  # in a row: by then a finite space holds nothing new
-REFUSALS_TO_RANDOM = 20  # in a row: a sampler that learns nothing from refusals would propose one point for ever
-MOST_POSTPONED = 10  # in a row: what is left of the time is too short for what the sampler likes
+MOST_REFUSALS = 100  # in a row: then a finite space probably holds no new point
+REFUSALS_TO_RANDOM = 20  # in a row: a sampler that does not learn from refusals might propose one point forever
+MOST_POSTPONED = 10  # in a row: the remaining time is too short for the points that the sampler proposes
 
 
 @dataclass(slots=True)
-class _Open:
+class _RunningTrial:
     trial: optuna.Trial
     record: TrialRecord
 
 
 class TrialManager:
-    """Begins, follows and ends the trials of one plan; use it within `exclusive(plan.folder)`."""
+    """Begins and ends the trials of one plan; to be used within `exclusive(plan.folder)`."""
 
     def __init__(
         self,
@@ -67,7 +72,7 @@ class TrialManager:
         observers: Iterable[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens the plan's storage and puts in order what an earlier, perhaps killed, search left.
+        """Opens the plan's storage and ends trials that an earlier, perhaps killed, search left running.
 
         `deadline` is a time of `clock`. Raises ValueError if the folder holds a study of another identity.
         """
@@ -97,15 +102,15 @@ class TrialManager:
             load_if_exists=True,
         )
         claim_identity(self._study, plan)
-        end_leftovers(self._study, plan)
+        end_running_trials(self._study, plan)
         self._records = {record.number: record for record in records_of(self._study, plan.folder)}
-        self._pace = TrainingTimeModel.of(self._records.values())
-        self._open: dict[int, _Open] = {}
-        self._drained = False
+        self._time_model = TrainingTimeModel.of(self._records.values())
+        self._running: dict[int, _RunningTrial] = {}
+        self._has_no_more = False
         self.end_reason = ""
-        """Why `ask` has nothing more to begin, where neither `n_trials` nor the deadline says it; else empty."""
+        """Why `ask` returned None, if neither `n_trials` nor the deadline is the reason; else empty."""
         enqueue(self._study, plan, self.records)
-        delete_orphans(self.plan.folder, self.records)
+        delete_unused_checkpoints(self.plan.folder, self.records)
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
@@ -114,7 +119,7 @@ class TrialManager:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no more trials may begin: their number or the time is used up."""
+        """Whether no more trials may begin, because `n_trials` or the deadline is reached."""
         if self.plan.n_trials is not None:
             begun = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING)
             if sum(record.state in begun for record in self._records.values()) >= self.plan.n_trials:
@@ -123,16 +128,16 @@ class TrialManager:
 
     @property
     def running(self) -> bool:
-        """Whether a trial runs; while one does, it may be lost, and then there is something to ask for again."""
-        return bool(self._open)
+        """Whether a trial is running; it may still be lost, and then `ask` returns its continuation."""
+        return bool(self._running)
 
     def ask(self) -> TrialRecord | None:
         """Begins the next trial that is worth training; None if there is none, or no time for it.
 
-        Points that need no training to be judged are refused on the way, and told as pruned. After a None only a
-        trial that is lost brings another.
+        Points that can be rejected without training are refused, and told to Optuna as pruned. After it has returned
+        None, it returns a trial only to continue one that was lost.
         """
-        if self._drained:
+        if self._has_no_more:
             return None
         n_refused = n_postponed = 0
         while not self.exhausted and n_refused < MOST_REFUSALS and n_postponed < MOST_POSTPONED:
@@ -150,27 +155,28 @@ class TrialManager:
                 self._begin(trial, record)
                 if not self._is_complete(record):
                     return record
-                self._end(record.number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))  # never told so
-        self._drained = True
+                # An earlier search measured it to the last rung and was killed before it told Optuna.
+                self._end(record.number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))
+        self._has_no_more = True
         if n_refused == MOST_REFUSALS:
             self.end_reason = (
                 f"the last {n_refused} proposed students were refused ({self._latest_refusal()}): the space holds "
                 "nothing new that is faster than its teacher; widen it to search on"
             )
         elif n_postponed == MOST_POSTPONED:
-            self.end_reason = "what is left of the time budget is too short for the students that the sampler proposes"
+            self.end_reason = "the rest of the time budget is too short for the students that the sampler proposes"
         return None
 
     def reached(self, number: int, rung: RungRecord, checkpoint: Path) -> bool:
-        """Takes what a running trial measured at its next rung and where it is saved. Returns whether it goes on.
+        """Records what a running trial measured at its next rung, and its checkpoint; returns whether it goes on.
 
-        False for one that has ended meanwhile: it was given up while its report was on the way.
+        False also for a trial that has ended in the meantime, such as one that was counted as hung.
         """
-        if number not in self._open:
+        if number not in self._running:
             return False
-        running = self._open[number]
+        running = self._running[number]
         before = running.record
-        self._observe_pace(before, rung)
+        self._observe_time(before, rung)
         record = replace(before, rungs=(*before.rungs, rung), checkpoint=checkpoint)
         if not math.isfinite(self.plan.objective.of(rung.fidelity)):
             self._end(number, record, TrialState.FAILED, Outcome(OutcomeKind.NOT_FINITE, "the fidelity at a rung"))
@@ -187,69 +193,69 @@ class TrialManager:
         elif not self._fits(record, n_tokens=self.plan.rungs[len(record.rungs)]):
             late = Outcome(OutcomeKind.TIME_BUDGET, f"ended after {record.n_tokens:,} tokens")
             self._end(number, record, TrialState.INTERRUPTED, late)
-        return number in self._open
+        return number in self._running
 
     def failed(self, number: int, outcome: Outcome, *, details: str = "") -> None:
-        """Ends a running trial as failed; `details` (a traceback) goes to a file. Nothing if it has ended already."""
-        if number not in self._open:
+        """Ends a running trial as failed; `details` (a traceback) is written to a file. No effect on an ended trial."""
+        if number not in self._running:
             return
-        record = self._open[number].record
-        write_error(self.plan.folder, record, details)
+        record = self._running[number].record
+        write_error(self.plan.folder, record.name, details)
         self._end(number, record, TrialState.FAILED, outcome)
 
     def lost(self, number: int, outcome: Outcome, *, details: str = "") -> None:
-        """Ends a running trial whose worker ended under it; the next `ask` goes on from its last rung.
+        """Ends a running trial whose worker died; the next `ask` continues it from its last rung.
 
-        `outcome` is of a kind that `MOST_TRIES` knows: lost so often at one rung, the trial is failed instead.
+        The kind of `outcome` must be in `MOST_TRIES`: after so many deaths at one rung the trial is failed instead.
         """
-        if number not in self._open:
+        if number not in self._running:
             return
-        record = self._open[number].record
-        write_error(self.plan.folder, record, details)
+        record = self._running[number].record
+        write_error(self.plan.folder, record.name, details)
         n = n_losses(record, self._records)
         if n >= MOST_TRIES[outcome.kind]:
             self._end(number, record, TrialState.FAILED, outcome.repeated(f"{n} times at this rung"))
             return
         self._end(number, record, TrialState.INTERRUPTED, outcome)
         enqueue(self._study, self.plan, self.records)
-        self._drained = False
+        self._has_no_more = False
 
     def rung_limit_s(self, number: int) -> float | None:
-        """Seconds within which a running trial must reach its next rung; None if it does not run any more."""
-        if number not in self._open:
+        """Seconds within which a running trial must reach its next rung; None if it is not running."""
+        if number not in self._running:
             return None
-        record = self._open[number].record
+        record = self._running[number].record
         assert record.predicted_latency_ms is not None
         n_tokens = self.plan.rungs[len(record.rungs)] - record.n_tokens
-        expected_s = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens)
+        expected_s = self._time_model.estimate(record.predicted_latency_ms, n_tokens=n_tokens)
         return rung_limit_s(self.plan.rung_time_limit_s, expected_s=expected_s)
 
     def close(self, outcome: Outcome) -> None:
         """Ends every running trial as interrupted; the next search of this study continues it.
 
-        One that was measured to its last rung is complete, whatever kept it from being told so.
+        A trial that has reached its last rung is complete instead.
         """
-        for number in sorted(self._open):
-            record = self._open[number].record
+        for number in sorted(self._running):
+            record = self._running[number].record
             if self._is_complete(record):
                 self._end(number, record, TrialState.COMPLETE, Outcome(OutcomeKind.COMPLETE))
             else:
                 self._end(number, record, TrialState.INTERRUPTED, outcome)
 
     def _propose(self, *, at_random: bool) -> tuple[optuna.Trial, TrialRecord]:
-        """A new trial and its record, its point from the study's sampler or from a random one."""
+        """A new trial and its record; its point comes from the study's sampler, or from a random sampler."""
         sampler = self._study.sampler
         if at_random:
             seed = np.random.SeedSequence([self.plan.seed, len(self._study.get_trials(deepcopy=False))])
             self._study.sampler = optuna.samplers.RandomSampler(seed=int(seed.generate_state(1)[0]))
         try:
             trial = self._study.ask()
-            return trial, self._describe(trial)  # Optuna samples when a value is asked for
+            return trial, self._describe(trial)  # with the sampler still set: Optuna samples on `suggest`
         finally:
             self._study.sampler = sampler
 
     def _describe(self, trial: optuna.Trial) -> TrialRecord:
-        """The record of a new trial, refused if it needs no training to be judged."""
+        """The record of a new trial; its state is REFUSED if the point can be rejected without training."""
         point = suggest_point(trial, self.plan.space)
         continued = self._records.get(trial.user_attrs.get(CONTINUES, -1))
         record = TrialRecord(
@@ -292,20 +298,20 @@ class TrialManager:
 
     def _begin(self, trial: optuna.Trial, record: TrialRecord) -> None:
         self._store(trial, record)
-        self._open[record.number] = _Open(trial, record)
+        self._running[record.number] = _RunningTrial(trial, record)
         self._notify("trial_started", record)
 
     def _end(self, number: int, record: TrialRecord, state: TrialState, outcome: Outcome) -> None:
         kept = state in (TrialState.COMPLETE, TrialState.INTERRUPTED)
         checkpoint = record.checkpoint
         record = replace(record, state=state, outcome=outcome, checkpoint=checkpoint if kept else None)
-        running = self._open.pop(number)
+        running = self._running.pop(number)
         self._store(running.trial, record)
         tell(self._study, running.trial, record, self.plan.objective)
         if not kept:
             delete_checkpoints(self.plan.folder, replace(record, checkpoint=checkpoint))
         elif state is TrialState.INTERRUPTED:
-            delete_halves(self.plan.folder, record)
+            delete_partial_checkpoints(self.plan.folder, record)
         self._notify("trial_ended", record)
 
     def _latest_refusal(self) -> str:
@@ -319,13 +325,13 @@ class TrialManager:
     def _pruned(self, record: TrialRecord) -> Outcome | None:
         """The outcome of a trial that is to be pruned; None if it goes on."""
         trial = self._study.get_trials(deepcopy=False)[record.number]
-        verdict = self._pruning.judge(self._study, trial)
-        if verdict is None:
+        decision = self._pruning.judge(self._study, trial)
+        if decision is None:
             return None
         step = self.plan.rungs[len(record.rungs) - 1]
-        rivals = [self._records[number] for number in verdict.rivals[:2]]
+        rivals = [self._records[number] for number in decision.rivals[:2]]
         if not rivals:
-            return Outcome(OutcomeKind.PRUNED, f"at {step:,} tokens, by {verdict.by}")
+            return Outcome(OutcomeKind.PRUNED, f"at {step:,} tokens, by {decision.by}")
         names = [f"{rival.name} ({rival.predicted_latency_ms:.3g} ms)" for rival in rivals]
         details = f"at {step:,} tokens, predicted to end behind {' and '.join(names)}"
         return Outcome(OutcomeKind.DOMINATED, details, tuple(rival.number for rival in rivals))
@@ -339,10 +345,10 @@ class TrialManager:
         for observer in self._observers:
             getattr(observer, event)(record)
 
-    def _observe_pace(self, before: TrialRecord, rung: RungRecord) -> None:
+    def _observe_time(self, before: TrialRecord, rung: RungRecord) -> None:
         assert before.predicted_latency_ms is not None
         n_tokens = rung.n_tokens - before.n_tokens
-        self._pace.observe(before.predicted_latency_ms, n_tokens=n_tokens, seconds=rung.seconds)
+        self._time_model.observe(before.predicted_latency_ms, n_tokens=n_tokens, seconds=rung.seconds)
 
     def _time_left(self) -> float:
         return math.inf if self.deadline is None else self.deadline - self._clock()
@@ -350,5 +356,5 @@ class TrialManager:
     def _fits(self, record: TrialRecord, *, n_tokens: int) -> bool:
         """Whether the trial can be expected to reach `n_tokens` in the time left; True if nothing is known yet."""
         assert record.predicted_latency_ms is not None
-        seconds = self._pace.estimate(record.predicted_latency_ms, n_tokens=n_tokens - record.n_tokens)
+        seconds = self._time_model.estimate(record.predicted_latency_ms, n_tokens=n_tokens - record.n_tokens)
         return self._time_left() > 0.0 if seconds is None else seconds <= self._time_left()

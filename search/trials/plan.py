@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides which trials a search makes: a value that the manager works from."""
+"""The plan of a search: all settings that decide which trials it makes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from spaces.student import StudentSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialPlan:
-    """What decides which trials a search makes."""
+    """Settings that decide which trials a search makes."""
 
     name: str
-    """Of the study."""
+    """Name of the study."""
     folder: Path
     """The study's folder: journal and checkpoints."""
     space: Space
-    """What is searched."""
+    """The search space."""
     teacher: StudentSpec
-    """What points leave out, and the latency to beat."""
+    """Supplies what points leave out, and the latency that students must be below."""
     rungs: tuple[int, ...]
     """Training tokens at which a trial is evaluated; the last ends it."""
     predict: Callable[[StudentSpec], float]
     """Predicted latency in milliseconds under the study's profile."""
     objective: Objective
-    """What fidelity means."""
+    """Which measurement is the fidelity."""
     seed: int = 0
-    """Of the sampler and, for a fair comparison, of every student."""
+    """Seed of the sampler and, so that students are comparable, of every student."""
     n_trials: int | None = None
     """Most trials that are trained, earlier runs included; None: as many as the time allows."""
     n_startup_trials: int = 5
-    """Trials before the sampler learns."""
+    """Trials before the sampler uses its model."""
     sampler: str = "front"
     """`front`, `tpe`, `gp`, `random`, or MODULE:CLASS of a sampler of Optuna."""
     pruner: str = "front"
@@ -47,8 +47,8 @@ class TrialPlan:
     rung_time_limit_s: float | None = None
     """Seconds within which a trial must reach its next rung; None: see `search.workers.heartbeat`."""
     trial_memory_gib: float | None = None
-    """GiB that a trial may take; None: no limit."""
+    """Memory limit of a trial in GiB; None: no limit."""
     initial_points: Sequence[Mapping[str, Value]] = ()
-    """Tried first."""
+    """Points that are tried first."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values that must be the same whenever this study is continued, or its trials could not be compared."""
+    """JSON values that must be equal when this study is continued, so that its trials are comparable."""

@@ -32,9 +32,9 @@ def active_point(point: Mapping[str, Value], space: Space) -> dict[str, Value]:
 
 
 def initial_point(point: Mapping[str, Value], space: Space, teacher: StudentSpec) -> dict[str, Value]:
-    """A study's initial point with what it leaves out: the teacher's value or the recipe's default.
+    """A study's initial point, completed with the teacher's values and the recipe's defaults.
 
-    Where that lies outside the domain the dimension stays open, and the sampler fills it.
+    Where such a value lies outside the domain, the dimension is left to the sampler.
     """
     defaults = {**point_of(teacher), **_recipe_values()}
     filled: dict[str, Value] = dict(point)

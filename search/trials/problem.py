@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study of students as the optimiser sees it: predicted latencies of points, errors from the records of trials."""
+"""The optimiser's `Problem` for students: costs are predicted latencies, errors come from trials' records."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class StudentProblem:
     """The `Problem` of a study: log2 of the predicted milliseconds against the error at the last rung.
 
     A point that cannot be built, or that is not below the latency limit, has no cost. Hypervolume is measured over log2
-    of the error, so that the last percent of a faithful student weighs as much as the last half of a poor one, and up
-    to twice the latency limit: a student that is hardly faster than the teacher would else add nothing.
+    of the error, so that halving a small error counts as much as halving a large one, up to twice the latency limit,
+    because otherwise a student that is hardly faster than the teacher would add nothing.
     """
 
     log2_error = True
@@ -50,7 +50,7 @@ class StudentProblem:
         self._objective = objective
 
     def check_study(self, study: optuna.Study) -> None:
-        """Every study whose trials have records will do."""
+        """Raises nothing: trials without records are ignored."""
 
     def cost(self, point: Params) -> float | None:
         """log2 of the predicted milliseconds; None if the point cannot be built or is not below the limit."""
@@ -62,11 +62,11 @@ class StudentProblem:
         return math.log2(latency_ms) if latency_ms < self._limit_ms else None
 
     def active(self, point: Params) -> Params:
-        """The point's active dimensions."""
+        """The values of the point's active dimensions."""
         return active_point(point, self._space)
 
     def decides(self, name: str) -> bool:
-        """False for numbers of the recipe, such as a rate or a loss's weight: latency does not depend on them."""
+        """False for real-valued settings of the recipe, such as a learning rate: latency does not depend on them."""
         return not (isinstance(self._space.domains[name], Real) and not DIMENSIONS[name].structural)
 
     def curve(self, trial: FrozenTrial) -> Mapping[int, float]:
@@ -90,5 +90,5 @@ class StudentProblem:
 
 
 def worst_cost(limit_ms: float) -> float:
-    """The cost up to which students count: log2 of the milliseconds, a doubling beyond the limit."""
+    """The cost of the reference point: log2 of twice the limit in milliseconds."""
     return math.log2(limit_ms) + 1.0

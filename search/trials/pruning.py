@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a trial goes on at a rung: by our pruner, by any pruner of Optuna, or always.
+"""Pruning at rungs: by `FrontPruner`, by any pruner of Optuna, or not at all.
 
-Our pruner reads the records of the study of two objectives. Optuna's pruners need intermediate values, and Optuna
-refuses them for several objectives; so they are shown a copy in memory, a study that minimises the error alone.
+`FrontPruner` reads the records of the study with two objectives. Optuna's pruners need intermediate values, which
+Optuna refuses for several objectives; so they work on a copy in memory, a study that minimises the error alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from optuna.trial import TrialState as OptunaState
 from search.optimiser.problem import Problem
 from search.optimiser.pruner import FrontPruner
 from search.optimiser.surrogate import Surrogate
-from search.trials.sampling import make_named
+from search.trials.sampling import make_from_class_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
+class PruneDecision:
     """Why a trial is pruned."""
 
     by: str
@@ -32,16 +32,16 @@ class Pruned:
 
 
 class Pruning(Protocol):
-    """Judges a trial that has just reported."""
+    """Decides whether a trial that has just reported is pruned."""
 
-    def judge(self, study: optuna.Study, trial: FrozenTrial) -> Pruned | None:
-        """Why the trial is pruned; None if it goes on."""
+    def judge(self, study: optuna.Study, trial: FrozenTrial) -> PruneDecision | None:
+        """The decision to prune the trial; None if it goes on."""
 
 
 def make_pruning(name: str, surrogate: Surrogate, *, prune_ratio: float) -> Pruning:
     """The pruning that a study names: `front`, `none`, or MODULE:CLASS of a pruner of Optuna.
 
-    Raises ValueError if there is no such class, or if it is no pruner of Optuna.
+    Raises ValueError if there is no such class, or if it is not a pruner of Optuna.
     """
     match name:
         case "front":
@@ -49,32 +49,32 @@ def make_pruning(name: str, surrogate: Surrogate, *, prune_ratio: float) -> Prun
         case "none":
             return NoPruning()
         case _:
-            pruner: BasePruner = make_named("pruner", name, BasePruner)
+            pruner: BasePruner = make_from_class_path("pruner", name, BasePruner)
             return ReportedPruning(pruner, surrogate.problem, name=name)
 
 
 class FrontPruning:
-    """`FrontPruner`, which says for whom it prunes."""
+    """Pruning by `FrontPruner`; the decision names the trials that are predicted to beat the pruned one."""
 
     def __init__(self, pruner: FrontPruner) -> None:
         self._pruner = pruner
 
-    def judge(self, study: optuna.Study, trial: FrozenTrial) -> Pruned | None:
-        """See `FrontPruner`."""
+    def judge(self, study: optuna.Study, trial: FrozenTrial) -> PruneDecision | None:
+        """Prunes by the rule of `FrontPruner`."""
         rivals = tuple(rival.number for rival in self._pruner.dominators(study, trial))
-        return Pruned(by="front", rivals=rivals) if rivals else None
+        return PruneDecision(by="front", rivals=rivals) if rivals else None
 
 
 class NoPruning:
     """Every trial goes on to its last rung."""
 
-    def judge(self, study: optuna.Study, trial: FrozenTrial) -> Pruned | None:
-        """None."""
+    def judge(self, study: optuna.Study, trial: FrozenTrial) -> PruneDecision | None:
+        """Returns None."""
         return None
 
 
 class ReportedPruning:
-    """Any pruner of Optuna, on a copy in memory of the study: one objective, the error, reported at every rung."""
+    """Pruning by a pruner of Optuna, on an in-memory copy of the study that minimises the reported error."""
 
     def __init__(self, pruner: BasePruner, problem: Problem, *, name: str) -> None:
         self._problem = problem
@@ -84,17 +84,17 @@ class ReportedPruning:
         )
         self._trials: dict[int, optuna.Trial] = {}
         self._ended: set[int] = set()
-        self._verdicts: dict[int, bool] = {}
+        self._should_prune: dict[int, bool] = {}
 
-    def judge(self, study: optuna.Study, trial: FrozenTrial) -> Pruned | None:
-        """Brings the copy up to date and asks the pruner, as `trial.should_prune()` does."""
+    def judge(self, study: optuna.Study, trial: FrozenTrial) -> PruneDecision | None:
+        """Updates the copy and asks the pruner, as `trial.should_prune()` does."""
         for other in study.get_trials(deepcopy=False):
-            self._follow(other)
-        self._follow(trial)
-        return Pruned(by=self._name) if self._verdicts.get(trial.number, False) else None
+            self._report(other)
+        self._report(trial)
+        return PruneDecision(by=self._name) if self._should_prune.get(trial.number, False) else None
 
-    def _follow(self, trial: FrozenTrial) -> None:
-        """Reports what the trial has measured since; a pruner that counts is asked at every rung."""
+    def _report(self, trial: FrozenTrial) -> None:
+        """Reports the trial's new rungs to its copy, and asks the pruner at each, because some pruners count calls."""
         curve = self._problem.curve(trial)
         if trial.number in self._ended or not curve:
             return
@@ -106,7 +106,7 @@ class ReportedPruning:
         for step, error in sorted(curve.items()):
             if step not in reported:
                 own.report(error, step)
-                self._verdicts[trial.number] = own.should_prune()
+                self._should_prune[trial.number] = own.should_prune()
         if trial.state.is_finished():
             self._ended.add(trial.number)
             complete = trial.state is OptunaState.COMPLETE

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search: Ray Tune trains the trials that the manager begins, one CPU each, until trials or time are used up.
+"""Runs the trials of a plan with Ray Tune, one CPU each, until their number or the time is used up.
 
-Tune's own state is disposable: it lives in a temporary folder, is written once and never read. The manager's storage
-is what the same command goes on from, after Ctrl-C, after a kill, or to search for longer.
+Tune's own state is not used: it is written to a temporary folder and never read. The same command continues from the
+manager's storage, after Ctrl-C, after a kill, or to search for longer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import tune
@@ -32,16 +32,13 @@ from search.trials.tune_adapters import ManagerScheduler, ManagerSearcher, Searc
 from search.trials.work import TrialWork
 from search.workers.cluster import cluster, n_cpus_available
 
-if TYPE_CHECKING:
-    pass
-
-GRACE_S = 5.0  # a rung that was expected to end before the deadline may end so much later before it is given up
+GRACE_S = 5.0  # a running rung may end this much after the deadline before it is stopped
 
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `_interrupts`
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one is silent at verbosity 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -60,9 +57,12 @@ def run_trials(
     n_object_bytes: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[TrialRecord, ...]:
-    """Searches a plan with any work; see `search_trials`. `n_workers` None: one trial on every CPU.
+    """Runs a plan's trials; returns the records of all trials of the study, those of earlier searches included.
 
-    `say` is told why a search ended before its trials or its time were used up.
+    `n_workers` None means one trial on every CPU; `address` is a Ray cluster's, None for a Ray on this machine;
+    `deadline` is a time of `time.monotonic`; `n_object_bytes` is what Ray's object store must hold; `say` is told why a
+    search ended before its trials or its time were used up. Raises
+    KeyboardInterrupt after a Ctrl-C, once all running trials are recorded as interrupted.
     """
     with exclusive(plan.folder):
         manager = TrialManager(plan, deadline=deadline, observers=observers)
@@ -87,14 +87,14 @@ def run_trials(
 
 
 def _run_tune(manager: TrialManager, work: TrialWork, *, n_workers: int) -> None:
-    """Tune's loop, until the manager begins no more trials and all have ended."""
+    """Runs Tune until the manager begins no more trials and all have ended."""
     deadline = manager.deadline
     stopper = SearchStopper(manager, lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
     with (
         tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch,
         _interrupts(stopper.interrupted),
         _quiet(),
-        threadpool_limits(limits=1, user_api="blas"),  # proposals are small products, and the cores are the trials'
+        threadpool_limits(limits=1, user_api="blas"),  # the driver's products are small; trials use the cores
     ):
         tune.run(
             tune.with_parameters(TrialActor, work=work),
@@ -118,7 +118,7 @@ def _run_tune(manager: TrialManager, work: TrialWork, *, n_workers: int) -> None
 
 @contextmanager
 def _interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Within the block the first Ctrl-C sets the event, the second raises KeyboardInterrupt where it is."""
+    """Within the block the first Ctrl-C sets the event, the second raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -137,7 +137,7 @@ def _interrupts(interrupted: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block Tune logs nothing, and what Ray prints goes to stderr: the manager's observers report."""
+    """Within the block Tune logs nothing, and what Ray prints goes to stderr."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

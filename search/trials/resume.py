@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search finds when it opens a study that an earlier one, perhaps a killed one, has left.
+"""Prepares the Optuna study when a search opens it, after an earlier search that may have been killed.
 
-In this order: the study must be the same one (`claim_identity`); trials that were running are told how they ended
-(`end_leftovers`); what was interrupted, and then the initial points that nobody tried, wait in the queue (`enqueue`).
+In this order: the study must have the same identity (`claim_identity`); trials that are still running are ended
+(`end_running_trials`); interrupted trials, then untried initial points, are enqueued (`enqueue`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search.records.trial import TrialRecord, TrialState
 from search.trials.identity import IDENTITY, require_identity
-from search.trials.journal import CONTINUES, INITIAL, record_of, stands_for_its_point, tell
+from search.trials.journal import CONTINUES, INITIAL, occupies_its_point, record_of, tell
 from search.trials.plan import TrialPlan
 from search.trials.points import initial_point
 
@@ -30,8 +30,8 @@ def claim_identity(study: optuna.Study, plan: TrialPlan) -> None:
         study.set_user_attr(IDENTITY, {**(stored or {}), **wanted})
 
 
-def end_leftovers(study: optuna.Study, plan: TrialPlan) -> None:
-    """Tells the trials that a killed search left running: complete if all was measured, else failed and continued."""
+def end_running_trials(study: optuna.Study, plan: TrialPlan) -> None:
+    """Ends the trials that a killed search left running: COMPLETE if all rungs are measured, else FAIL."""
     for trial in study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,)):
         record = record_of(trial, plan.folder)
         if record is None:
@@ -44,17 +44,17 @@ def end_leftovers(study: optuna.Study, plan: TrialPlan) -> None:
 
 
 def enqueue(study: optuna.Study, plan: TrialPlan, records: Iterable[TrialRecord]) -> None:
-    """Enqueues interrupted trials that nobody continues yet, then initial points that were not tried yet."""
+    """Enqueues continuations of interrupted trials, then initial points, unless there is a trial for them already."""
     interrupted = [record for record in records if record.state is TrialState.INTERRUPTED]
 
     def left() -> list[TrialRecord]:
-        continued = {trial.user_attrs.get(CONTINUES) for trial in _alive(study)}
+        continued = {trial.user_attrs.get(CONTINUES) for trial in _occupying(study)}
         return [record for record in interrupted if record.number not in continued]
 
     if left():
         for _ in study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
-            study.tell(study.ask(), state=OptunaState.FAIL)  # to wait again, behind what was interrupted
-    tried = {trial.user_attrs.get(INITIAL) for trial in _alive(study)}
+            study.tell(study.ask(), state=OptunaState.FAIL)  # enqueued again below, behind the continuations
+    tried = {trial.user_attrs.get(INITIAL) for trial in _occupying(study)}
     for record in left():
         study.enqueue_trial(record.point, user_attrs={CONTINUES: record.number})
     for point in plan.initial_points:
@@ -65,6 +65,6 @@ def enqueue(study: optuna.Study, plan: TrialPlan, records: Iterable[TrialRecord]
             study.enqueue_trial(filled, user_attrs={INITIAL: text})
 
 
-def _alive(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that stand for their point: they wait, run, or have a record."""
-    return [trial for trial in study.get_trials(deepcopy=False) if stands_for_its_point(trial)]
+def _occupying(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that are waiting or running, or have a record."""
+    return [trial for trial in study.get_trials(deepcopy=False) if occupies_its_point(trial)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampler that a study names: ours, one of Optuna's, or a class of the user's."""
+"""Makes the sampler that a study names: `FrontSampler`, one of Optuna's, or a class of the user's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from spaces.errors import UserError
 
 
 def make_sampler(name: str, surrogate: Surrogate, *, seed: int, n_startup_trials: int) -> BaseSampler:
-    """The sampler of a study of two objectives: `front`, `tpe`, `gp`, `random`, or MODULE:CLASS.
+    """The sampler that a study with two objectives names: `front`, `tpe`, `gp`, `random`, or MODULE:CLASS.
 
     A class is given `seed` and `n_startup_trials` if it takes them. Raises ValueError if there is no such class, or if
-    it is no sampler of Optuna.
+    it is not a sampler of Optuna.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -38,17 +38,17 @@ def make_sampler(name: str, surrogate: Surrogate, *, seed: int, n_startup_trials
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             case _:
-                sampler: BaseSampler = make_named(
+                sampler: BaseSampler = make_from_class_path(
                     "sampler", name, BaseSampler, seed=seed, n_startup_trials=n_startup_trials
                 )
                 return sampler
 
 
-def make_named(what: str, name: str, base: type[Any], **arguments: Any) -> Any:
-    """An instance of MODULE:CLASS, which must be a `base`, with those of the arguments that it takes.
+def make_from_class_path(what: str, name: str, base: type[Any], **arguments: Any) -> Any:
+    """An instance of MODULE:CLASS, a subclass of `base`, made with those of the arguments that its constructor takes.
 
     Importing the module runs its code, as any import does. Raises ValueError, with the remedy, if there is no such
-    class, if it is another kind of class, or if it cannot be made.
+    class, if it is no subclass of `base`, or if it cannot be constructed.
     """
     module, _, attribute = name.partition(":")
     rule = f"search.{what} must name a class that can be imported"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long training takes, learnt from the rungs that were reached: so that no trial starts that cannot finish.
+"""Predicts the time of training from the rungs that were reached, so that no trial starts that cannot finish.
 
-Seconds per token are a line in the predicted latency, with neither a negative intercept nor a negative slope: both
-a forward pass at inference and a training step cost an overhead and a share for every product. Waiting for cores,
-evaluating and saving are in the measured seconds.
+Seconds per token are fitted by least squares as a linear function of the predicted latency, with non-negative intercept
+and slope: inference and training both cost a constant overhead plus a time per matrix product. The measured seconds
+include waiting for cores, evaluating and saving.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class TrainingTimeModel:
 
     @classmethod
     def of(cls, records: Iterable[TrialRecord]) -> TrainingTimeModel:
-        """What the rungs of earlier trials say; those that a trial took over from one that it continues count once."""
-        pace = cls()
+        """The model fitted to the rungs of earlier trials; rungs that a trial took over from another count once."""
+        model = cls()
         rungs: dict[int | None, tuple[RungRecord, ...]] = {}
         for record in records:
             rungs[record.number] = record.rungs
             done = 0
             for rung in record.rungs:
                 if record.predicted_latency_ms is not None and rung not in rungs.get(record.continues, ()):
-                    pace.observe(record.predicted_latency_ms, n_tokens=rung.n_tokens - done, seconds=rung.seconds)
+                    model.observe(record.predicted_latency_ms, n_tokens=rung.n_tokens - done, seconds=rung.seconds)
                 done = rung.n_tokens
-        return pace
+        return model
 
     def observe(self, latency_ms: float, *, n_tokens: int, seconds: float) -> None:
-        """A student of this predicted latency took `seconds` for `n_tokens`."""
+        """Adds an observation: a student of this predicted latency took `seconds` for `n_tokens`."""
         if n_tokens > 0:
             cost = seconds / n_tokens
             self._n += 1
@@ -56,6 +56,6 @@ class TrainingTimeModel:
         if slope <= 0.0:
             return n_tokens * mean_cost
         intercept = mean_cost - slope * mean_latency
-        if intercept < 0.0:  # the best line through the origin
+        if intercept < 0.0:  # least squares through the origin
             slope, intercept = self._products / self._squares, 0.0
         return n_tokens * (intercept + slope * latency_ms)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray Tune's side of the manager: a searcher that asks it, a scheduler that answers for it, a stopper that ends all.
+"""Adapters from Ray Tune to the manager: a Searcher, a TrialScheduler and a Stopper.
 
-Ray's own `OptunaSearch` never asks whether to prune, tells a stopped trial as complete and leaves one that is not a
-number running for ever. Here the manager decides; these classes translate. Tune shows each result to the
-scheduler first and to the searcher only if the trial goes on, so everything is told from the scheduler.
+Ray's own `OptunaSearch` does not prune, tells Optuna a stopped trial as complete, and leaves one whose result is NaN
+running in the study. So the manager decides, and these classes translate. Tune passes each result to the scheduler
+first, and to the searcher only if the trial goes on, so the scheduler reports all results to the manager.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from search.workers.retries import MOST_TRIES, outcome_of_death
 
 
 class ManagerSearcher(Searcher):
-    """Begins trials."""
+    """Begins the trials that the manager proposes."""
 
     def __init__(self, manager: TrialManager, stopper: SearchStopper) -> None:
         super().__init__(metric=None, mode=None)
@@ -40,20 +40,20 @@ class ManagerSearcher(Searcher):
         self._stopper = stopper
 
     def suggest(self, trial_id: str) -> Any:
-        """The configuration of the next trial; None while a running one may still be lost; then FINISHED."""
-        record = self._stopper.guard(self._manager.ask)
+        """The configuration of the next trial; None if there is none but a running one may be lost; else FINISHED."""
+        record = self._stopper.call_and_keep_error(self._manager.ask)
         if record is None:
             return None if self._manager.running else Searcher.FINISHED
         return {TASK: self._task(record)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the scheduler has told the manager."""
+        """Does nothing: the scheduler has told the manager."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the manager is stored already."""
+        """Does nothing: the manager has stored everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, for the same reason."""
+        """Does nothing, for the same reason."""
 
     def _task(self, record: TrialRecord) -> TrialTask:
         assert record.spec is not None and record.recipe is not None
@@ -72,7 +72,7 @@ class ManagerSearcher(Searcher):
 
 
 class ManagerScheduler(TrialScheduler):
-    """Hands results to the manager and stops the trials that it ended; runs trials in the order of asking."""
+    """Passes results to the manager, stops the trials that it ended, and runs trials first in, first out."""
 
     _supports_buffered_results = False
 
@@ -82,38 +82,38 @@ class ManagerScheduler(TrialScheduler):
         self._stopper = stopper
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """STOP once the manager has ended the trial."""
-        self._stopper.heard(trial)
-        goes_on = self._stopper.guard(lambda: self._take(_task_of(trial), result[MEASURED]))
+        """STOP if the manager has ended the trial, else CONTINUE."""
+        self._stopper.report(trial)
+        goes_on = self._stopper.call_and_keep_error(lambda: self._record(_task_of(trial), result[MEASURED]))
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The actor itself died; Tune has written what it knows of it to a file."""
+        """Tells the manager that the actor died; the error is read from the file that Tune wrote."""
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file is not None and Path(file).exists() else ""
-        outcome = outcome_of_death(RuntimeError(text))  # not the exception itself, which is a pickle
+        outcome = outcome_of_death(RuntimeError(text))  # the exception itself is only in a pickle
         end = self._manager.lost if outcome.kind in MOST_TRIES else self._manager.failed
-        self._stopper.guard(lambda: end(_task_of(trial).number, outcome, details=text))
+        self._stopper.call_and_keep_error(lambda: end(_task_of(trial).number, outcome, details=text))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remembers the trial, so that its actor can be found."""
         self._stopper.watch(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Nothing: the trial was told with its last result."""
+        """Does nothing: the manager was told with the trial's last result."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """Nothing: trials are never paused."""
+        """Does nothing: trials are never paused."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The trial that was asked first and waits."""
+        """The first pending trial."""
         return next((trial for trial in tune_controller.get_trials() if trial.status == Trial.PENDING), None)
 
     def debug_string(self) -> str:
-        """For Tune's own output, which is off."""
+        """The class name, for Tune's own output, which is off."""
         return type(self).__name__
 
-    def _take(self, task: TrialTask, measured: Measured | Failed) -> bool:
+    def _record(self, task: TrialTask, measured: Measured | Failed) -> bool:
         match measured:
             case Failed(outcome, details):
                 if outcome.kind is OutcomeKind.NO_SPACE:  # not the trial's fault: the search ends here
@@ -131,7 +131,7 @@ class ManagerScheduler(TrialScheduler):
 
 
 class SearchStopper(Stopper):
-    """Looks around between two steps of Tune's loop: ends trials that hang, and all on an error, Ctrl-C or deadline."""
+    """Called between two steps of Tune's loop: ends hung trials, and all trials on an error, Ctrl-C or the deadline."""
 
     def __init__(self, manager: TrialManager, past_deadline: Callable[[], bool]) -> None:
         self.interrupted = threading.Event()
@@ -142,15 +142,15 @@ class SearchStopper(Stopper):
         self._heartbeats = HeartbeatMonitor()
 
     def __reduce__(self) -> Any:
-        """Tune writes its state, which nobody reads; there this is a stopper that never stops."""
+        """Pickled as `NoopStopper`: Tune saves its state, which is never read."""
         return (NoopStopper, ())
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never: single trials are the scheduler's."""
+        """False: the scheduler stops single trials."""
         return False
 
-    def guard(self, action: Callable[[], Any]) -> Any:
-        """The action's result, or None if it raised: Tune would wrap the error, `stop_all` raises it as it is."""
+    def call_and_keep_error(self, action: Callable[[], Any]) -> Any:
+        """The action's result, or None if it raised: `stop_all` then raises the error, which Tune would wrap."""
         try:
             return action()
         except Exception as error:
@@ -158,15 +158,15 @@ class SearchStopper(Stopper):
             return None
 
     def watch(self, trial: Trial) -> None:
-        """A trial whose actor may have to be killed."""
+        """Adds a trial, so that its actor can be killed."""
         self._trials.append(trial)
 
-    def heard(self, trial: Trial) -> None:
-        """A watched trial has reported."""
-        self._heartbeats.heard(_task_of(trial).number)
+    def report(self, trial: Trial) -> None:
+        """Records a heartbeat of a trial."""
+        self._heartbeats.report(_task_of(trial).number)
 
     def stop_all(self) -> bool:
-        """Whether to end now. Raises what `guard` caught."""
+        """Whether the search ends now. Raises the first error that `call_and_keep_error` caught."""
         if self._error is not None:
             raise self._error
         for trial in self._trials:
@@ -179,7 +179,7 @@ class SearchStopper(Stopper):
             return True
         for trial in self._trials:
             if trial.status == Trial.RUNNING:
-                self.guard(functools.partial(self._end_if_hung, trial))
+                self.call_and_keep_error(functools.partial(self._end_if_hung, trial))
         return False
 
     def _end_if_hung(self, trial: Trial) -> None:
@@ -194,14 +194,14 @@ class SearchStopper(Stopper):
 
 
 def _kill_actor(trial: Trial) -> None:
-    """A rung in progress cannot be asked to end; what it measured before is stored."""
+    """Kills the actor of a running trial: a rung in progress cannot be stopped otherwise; earlier rungs are stored."""
     actor = trial.temporary_state.ray_actor
     if trial.status == Trial.RUNNING and actor is not None:
         ray.kill(actor)
 
 
 def _drop_statistics(trial: Trial) -> None:
-    """Tune keeps averages of every metric of every trial to its end; nobody reads them."""
+    """Frees the running statistics that Tune keeps for every metric of every trial."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of a trial: to start a student, distil it to a rung, measure it, save it and go on from there.
+"""The training that a trial runs: start a student, distil it to a rung, measure it, save it, restore it.
 
-`TrialWork` is all that the search knows of training. Ray ships it to every worker once, so it must be picklable and
-hold its data as NumPy arrays, which workers then share without copies.
+`TrialWork` is the whole interface between search and training. Ray sends it to every worker once, so it must be
+picklable, with its data in NumPy arrays, which workers then share without copies.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from trainers.modules.freed_memory import return_freed_memory
 
 
 class TrialWork(Protocol):
-    """Works on one student at a time."""
+    """Trains one student at a time."""
 
     def drop(self) -> None:
-        """Frees the student in work, if there is one; its successor must not need room beside it."""
+        """Frees the current student, if there is one, so that two students never need memory at the same time."""
 
     def start(self, spec: StudentSpec, recipe: RecipeSpec, *, seed: int) -> None:
-        """Makes the student that the other methods work on."""
+        """Makes the student that the other methods train, measure and save."""
 
     def advance(self, n_tokens: int) -> RungRecord:
         """Distils until `n_tokens` training tokens have been seen in all, then measures. May raise anything."""
 
     def save(self, folder: Path) -> None:
-        """Writes all that `restore` needs into a new folder."""
+        """Writes a checkpoint into a new folder."""
 
     def restore(self, folder: Path) -> None:
-        """After `start`: goes on from what `save` wrote, bit for bit.
+        """Continues bit for bit from a checkpoint that `save` wrote; call `start` first.
 
         Raises LostCheckpointError if its files are missing or cut off.
         """
 
 
 class DistillationWork:
-    """The real work: inherit from the teacher, distil, evaluate on held-out text, all on one device."""
+    """Inherits a student from the teacher, distils it, and evaluates it on held-out text, on one device."""
 
     def __init__(self, inheritance: Inheritance, data: DistillationData, *, device: Device) -> None:
         self._inheritance = inheritance
@@ -61,7 +61,7 @@ class DistillationWork:
         self._loss = math.nan
 
     def __reduce__(self) -> Any:
-        """What travels is the data and the device, not the student in work."""
+        """Pickles the data and the device, not the current student."""
         return (partial(DistillationWork, device=self._device), (self._inheritance, self._data))
 
     def drop(self) -> None:
@@ -80,7 +80,7 @@ class DistillationWork:
     def advance(self, n_tokens: int) -> RungRecord:
         """Distils and evaluates; raises NotFiniteError if the loss diverges."""
         progress = self._running.advance(n_tokens)
-        if math.isfinite(progress.loss):  # not a number where no batch lies between two rungs
+        if math.isfinite(progress.loss):  # NaN if no batch lies between two rungs
             self._loss = progress.loss
         fidelity = self._running.evaluate()
         return_freed_memory()
@@ -104,7 +104,7 @@ class DistillationWork:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the arrays that are shipped."""
+        """Bytes of the arrays that Ray sends to workers."""
         return _n_bytes((self._inheritance, self._data))
 
     @property
@@ -114,7 +114,7 @@ class DistillationWork:
 
 
 def _n_bytes(value: Any) -> int:
-    """Bytes of all arrays in a value of dataclasses, mappings and tuples; mapped files travel as their path."""
+    """Bytes of all arrays in nested dataclasses, dicts, lists and tuples; mapped files, sent as a path, count 0."""
     if isinstance(value, MappedArray):
         return 0
     if isinstance(value, np.ndarray):

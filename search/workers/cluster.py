@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray: started on this machine, or connected to. The one place that says how.
+"""Starts Ray on this machine, or connects to a Ray cluster.
 
-Assumes one driver process, and that its main thread connects: what Ray starts dies with the thread that
-started it. `connect` sets environment variables that Ray reads (its token, its telemetry, the switches of
-Ray Train), and they stay set for the process and for what it starts.
+Assumes one driver process whose main thread connects: processes that Ray starts end with the thread that started them.
+`connect` sets environment variables that Ray reads (token, telemetry, switches of Ray Train); they stay set for this
+process and its children.
 
-A local Ray is ours alone: no dashboard, a fresh token that only this process and its workers know, and an
-object store of at most 1 GiB unless the data needs more (its pages are taken as they are used). A cluster
-that exists already keeps its own authentication; `RAY_AUTH_MODE` of the environment always wins.
+A local Ray has no dashboard, a new token that only this process and its workers know, and an object store of 1 GiB, or
+more if the data needs it (memory is used page by page as objects are stored). An existing cluster keeps its own
+authentication; the environment variable `RAY_AUTH_MODE` takes precedence.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ import ray
 
 from spaces.errors import UserError
 
-OBJECT_STORE_BYTES = 1 << 30  # enough for 160,000 cached sentences and a teacher; more is asked for by name
+OBJECT_STORE_BYTES = 1 << 30  # enough for 160,000 cached sentences and a teacher; see `n_object_bytes`
 _LOCAL = "local"
-_PROBE_S = 3.0
+_CONNECT_TIMEOUT_S = 3.0
 
-_QUIET = {
+_RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # today's default warns that it will become this
-    "RAY_TRAIN_METRICS_ENABLED": "0",  # nobody scrapes them: there is no dashboard
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer to start; state is saved often anyway
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # there is no dashboard that reads them
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer; checkpoints are written every 30 s
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how late the end of a run is noticed; the default is 2 s
@@ -39,24 +39,24 @@ _QUIET = {
 
 
 def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_bytes: int = 0) -> bool:
-    """Connects this process to Ray, if it is not connected yet; whether it did, and so has a connection to end.
+    """Connects this process to Ray unless it is connected; returns whether it did, and so must call `disconnect`.
 
-    `address` None means `RAY_ADDRESS` if that is set, else a Ray of our own on this machine, with `n_cpus`
-    CPUs (None: all) and an object store that holds `n_object_bytes`. Raises ValueError if nothing answers
-    at the address.
+    `address` None means `RAY_ADDRESS` if that is set, else a new Ray on this machine, with `n_cpus`
+    CPUs (None: all) and an object store that holds `n_object_bytes`. Raises ValueError if no cluster can
+    be reached at the address.
     """
     if ray.is_initialized():
         return False
     try:
         _connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
     except BaseException:
-        disconnect()  # what was half begun, perhaps by a Ctrl-C
+        disconnect()  # a partial start, perhaps after a Ctrl-C
         raise
     return True
 
 
 def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) -> None:
-    for name, value in _QUIET.items():
+    for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
     if address == _LOCAL:
@@ -74,7 +74,7 @@ def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) ->
         )
         return
     try:
-        _probe(address)
+        _require_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError) as error:
         raise UserError(
@@ -84,33 +84,33 @@ def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) ->
 
 
 def disconnect() -> None:
-    """Leaves the cluster; a Ray that `connect` started is stopped with everything that runs on it.
+    """Disconnects from the cluster; a Ray that `connect` started is stopped with everything that runs on it.
 
-    For whoever was told by `connect` that it connected: a notebook's own session is not ours to end.
+    To be called only if `connect` returned True: else the connection belongs to the caller, such as a notebook.
     """
-    with suppress(Exception):  # the way out, perhaps after a Ctrl-C in the middle of a start: nothing to save here
+    with suppress(Exception):  # may run after a Ctrl-C during the start; an error here must not hide the first
         ray.shutdown()
 
 
 @contextmanager
 def cluster(address: str | None = None, *, n_cpus: int | None = None, n_object_bytes: int = 0) -> Iterator[None]:
-    """Connected to Ray inside, and after it as before, whatever happens inside."""
-    is_ours = connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
+    """Within the block this process is connected to Ray; a connection that was made for it ends with it."""
+    connected_here = connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
     try:
         yield
     finally:
-        if is_ours:
+        if connected_here:
             disconnect()
 
 
-def _probe(address: str) -> None:
-    """Raises OSError or ValueError unless something listens: Ray itself ends the whole process after a minute."""
+def _require_reachable(address: str) -> None:
+    """Raises OSError or ValueError unless the address accepts connections: Ray would end the process after a minute."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"a Ray address is HOST:PORT, ray://HOST:PORT or auto, got {address!r}; the head prints it")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S):
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
         pass
 
 

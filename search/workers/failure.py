@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outcome of a training that an exception ended."""
+"""Outcomes of trainings that ended with an exception."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainers.distil.loop import NotFiniteError
 
 
 def failure_of(error: BaseException, *, memory_gib: float | None = None) -> Outcome:
-    """The outcome of a trial that an exception ended: not finite, out of memory, no space, or the exception.
+    """The outcome of a training that raised `error`: not finite, out of memory, no space, or the exception itself.
 
-    `memory_gib` is what the trial was allowed to take, None for no limit.
+    `memory_gib` is the memory limit of the training, None for no limit; it appears in the message.
     """
     message = " ".join(str(error).split())
     if is_disk_full(error):

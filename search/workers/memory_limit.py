@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory that a trial may take, kept by the operating system: an allocation beyond it fails, and with it the trial.
+"""Memory limits of trials, enforced by the operating system: an allocation beyond the limit fails.
 
 The limit is on a process's private writable memory (RLIMIT_DATA, which Linux counts since 4.7): mapped files, such as
-the teacher's outputs, and the object store that workers share are not in it. What the worker holds when its trial
-begins is added to the limit, so it is the trial's own.
+the teacher's outputs, and the shared object store do not count. The memory that a worker holds when its trial begins is
+added to the limit, so the limit is for the trial alone.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from spaces.errors import UserError
 
 GIB = 1 << 30
 _STATUS = Path("/proc/self/status")
-_SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation", "can't start new thread")
+_MESSAGES = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation", "can't start new thread")
 
 
 def require_memory_limits() -> None:
-    """Raises ValueError where the operating system keeps no such limit."""
+    """Raises ValueError on an operating system that does not enforce such limits."""
     if sys.platform != "linux":
         raise UserError(
-            f"trial_memory_gib is kept on Linux only, and this is {sys.platform}; leave it out, or search on Linux"
+            f"trial_memory_gib is enforced on Linux only, and this is {sys.platform}; leave it out, or search on Linux"
         )
 
 
 def limit_memory(n_bytes: int | None) -> None:
-    """From now on this process may take so many bytes beyond what it has now; None: as many as there are.
+    """Limits this process to `n_bytes` more than it holds now; None removes the limit.
 
-    A limit set by others, which no process may raise, stays as it is where it is lower. Linux only.
+    A lower hard limit, which a process may not raise, stays. Linux only.
     """
     if n_bytes is None and sys.platform != "linux":
         return
@@ -47,7 +47,7 @@ def limit_memory(n_bytes: int | None) -> None:
 
 @contextmanager
 def limited_memory(gib: float | None) -> Iterator[None]:
-    """Within the block this process may take so many GiB beyond what it has now; None: as many as there are."""
+    """Within the block this process is limited to `gib` GiB more than it holds now; None: no limit."""
     limit_memory(None if gib is None else int(gib * GIB))
     try:
         yield
@@ -56,13 +56,13 @@ def limited_memory(gib: float | None) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had; torch and its libraries say so in words."""
+    """Whether an exception says that an allocation failed; torch and its libraries say so only in their messages."""
     message = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in message for sign in _SIGNS)
+    return isinstance(error, MemoryError) or any(text in message for text in _MESSAGES)
 
 
 def _private_bytes() -> int:
-    """Private writable memory of this process, as its limit counts it."""
+    """Private writable memory of this process (VmData), as RLIMIT_DATA counts it."""
     found = re.search(r"^VmData:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     assert found is not None, "Linux writes VmData for every process"
     return int(found[1]) * 1024

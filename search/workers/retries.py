@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trials whose worker ended under them: what ended it, and how often a trial is tried again.
+"""Retries of trials whose worker died: the cause of the death, and how often a trial is tried again.
 
-A trial did nothing wrong when its node died, and perhaps nothing when its worker did: it goes on from its last
-checkpoint, in the same search. But a student may be what kills its worker (the operating system ends a process that
-takes too much memory), so the tries without a new rung are counted. So are those of students that graduate, without a
-new save (`search.graduation.state`).
+A trial does not cause the death of its node, and perhaps not that of its worker: it continues from its last
+checkpoint, in the same search. But a student may kill its worker (the operating system ends a process that takes too
+much memory), so tries without a new rung are counted; for students that graduate, tries without a new checkpoint
+(`search.graduation.state`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_TRIES = {
     OutcomeKind.WORKER_DIED: 3,
     OutcomeKind.OUT_OF_MEMORY: 3,
 }
-"""By kind of outcome: losses in a row, without a new rung between them, after which the trial is failed."""
+"""Number of deaths in a row, without a new rung between them, after which the trial is failed; by kind of outcome."""
 
 _NODE_DIED = "The actor died because its node has died."
 _UNREACHABLE = re.compile(r"The actor ([0-9a-f]+|None) is unavailable: ")
@@ -40,9 +40,9 @@ _SET_UP_FAILED = "The actor died because of an error raised in its creation task
 
 
 def outcome_of_death(error: BaseException) -> Outcome:
-    """The outcome of a trial whose actor died, from the error with which Ray says so.
+    """The outcome of a trial whose actor died, from Ray's error.
 
-    Of kind `EXCEPTION` if the actor could not be set up: trying again would not help.
+    Its kind is `EXCEPTION` if the actor could not be set up: trying again would not help.
     """
     text = str(error)
     if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
@@ -51,7 +51,7 @@ def outcome_of_death(error: BaseException) -> Outcome:
         return Outcome(OutcomeKind.EXCEPTION, f"the worker could not be set up: {text.strip().splitlines()[-1]}")
     is_node = isinstance(error, NodeDiedError | LocalRayletDiedError)
     if is_node or (isinstance(error, RayActorError) and error.preempted) or _NODE_DIED in text:
-        return Outcome(OutcomeKind.NODE_DIED, "the worker is gone with its node")
+        return Outcome(OutcomeKind.NODE_DIED, "the node of the worker died")
     if isinstance(error, ActorUnavailableError) or _UNREACHABLE.search(text):
         return Outcome(OutcomeKind.WORKER_UNREACHABLE, "the worker, its node or the network failed")
     details = "a signal ended it (the operating system, when memory runs out), or it crashed"
@@ -59,7 +59,7 @@ def outcome_of_death(error: BaseException) -> Outcome:
 
 
 def n_losses(record: TrialRecord, records: Mapping[int, TrialRecord]) -> int:
-    """How often a trial that was lost just now was lost at this rung, this time included; `records` by number."""
+    """How often a trial lost its worker at its current rung, including just now; `records` are all trials by number."""
     n, earlier = 1, _continued(record, records)
     while earlier is not None and earlier.outcome_kind in MOST_TRIES and len(earlier.rungs) == len(record.rungs):
         n, earlier = n + 1, _continued(earlier, records)

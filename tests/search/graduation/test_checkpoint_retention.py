@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.graduation.checkpoint_retention import SPARE, CheckpointKeeper, with_checkpoints
+from search.graduation.checkpoint_retention import N_SPARE_CHECKPOINTS, CheckpointKeeper, with_existing_checkpoints
 from search.graduation.select import choose_graduates
 from search.records.objective import COSINE
 from search.records.trial import TrialRecord, TrialState
@@ -35,8 +35,8 @@ def test_whoever_graduates_still_has_its_checkpoint(
     for number, (latency_ms, cosine, n_layers) in enumerate(found):
         records.append(saved(folder, number, latency_ms, cosine, n_layers=n_layers))
         keeper.trial_ended(records[-1])
-    left = with_checkpoints(records)
-    assert sum(record.checkpoint is not None for record in left) <= most + SPARE
+    left = with_existing_checkpoints(records)
+    assert sum(record.checkpoint is not None for record in left) <= most + N_SPARE_CHECKPOINTS
     chosen = choose_graduates(left, max_students=most, objective=COSINE)
     assert chosen
     fastest = min(records, key=lambda record: (record.predicted_latency_ms, -record.fidelity.cosine))  # type: ignore[union-attr]
@@ -53,4 +53,4 @@ def test_checkpoints_of_interrupted_trials_are_left_alone(tmp_path: Path) -> Non
     keeper.trial_ended(interrupted)
     for number in range(1, 12):
         keeper.trial_ended(saved(tmp_path, number, 1.0 / number, 1.0 - 0.5 / number))
-    assert with_checkpoints([interrupted]) == [interrupted]
+    assert with_existing_checkpoints([interrupted]) == [interrupted]

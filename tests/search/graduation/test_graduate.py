@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from benchmarks.fault_injection.losses import Losses
 from benchmarks.fault_injection.processes import descendants, is_alive, name_of
 from search.graduation.graduate import Graduate, failures_of, graduate, graduates_of, unfinished_of
-from search.graduation.state import DONE, UNFINISHED, GraduationState, GraduationTask
+from search.graduation.state import DONE, UNFINISHED, GraduationJob, GraduationState, GraduationTask
 from search.graduation.worker import Graduation
 from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
@@ -299,8 +299,16 @@ def test_a_longer_graduation_that_runs_out_of_time_leaves_the_student_that_there
         memory_gib=None,
         heartbeat_limit_s=60.0,
     )
+    job = GraduationJob(
+        groups=((task,),),
+        workers_per_student=1,
+        seconds=0.0,
+        folder=tmp_path / "job",
+        tokenizer_json="",
+        device=prepared.device,
+    )
     replica = Replica(rank=0, n_replicas=1, group=None)
-    Graduation(task, prepared.data, replica=replica, slice_s=0.0, tokenizer_json="").run(folder / "stop")
+    Graduation(task, prepared.data, job=job, replica=replica, slice_s=0.0).run(job.stop_file)
     state = GraduationState.read(task.folder)
     assert state is not None and state.status == DONE and state.decay is not None
     assert state.decay[1] < before.n_tokens

@@ -43,7 +43,7 @@ def test_every_coordinate_is_a_valid_value_and_comes_back(coordinates):
 
 def test_children_of_partial_points_are_whole_and_valid():
     parents = np.array([CUBE.coordinates({"depth": 0}), CUBE.coordinates({"depth": 3, "kind": None, "rate": 1e-4})])
-    children = CUBE.near(np.random.default_rng(0), parents, 200)
+    children = CUBE.mutated(np.random.default_rng(0), parents, 200)
     assert not np.isnan(children).any()
     assert all(is_valid(CUBE.point(child)) for child in children)
 
@@ -81,8 +81,8 @@ def test_snapped_coordinates_are_those_of_the_points():
     coordinates = np.random.default_rng(0).random((500, 5))
     coordinates[:2] = [[0.0] * 5, [1.0] * 5]
     expected = np.array([cube.coordinates(cube.point(row)) for row in coordinates])
-    snapped = cube.snapped(coordinates)
+    snapped = cube.rounded(coordinates)
     np.testing.assert_allclose(snapped, expected, rtol=0.0, atol=1e-12)
     discrete = [cube.names.index(name) for name in ("choice", "many", "share", "size")]
     np.testing.assert_array_equal(snapped[:, discrete], expected[:, discrete])
-    np.testing.assert_array_equal(cube.snapped(snapped), snapped)
+    np.testing.assert_array_equal(cube.rounded(snapped), snapped)

@@ -7,10 +7,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from search.optimiser.failure_model import (
-    BASE,
-    BASE_DEVIATION,
-    NEAR_DEVIATION,
-    NEAR_LENGTH,
+    LOCAL_DEVIATION,
+    LOCAL_LENGTH,
+    MEAN,
+    MEAN_DEVIATION,
     SLOPE_DEVIATION,
     FailureModel,
 )
@@ -31,16 +31,16 @@ def test_the_log_odds_are_those_of_the_largest_posterior_density(n):
     everything = np.concatenate([columns, asked])
     centred = everything - 0.5
     apart = np.sum((everything[:, None] - everything) ** 2, axis=2)
-    covariance = BASE_DEVIATION**2 + SLOPE_DEVIATION**2 * centred @ centred.T
-    covariance += NEAR_DEVIATION**2 * np.exp(-apart / (2.0 * 3 * NEAR_LENGTH**2))
+    covariance = MEAN_DEVIATION**2 + SLOPE_DEVIATION**2 * centred @ centred.T
+    covariance += LOCAL_DEVIATION**2 * np.exp(-apart / (2.0 * 3 * LOCAL_LENGTH**2))
     covariance += 1e-9 * np.eye(n + 20)
     root = np.linalg.cholesky(covariance)
 
     def loss(white):
-        odds = BASE + root @ white
+        odds = MEAN + root @ white
         return np.sum(np.logaddexp(0.0, np.where(failed, -odds[:n], odds[:n]))) + white @ white / 2.0
 
-    found = BASE + root @ minimize(loss, np.zeros(n + 20), method="BFGS", options={"gtol": 1e-7}).x
+    found = MEAN + root @ minimize(loss, np.zeros(n + 20), method="BFGS", options={"gtol": 1e-7}).x
     np.testing.assert_allclose(FailureModel(columns, failed).probability(asked), expit(found[n:]), atol=2e-4)
 
 

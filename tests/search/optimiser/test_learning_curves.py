@@ -140,7 +140,7 @@ def test_what_is_predicted_without_a_trial_is_what_a_model_without_it_foretells(
 def test_a_model_that_goes_on_from_another_is_the_one_of_all_observations(new):
     curves = random_curves(0)
     points = np.array(new).reshape(-1, 3)
-    more = curves.ended(points, [2, 4, *range(6, 6 + len(points))], [0.3, 0.1, *(0.2 for _ in points)])
+    more = curves.with_final(points, [2, 4, *range(6, 6 + len(points))], [0.3, 0.1, *(0.2 for _ in points)])
     at_once, in_two_steps = CurveModel(more, SCALES), CurveModel(more, SCALES, before=CurveModel(curves, SCALES))
     np.testing.assert_allclose(in_two_steps.of_trials(), at_once.of_trials(), rtol=1e-6)
     assert len(in_two_steps.of_new(np.empty((0, 3)))[0]) == 0
@@ -148,9 +148,9 @@ def test_a_model_that_goes_on_from_another_is_the_one_of_all_observations(new):
 
 def test_a_model_takes_over_what_it_shares_with_another_and_no_more():
     curves, scales = random_curves(0), replace(SCALES)
-    other = curves.ended(np.array([[0.7, 0.0, 1.0]]), [2, 6], [0.3, 0.1])
+    other = curves.with_final(np.array([[0.7, 0.0, 1.0]]), [2, 6], [0.3, 0.1])
     changed = replace(other, remaining=np.where(np.arange(len(other.trial)) == 5, 0.7, other.remaining))
-    assert (changed.n_first_of(other), other.n_first_of(curves)) == (5, len(curves.trial))
+    assert (changed.n_common_first(other), other.n_common_first(curves)) == (5, len(curves.trial))
     fresh = CurveModel(changed, scales).of_trials()
     for before in (CurveModel(other, scales), CurveModel(other, SCALES), CurveModel(changed, scales)):
         np.testing.assert_allclose(CurveModel(changed, scales, before=before).of_trials(), fresh, rtol=1e-6)

@@ -209,7 +209,7 @@ def test_beyond_what_a_model_can_take_it_keeps_the_front_and_knows_how_curves_go
 def test_a_trial_that_another_goes_on_with_counts_once():
     study = search(FrontSampler(surrogate(), seed=0), n=20)
     before = surrogate().posterior(study)
-    assert 0.5 < before.explained() <= 1.0
+    assert 0.5 < before.r_squared() <= 1.0
     n_trials = len(study.trials)
     for trial in study.get_trials():
         first = min(trial.intermediate_values)
@@ -230,7 +230,7 @@ def test_a_trial_that_another_goes_on_with_counts_once():
     assert [trial.number for trial in after.trials] == [trial.number for trial in before.trials]
     np.testing.assert_allclose(after.means, before.means)
     np.testing.assert_allclose(after.deviations, before.deviations)
-    assert after.explained() == pytest.approx(before.explained())
+    assert after.r_squared() == pytest.approx(before.r_squared())
 
 
 def test_the_value_of_a_complete_trial_is_its_last_report():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from search.storage.study_state import STUDY, Fact, StudyState
+from search.storage.study_state import STUDY, StateFile, StudyState
 from search.study.clock import CLOCK, WRITE_CLOCK_S, StepRecorder, StudyClock
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.teacher_outputs import CACHED_TEXT, CachedText
@@ -30,7 +30,9 @@ class Weather:
         return cls(degrees=float(document["degrees"]))
 
 
-WEATHER: Fact[Weather] = Fact(name="weather", to_json=lambda it: {"degrees": it.degrees}, from_json=Weather.from_json)
+WEATHER: StateFile[Weather] = StateFile(
+    name="weather", to_json=lambda it: {"degrees": it.degrees}, from_json=Weather.from_json
+)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_a_killed_command_costs_the_clock_no_more_than_a_few_seconds(tmp_path: P
 
 def test_a_fact_is_read_as_it_was_written(tmp_path: Path, study: StudySpec) -> None:
     state = StudyState(tmp_path / "new")
-    values: list[tuple[Fact[Any], Any]] = [
+    values: list[tuple[StateFile[Any], Any]] = [
         (WEATHER, Weather(degrees=-3.5)),
         (STUDY, study),
         (CLOCK, 12.5),
@@ -127,5 +129,5 @@ def test_a_study_that_cannot_be_read_is_not_taken_for_a_new_one(tmp_path: Path, 
     state = StudyState(tmp_path)
     state.claim(study)
     rewrite(state.path(STUDY), lambda document: document["space"].update(colour={"options": ["red", "blue"]}))
-    with pytest.raises(ValueError, match=r"study\.json does not hold one that this version can read; .*--name"):
+    with pytest.raises(ValueError, match=r"study\.json holds no study that this version can read; .*--name"):
         state.claim(study)

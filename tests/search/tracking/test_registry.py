@@ -36,7 +36,7 @@ from search.tracking.registry import (
     NoFrontError,
     load_front,
     load_trials,
-    registered_entries,
+    registered_students,
     resolve_model,
     select,
     set_alias,
@@ -168,7 +168,7 @@ def test_a_student_that_is_beaten_later_keeps_its_version_but_not_its_place(stor
     better = entry("trial-0009", 2, 1.5, 0.95)
     students = (STATIC, SMALL, better)
     register_front(store, front("later", students), page=report_html, folders=folders(tmp_path, students))
-    by_version = {student.version: student for student in registered_entries(client_of(store), "later")}
+    by_version = {student.version: student for student in registered_students(client_of(store), "later")}
     assert {version: student.on_front for version, student in by_version.items()} == {"1": True, "2": False, "3": True}
     assert by_version["2"].aliases == ("production",)  # an alias of the user's stays where it was put
     assert (by_version["3"].name, by_version["3"].aliases) == ("trial-0009", ("balanced", "most-faithful"))
@@ -197,7 +197,7 @@ def test_a_version_that_a_reference_comes_to_dominate_says_so(store: Store, tmp_
     register_front(store, front("overtaken", (STATIC,)), page=report_html, folders=paths)
     slower = STATIC.changed(latency_ms=0.07, fidelity=fidelity(0.879))
     register_front(store, front("overtaken", (slower,)), page=report_html, folders=paths)
-    first = registered_entries(client_of(store), "overtaken")[0]
+    first = registered_students(client_of(store), "overtaken")[0]
     assert (first.on_front, first.dominated_by, first.latency_ms) == (False, "static-table", 0.07)
     assert first.aliases == ()
 

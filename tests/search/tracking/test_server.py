@@ -218,7 +218,7 @@ def test_a_store_tracks_in_one_place(database: Store, tmp_path: Path) -> None:
     create_store(Store(tmp_path / "store", elsewhere))
     assert Store(tmp_path / "store").tracking_uri == elsewhere
     assert not (tmp_path / "store" / "mlflow.db").exists()
-    with pytest.raises(ValueError, match="tracks in one place") as caught:
+    with pytest.raises(ValueError, match="tracks at one address") as caught:
         create_store(Store(tmp_path / "store", "http://127.0.0.1:5000"))
     assert "tracking.json" in str(caught.value)
 
@@ -228,7 +228,7 @@ def test_a_store_with_its_own_database_does_not_move(database: Store, tmp_path: 
     own = create_store(Store(tmp_path))
     create_store(Store(tmp_path, own.tracking_uri))
     assert not (tmp_path / "tracking.json").exists()
-    with pytest.raises(ValueError, match="tracks in one place"):
+    with pytest.raises(ValueError, match="tracks at one address"):
         create_store(Store(tmp_path, "http://127.0.0.1:5000"))
 
 

@@ -30,7 +30,7 @@ def test_silence_begins_with_the_first_question_and_again_with_every_report() ->
     assert watch.seconds_since(3) == 0.0
     now = 5.0
     assert (watch.seconds_since(3), watch.seconds_since(4)) == (5.0, 0.0)
-    watch.heard(3)
+    watch.report(3)
     now = 7.0
     assert (watch.seconds_since(3), watch.seconds_since(4)) == (2.0, 2.0)
     watch.forget(3)
@@ -40,12 +40,12 @@ def test_silence_begins_with_the_first_question_and_again_with_every_report() ->
 def test_time_in_which_nobody_looked_is_no_silence() -> None:
     now = 0.0
     watch = HeartbeatMonitor(clock=lambda: now)
-    watch.heard(1)
-    watch.heard(2)
+    watch.report(1)
+    watch.report(2)
     now = 20.0
     assert watch.seconds_since(1) == 20.0
     now = 4_000.0  # the process was stopped; both have reported meanwhile, and one report is read first
-    watch.heard(1)
+    watch.report(1)
     assert (watch.seconds_since(1), watch.seconds_since(2)) == (0.0, 20.0)
     now = 4_010.0
     assert (watch.seconds_since(1), watch.seconds_since(2)) == (10.0, 30.0)
