@@ -193,7 +193,7 @@ def test_under_a_deadline_all_students_are_through_soon_after_it(
 ) -> None:
     start = time.monotonic()
     graduates = run(records, prepared, tmp_path, deadline_s=16.0, n_workers=2)
-    assert 8.0 < time.monotonic() - start < 100.0  # a slow machine needs most of it to start Ray Train
+    assert 8.0 < time.monotonic() - start < 600.0  # a slow machine needs most of it to start Ray Train
     assert len(graduates) == 3
     for one in graduates.values():
         state = GraduationState.read(one.folder.parent)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -123,10 +124,11 @@ def test_equal_searches_have_equal_reviews_and_none_changes_its_search(store, re
 def test_a_calibration_is_found_in_the_cache_and_without_one_latencies_decide_nothing(store, review, tmp_path):
     moved = Store(tmp_path / "moved")
     shutil.copytree(store.root, moved.root)
-    own = moved.study_folder("toy") / f"{CALIBRATION}.json"
+    state = StudyState.of(moved, "toy")
     cached = moved.cache / "latency" / "latency-0123.json"
     cached.parent.mkdir(parents=True)
-    own.rename(cached)
+    cached.write_text(json.dumps(state.read(CALIBRATION).to_json()))
+    state.path(CALIBRATION).unlink()
     assert review_search(read_search(moved, "toy")).latency == review.latency
     cached.write_text("{}")
     gone = read_search(moved, "toy", teacher=TEACHER)

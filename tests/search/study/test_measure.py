@@ -13,7 +13,7 @@ from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.measure import FinalMeasurement, measure_all
 from search.study.prepare import prepare
-from search.study.references import measure_references, teacher_name_on
+from search.study.references import REFERENCES, measure_references, teacher_name_on
 from spaces.profile import Runtime
 from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study
@@ -33,7 +33,7 @@ def test_what_another_instruction_set_measured_is_measured_again(
     state = StudyState.of(store, study.name)
 
     references = measure_references(prepared, state=state, reporter=Silent())
-    known = state.read("references")
+    known = state.read(REFERENCES)
 
     def measured() -> FinalMeasurement:
         return measure_all(prepared, references, (), profile=study.profile, seconds=0.0, state=state, reporter=Silent())
@@ -46,7 +46,8 @@ def test_what_another_instruction_set_measured_is_measured_again(
     for before, after in zip(first.references, second.references, strict=True):
         assert (before.latency_ms, before.latency_interval_ms) != (after.latency_ms, after.latency_interval_ms)
     again = measure_references(prepared, state=state, reporter=Silent())
-    assert known is not None and state.read("references")["key"] != known["key"]  # type: ignore[index]
+    now = state.read(REFERENCES)
+    assert known is not None and now is not None and now.key != known.key
     for reference, other in zip(references, again, strict=True):
         if reference.name != teacher_name_on(Runtime.ENGINE):
             assert reference == other, "float32 does not depend on it"

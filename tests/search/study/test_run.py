@@ -155,7 +155,7 @@ def test_a_study_ends_with_a_registered_front_and_all_references(front: Front) -
         assert student.version is not None
         low_ms, high_ms = student.latency_interval_ms
         assert low_ms <= student.latency_ms <= high_ms
-        assert not any(dominates(reference.point, student.point) for reference in front.references)
+        assert not any(dominates(front.point_of(reference), front.point_of(student)) for reference in front.references)
     assert {alias for student in front.students for alias in student.aliases} >= {"fastest", "most-faithful"}
     json.dumps(front.to_json(), allow_nan=False)
 
