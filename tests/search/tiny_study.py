@@ -22,7 +22,7 @@ name: tiny
 teachers: [{teacher}]
 corpus: {{sources: [{text}], held_out: 48, min_characters: 5, min_words: 3, max_tokens: 16}}
 profile: {{n_tokens: 8}}
-search: {{rungs: [600, 1200], n_trials: 4, n_workers: 2, n_startup_trials: 4, time_budget: 300s}}
+search: {{rungs: [600, 1200], n_trials: 4, n_workers: 2, n_startup_trials: 4, time_budget: 900s}}
 graduation: {{n_tokens: 6000, n_workers: 2, max_students: 3}}
 space:
   n_layers: {{low: 0, high: 2}}

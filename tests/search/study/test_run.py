@@ -234,19 +234,17 @@ def test_more_trials_and_a_longer_graduation_go_on_from_there(front: Front, stud
 def test_a_teacher_that_has_changed_is_found_out_before_anything_more_graduates(
     front: Front, study: StudySpec, store: Store, tmp_path: Path
 ) -> None:
-    moved = Store(tmp_path / "moved")
-    shutil.copytree(store.root, moved.root)
     folder, kept = Path(study.teachers[0].source), tmp_path / "teacher"
     shutil.copytree(folder, kept)
-    graduations = {path: path.stat().st_mtime_ns for path in moved.root.rglob("graduation.json")}
+    graduations = {path: path.stat().st_mtime_ns for path in store.root.rglob("graduation.json")}
     try:
         write_teacher(folder, seed=1)
         with pytest.raises(ValueError, match=r"continued with what it began with: teachers changed .*--name"):
-            run_search(longer(study, n_tokens=20_000), store=moved, progress=Silent())
+            run_search(longer(study, n_tokens=20_000), store=store, progress=Silent())
     finally:
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
-    assert {path: path.stat().st_mtime_ns for path in moved.root.rglob("graduation.json")} == graduations
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("graduation.json")} == graduations
 
 
 @pytest.mark.slow
