@@ -26,9 +26,11 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from search.cli import commands
 from search.cli.commands import say, store_of
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: argparse.Namespace | None = None
     try:
         options = build_parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
-        with disk_full_explained(*_output_folders(options)):
+        with disk_full_explained(*_output_folders(options)), _notices():
             options.run(options)
         sys.stdout.flush()
         return 0
@@ -114,6 +116,22 @@ def _message(error: UserError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """Within the block a FutureWarning, such as that of a renamed key in a study file, is one line on stderr."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_notice(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, FutureWarning):
+                say(f"{PROGRAM}: {message}")
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = show_notice
+        yield
 
 
 def _wants_traceback(options: argparse.Namespace | None) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -661,3 +662,13 @@ def test_entries_are_complete(made: Bench) -> None:
 
     document = load_front(Store(made.store.root), "toy")
     assert all(isinstance(entry, MeasuredStudent) and entry.uri for entry in document.students)
+
+
+def test_a_renamed_key_is_one_line_and_no_mistake(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    path = bench.study(search={"rungs": [200, 400], "n_trials": 4, "patience": 2.5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as outside of tests, where a warning is no error
+        assert main(["validate", str(path)]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("understudy: search.patience is called prune_ratio now; the old name is still read\n")
+    assert "FutureWarning" not in told
