@@ -56,6 +56,7 @@ def test_the_optimiser_alone_finds_a_front_and_saves_epochs(tmp_path: Path) -> N
     assert [float(error) for error in errors] == sorted((float(error) for error in errors), reverse=True)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_on_a_store_with_a_front(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     notebook = json.loads((EXAMPLES / "front.ipynb").read_text("utf-8"))

@@ -23,7 +23,7 @@ from tests.search.toy_search import RUNGS, SPACE, TEACHER, plan, predict, train
 SAMPLERS = (
     "front",
     "tpe",
-    "gp",
+    pytest.param("gp", marks=pytest.mark.slow),
     "random",
     "optuna.samplers:NSGAIISampler",
     "tests.search.trials.test_sampling:Seedless",
