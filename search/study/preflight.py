@@ -61,16 +61,17 @@ def check_study(study: StudySpec, *, download: bool = True) -> None:
 
 def check_search(search: SearchSpec) -> None:
     """Raises ValueError for a sampler or a pruner MODULE:CLASS that is not one of Optuna's kind or cannot be made."""
-    named = [("sampler", search.sampler, SAMPLERS), ("pruner", search.pruner, PRUNERS)]
-    for what, name, own in named:
-        if name not in own:
-            from optuna.pruners import BasePruner
-            from optuna.samplers import BaseSampler
+    if search.sampler in SAMPLERS and search.pruner in PRUNERS:
+        return  # ours and Optuna's need no look, and no import of Optuna
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
 
-            from search.trials.sampling import make_from_class_path
+    from search.trials.sampling import make_from_class_path
 
-            base: type[object] = BaseSampler if what == "sampler" else BasePruner
-            make_from_class_path(what, name, base)
+    if search.sampler not in SAMPLERS:
+        make_from_class_path("sampler", search.sampler, BaseSampler)
+    if search.pruner not in PRUNERS:
+        make_from_class_path("pruner", search.pruner, BasePruner)
 
 
 def check_runtime(runtime: Runtime) -> None:

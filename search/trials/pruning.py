@@ -89,8 +89,7 @@ class ReportedPruning:
     def judge(self, study: optuna.Study, trial: FrozenTrial) -> PruneDecision | None:
         """Updates the copy and asks the pruner, as `trial.should_prune()` does."""
         for other in study.get_trials(deepcopy=False):
-            self._report(other)
-        self._report(trial)
+            self._report(other)  # the trial itself is one of them
         return PruneDecision(by=self._name) if self._should_prune.get(trial.number, False) else None
 
     def _report(self, trial: FrozenTrial) -> None:
