@@ -73,7 +73,7 @@ class WaitingWork:
         """Decides what the student will reach."""
         self.n_tokens = 0
         size = cost(spec).flops / cost(TEACHER).flops
-        self.final = 0.12 - 0.1 * size**0.3 + 0.02 * abs(math.log10(recipe.learning_rate / 3e-4))
+        self.final = 0.12 - 0.1 * size**0.3 + 0.02 * abs(math.log10(recipe.peak_learning_rate(0.15) / 3e-4))
 
     def advance(self, n_tokens: int) -> RungRecord:
         """Waits for the share of the trial that the rung is."""

@@ -45,7 +45,7 @@ space:
   n_layers: {low: 0, high: 2}
   units: [32, 64]
   static_path: [true, false]
-  learning_rate: {low: 5.0e-4, high: 5.0e-3, log: true}
+  relative_learning_rate: {low: 2.0e-3, high: 2.0e-2, log: true} # times the error before training
   batch_tokens: 128
   warmup_tokens: 200
 """

@@ -77,6 +77,10 @@ def _static(values: Mapping[str, Any]) -> bool:
     return not _encoder(values) or values.get("static_path") is True
 
 
+def _has_matrices(values: Mapping[str, Any]) -> bool:
+    return _encoder(values) or values.get("static_embedding_dim") is not None
+
+
 _SIZE = Range(low=1, high=65_536)
 _RATE = Range(above=0, high=1)
 _WEIGHT = Range(low=0, high=1_000)
@@ -193,7 +197,15 @@ DIMENSIONS: dict[str, Dimension] = {
         allowed=_RATE,
         structural=False,
         parents=("n_layers", "static_embedding_dim"),
-        matters=lambda values: _encoder(values) or values.get("static_embedding_dim") is not None,
+        matters=_has_matrices,
+    ),
+    "relative_learning_rate": Dimension(
+        kind=float,
+        meaning="peak learning rate of matrices and norms, divided by the student's error before training (1 - cosine)",
+        allowed=_RATE,
+        structural=False,
+        parents=("n_layers", "static_embedding_dim"),
+        matters=_has_matrices,
     ),
     "table_learning_rate": Dimension(
         kind=float, meaning="peak learning rate of token tables", allowed=_RATE, structural=False

@@ -92,14 +92,21 @@ class LossWeights:
         return self.query_key > 0.0 or self.value_value > 0.0
 
 
+LEAST_UNTRAINED_ERROR = 1e-3
+"""A smaller error before training counts as this one in a relative learning rate, which would be 0 for the teacher."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeSpec:
     """All training hyperparameters; equal specs, recipes, data and seeds give equal students."""
 
     losses: LossWeights = LossWeights()
     """Weights of the loss terms."""
-    learning_rate: float = 3e-4
-    """Peak rate of Adam for matrices and norms."""
+    learning_rate: float | None = None
+    """Peak rate of Adam for matrices and norms; None: `relative_learning_rate` times the untrained student's error."""
+    relative_learning_rate: float = 2e-3
+    """Peak rate of Adam for matrices and norms, divided by the error (1 - cosine) that the student has before training:
+    a deep student that inherits almost everything needs a lower rate than one that has much to learn."""
     table_learning_rate: float = 1e-3
     """Peak rate of the sparse Adam for token tables, whose rows are seldom touched."""
     temperature: float = 0.05
@@ -122,8 +129,10 @@ class RecipeSpec:
     """Data type of the matrix products."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "table_learning_rate", "temperature"):
+        for name in ("learning_rate", "relative_learning_rate", "table_learning_rate", "temperature"):
             value = getattr(self, name)
+            if value is None and name == "learning_rate":
+                continue
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"{name} must be a finite positive number, got {value}")
         for name in ("n_relation_heads", "batch_tokens"):
@@ -135,6 +144,12 @@ class RecipeSpec:
         for name in ("warmup_tokens", "pruning_tokens", "balance_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def peak_learning_rate(self, untrained_error: float) -> float:
+        """The peak rate of a student whose error (1 - cosine, at least 0) before training is `untrained_error`."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.relative_learning_rate * max(untrained_error, LEAST_UNTRAINED_ERROR)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal recipe."""

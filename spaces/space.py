@@ -40,6 +40,9 @@ class Space:
         both = sorted(set(self.domains) & set(self.fixed))
         if both:
             raise ValueError(f"a dimension is searched or fixed, got both for {both}; keep one")
+        rates = sorted({"learning_rate", "relative_learning_rate"} & {*self.domains, *self.fixed})
+        if len(rates) > 1:
+            raise ValueError(f"a learning rate is absolute or relative, got {' and '.join(rates)}; keep one")
         for name, domain in self.domains.items():
             rule = domain_breach(name, domain)
             if rule is not None:

@@ -65,6 +65,10 @@ class Graduate:
     curve: tuple[RungRecord, ...]
     """Evaluations during graduation, by rising training tokens."""
 
+    def is_below_untrained(self, objective: Objective) -> bool:
+        """Whether it ended less like its teacher than it was before training."""
+        return objective.worsened(self.record.untrained, self.fidelity)
+
 
 def graduate(
     records: Sequence[TrialRecord],

@@ -96,6 +96,10 @@ class Objective:
         """The value with this error."""
         return self.high - error
 
+    def worsened(self, before: Fidelity | None, after: Fidelity) -> bool:
+        """Whether the value fell; False if the fidelity before is not known."""
+        return before is not None and self.of(after) < self.of(before)
+
     def point(self, latency_ms: float, fidelity: Fidelity) -> tuple[float, float]:
         """(latency, value): what a front compares."""
         return latency_ms, self.of(fidelity)

@@ -21,6 +21,8 @@ class OutcomeKind(StrEnum):
     """Trained over the whole budget."""
     GRADUATED = "graduated"
     """Distilled for longer, and finished."""
+    BELOW_UNTRAINED = "below untrained"
+    """Distilled for longer, and yet less like its teacher than it was before training: not registered."""
     DOMINATED = "dominated"
     """Pruned: trials that are no slower are predicted to end with less error."""
     PRUNED = "pruned"

@@ -54,17 +54,23 @@ class RungRecord:
     """Time since the rung before, or since the trial began: making the student and evaluating it included."""
     tokens_per_s: float
     """Training speed since the rung before, evaluation excluded; 0 if no batch lies between them."""
+    untrained: Fidelity | None = None
+    """Fidelity before training, of the first rung; None: of a later rung, or written before it was measured."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back into an equal record."""
-        return {**asdict(self), "fidelity": asdict(self.fidelity)}
+        document = asdict(self)
+        return document if self.untrained is not None else {k: v for k, v in document.items() if k != "untrained"}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RungRecord:
         """The record that `to_json` wrote, perhaps another version's (`spaces.stored`). Raises ValueError if it cannot
         be read."""
         known = known_fields(cls, document, what="the record of a rung")
-        return cls(**{**known, "fidelity": Fidelity.from_json(document["fidelity"])})
+        for name in ("fidelity", "untrained"):
+            if known.get(name) is not None:
+                known[name] = Fidelity.from_json(known[name])
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,17 @@ class TrialRecord:
     def fidelity(self) -> Fidelity | None:
         """At the last rung reached; None before the first."""
         return self.rungs[-1].fidelity if self.rungs else None
+
+    @property
+    def untrained(self) -> Fidelity | None:
+        """Before training; None until the first rung, or if it was not measured."""
+        return self.rungs[0].untrained if self.rungs else None
+
+    @property
+    def curve(self) -> tuple[tuple[int, Fidelity], ...]:
+        """(training tokens, fidelity): before training, if it was measured, and at every rung."""
+        start = () if self.untrained is None else ((0, self.untrained),)
+        return (*start, *((rung.n_tokens, rung.fidelity) for rung in self.rungs))
 
     @property
     def n_tokens(self) -> int:

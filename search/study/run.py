@@ -154,9 +154,10 @@ class _Run:
             records = self._search(prepared, writer)
             self.save_clock()
             graduates = self._graduate(prepared, records)
-            graduated = [_with_graduation(one) for one in graduates]
+            graduated = [_with_graduation(one, self.objective) for one in graduates]
             for record in graduated:
                 writer.trial_ended(record)
+            graduates = self._registrable(graduates)
             self.disconnect()  # the final measurement needs an idle machine
             writer.flush(_FLUSH_TIMEOUT_S)
             self.save_clock()
@@ -297,6 +298,24 @@ class _Run:
             )
         return graduates
 
+    def _registrable(self, graduates: Sequence[Graduate]) -> tuple[Graduate, ...]:
+        """The graduates without those that training made worse; raises UserError if none is left."""
+        worse = [one for one in graduates if one.is_below_untrained(self.objective)]
+        for one in worse:
+            assert one.record.untrained is not None
+            before, after = self.objective.of(one.record.untrained), self.objective.of(one.fidelity)
+            self.reporter.say(
+                f"{one.record.name} is not registered: it had a fidelity of {before:.4f} before training and ended at "
+                f"{after:.4f}; lower its learning rate"
+            )
+        kept = tuple(one for one in graduates if one not in worse)
+        if not kept:
+            raise UserError(
+                f"training made every student of {self.study.name} worse than it was before; lower the learning rates "
+                "(space: relative_learning_rate), or train for longer"
+            )
+        return kept
+
     def _connect(self, prepared: Prepared) -> None:
         n_cpus, n_object_bytes = _n_cpus(self.study), prepared.n_object_bytes
         if connect(self.address, n_cpus=n_cpus, n_object_bytes=n_object_bytes):
@@ -324,9 +343,10 @@ class _Run:
         }
 
 
-def _with_graduation(one: Graduate) -> TrialRecord:
+def _with_graduation(one: Graduate, objective: Objective) -> TrialRecord:
     """The trial's record with the rungs and the outcome of its graduation."""
-    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome=Outcome(OutcomeKind.GRADUATED))
+    kind = OutcomeKind.BELOW_UNTRAINED if one.is_below_untrained(objective) else OutcomeKind.GRADUATED
+    return replace(one.record, rungs=(*one.record.rungs, *one.curve), outcome=Outcome(kind))
 
 
 def _with_ended_state(record: TrialRecord) -> TrialRecord:

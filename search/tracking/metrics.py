@@ -134,8 +134,18 @@ START: tuple[Metric[TrialRecord], ...] = (
 )
 """Metrics of a trial's run, logged once, when it begins."""
 
-RUNG: tuple[Metric[MeasuredRung], ...] = (
+UNTRAINED: tuple[Metric[MeasuredRung], ...] = (
     *(_of_rung(field, meaning) for field, meaning in FIDELITY),
+    Metric(
+        name="score",
+        unit="",
+        meaning="-log2 of the error and half the log2 of the predicted speed-up (`search.records.score`)",
+        value=_score,
+    ),
+)
+"""Metrics of a trial's run, logged before training, at step 0, and at every rung."""
+
+RUNG: tuple[Metric[MeasuredRung], ...] = (
     Metric(
         name=TRAINING_LOSS, unit="", meaning="mean training loss since the rung before", value=lambda one: one.rung.loss
     ),
@@ -144,12 +154,6 @@ RUNG: tuple[Metric[MeasuredRung], ...] = (
         unit="tokens/s",
         meaning="training speed since the rung before, evaluation excluded",
         value=lambda one: one.rung.tokens_per_s,
-    ),
-    Metric(
-        name="score",
-        unit="",
-        meaning="-log2 of the error and half the log2 of the predicted speed-up (`search.records.score`)",
-        value=_score,
     ),
 )
 """Metrics of a trial's run, logged at every rung; the step is the number of training tokens."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
-from search.tracking.metrics import END, FIDELITY, RUNG, START, STUDENT, SUMMARY, Metric
+from search.tracking.metrics import END, FIDELITY, RUNG, START, STUDENT, SUMMARY, UNTRAINED, Metric
 from search.tracking.names import RunParam, Tag, TrialParam, VersionTag, fidelity_tag
 
 _HEAD = """\
@@ -25,7 +25,8 @@ model with a logged model, and the run `front` summarises the study. Numbers wit
 """
 _METRICS: tuple[tuple[str, Sequence[Metric[Any]]], ...] = (
     ("A trial, when it begins", START),
-    ("A trial, at every rung (the step is the training tokens seen)", RUNG),
+    ("A trial, before training (step 0) and at every rung (the step is the training tokens seen)", UNTRAINED),
+    ("A trial, at every rung", RUNG),
     ("A trial, when it ends", END),
     ("A registered student's logged model and its trial's run", STUDENT),
     ("The run `front`", SUMMARY),

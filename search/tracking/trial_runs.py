@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
@@ -25,7 +25,16 @@ from search.records.trial import RungRecord, TrialRecord, TrialState, trials_onc
 from search.storage.store import Store
 from search.tracking.client import client_of
 from search.tracking.experiment import metrics_of, run_tags, runs_of_kind, study_experiment
-from search.tracking.metrics import END, RUNG, START, TRAINING_LOSS, TRAINING_TOKENS, MeasuredRung, values_of
+from search.tracking.metrics import (
+    END,
+    RUNG,
+    START,
+    TRAINING_LOSS,
+    TRAINING_TOKENS,
+    UNTRAINED,
+    MeasuredRung,
+    values_of,
+)
 from search.tracking.names import RunParam, Tag, TrialParam
 from spaces.student_words import describe
 from spaces.study.spec import Device
@@ -137,9 +146,7 @@ class TrialLog:
             if earlier in runs:
                 run = runs[earlier]
                 self._client.update_run(run.id, name=record.name)
-                self._client.log_batch(
-                    run.id, tags=run_tags({Tag.TRIAL: record.name, "mlflow.runName": record.name})
-                )
+                self._client.log_batch(run.id, tags=run_tags({Tag.TRIAL: record.name, "mlflow.runName": record.name}))
                 runs[record.name] = runs.pop(earlier)
                 return run
             number = self._continued.get(number)
@@ -196,16 +203,19 @@ class TrialLog:
         for rung in steps:
             # Sent again with the time of the first attempt, it is the same point to MLflow, should both arrive.
             moment = self._moments.setdefault((record.name, rung.n_tokens), int(time.time() * 1000))
-            metrics += metrics_of(self._rung_values(record, rung), step=rung.n_tokens, time_ms=moment)
+            if rung.untrained is not None:
+                start = self._measured(record, replace(rung, fidelity=rung.untrained))
+                metrics += metrics_of(values_of(UNTRAINED, start), step=0, time_ms=moment)
+            values = values_of((*UNTRAINED, *RUNG), self._measured(record, rung))
+            metrics += metrics_of(values, step=rung.n_tokens, time_ms=moment)
         for first in range(0, len(metrics), _MOST_METRICS):
             self._client.log_batch(run.id, metrics=metrics[first : first + _MOST_METRICS])
         run.rungs |= {rung.n_tokens for rung in steps}
 
-    def _rung_values(self, record: TrialRecord, rung: RungRecord) -> dict[str, float]:
-        measured = MeasuredRung(
+    def _measured(self, record: TrialRecord, rung: RungRecord) -> MeasuredRung:
+        return MeasuredRung(
             record=record, rung=rung, objective=self._objective, teacher_latency_ms=self._teacher_latency_ms
         )
-        return values_of(RUNG, measured)
 
 
 def endings(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:

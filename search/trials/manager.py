@@ -267,7 +267,10 @@ class TrialManager:
             predicted_latency_ms=None,
         )
         try:
-            spec, recipe = self.plan.space.decode(point, self.plan.teacher)
+            if continued is not None and continued.spec is not None and continued.recipe is not None:
+                spec, recipe = continued.spec, continued.recipe  # as its checkpoint has them, whatever the defaults are
+            else:
+                spec, recipe = self.plan.space.decode(point, self.plan.teacher)
         except ValueError as error:
             return replace(record, state=TrialState.REFUSED, outcome=Outcome(OutcomeKind.CANNOT_BE_BUILT, str(error)))
         record = replace(record, spec=spec, recipe=recipe, predicted_latency_ms=self.plan.predict(spec))

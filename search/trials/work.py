@@ -78,7 +78,9 @@ class DistillationWork:
         self._distillation = Distillation(student, recipe, self._data, seed=seed, sparsity=sparsity)
 
     def advance(self, n_tokens: int) -> RungRecord:
-        """Distils and evaluates; raises NotFiniteError if the loss diverges."""
+        """Distils and evaluates, before the first batch too; raises NotFiniteError if the loss diverges."""
+        is_first = self._running.n_tokens == 0
+        untrained = self._running.untrained() if is_first else None
         progress = self._running.advance(n_tokens)
         if math.isfinite(progress.loss):  # NaN if no batch lies between two rungs
             self._loss = progress.loss
@@ -92,6 +94,7 @@ class DistillationWork:
             loss=self._loss,
             seconds=seconds,
             tokens_per_s=progress.tokens_per_s,
+            untrained=untrained,
         )
 
     def save(self, folder: Path) -> None:

@@ -42,9 +42,7 @@ from trainers.measure.predictor import LatencyPredictor
 TEACHER = StudentSpec(
     vocabulary_size=100,
     output_dim=32,
-    encoder=EncoderSpec(
-        n_layers=4, width=32, n_heads=4, head_width=8, feed_forward=Dense(units=64), max_tokens=16
-    ),
+    encoder=EncoderSpec(n_layers=4, width=32, n_heads=4, head_width=8, feed_forward=Dense(units=64), max_tokens=16),
 )
 SPACE = Space(
     domains={
@@ -71,7 +69,7 @@ def final_fidelity(spec: StudentSpec, recipe: RecipeSpec) -> float:
     """What a student reaches after infinitely many tokens: more with depth, less off the best learning rate."""
     encoder = spec.encoder
     capacity = 0.0 if encoder is None else encoder.n_layers + encoder.feed_forward.units / 100
-    return 0.8 + 0.04 * capacity - 0.02 * abs(math.log10(recipe.learning_rate / 1e-3))
+    return 0.8 + 0.04 * capacity - 0.02 * abs(math.log10((recipe.learning_rate or 3e-4) / 1e-3))
 
 
 def fidelity_of(cosine: float) -> Fidelity:

@@ -225,6 +225,7 @@ def test_a_projection_of_the_teacher_stays_only_at_its_width() -> None:
         ({"value_value": 0.1}, {"query_key": 0.0}, "n_relation_heads"),
         ({"sparsity": 0.1}, {"sparsity": 0.0}, "pruning_tokens"),
         ({"n_layers": 1}, {"n_layers": 0}, "learning_rate"),
+        ({"n_layers": 1}, {"n_layers": 0}, "relative_learning_rate"),
     ],
 )
 def test_a_dimension_is_active_only_where_it_matters(
@@ -256,6 +257,10 @@ def test_explicit_conditions_hold_together_with_implicit_ones() -> None:
         ({"domains": {"n_layers": Integer(0, 3)}, "fixed": {"n_layers": 3}}, "searched or fixed"),
         ({"domains": {"n_layers": Real(0, 3)}}, "n_layers must be an integer"),
         ({"domains": {"pooling": Choice(("max",))}}, "mean or cls"),
+        (
+            {"domains": {"relative_learning_rate": Real(1e-3, 1e-2)}, "fixed": {"learning_rate": 1e-3}},
+            "absolute or relative, got learning_rate and relative_learning_rate; keep one",
+        ),
         ({"domains": {}, "fixed": {"sparsity": 1.0}}, "at most 0.95"),
         ({"domains": {"units": Choice((8,))}, "conditions": {"units": {"width": Choice((8,))}}}, "add it to the space"),
         (

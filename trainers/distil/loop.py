@@ -107,6 +107,7 @@ class Distillation:
         self.n_tokens = self.n_steps = self.n_averaged = 0
         self.epoch = self.position = 0
         self.decay: tuple[int, int] | None = None
+        self._untrained: Fidelity | None = None
 
         parameters = dict(student.named_parameters())
         self.tables = {name: RowAdam(parameters[name].detach()) for name in TABLES if name in parameters}
@@ -114,7 +115,7 @@ class Distillation:
         self.working = _working_copy(student, recipe.precision)
         self.working_parameters = dict(self.working.named_parameters())
         self.optimiser = (
-            torch.optim.Adam(list(self.masters.values()), lr=recipe.learning_rate, betas=ADAM_BETAS, fused=True)
+            torch.optim.Adam(list(self.masters.values()), betas=ADAM_BETAS, fused=True)  # its rate is set at each step
             if self.masters
             else None
         )
@@ -123,6 +124,27 @@ class Distillation:
         )
         self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.batches = self._stream()
+
+    def untrained(self) -> Fidelity:
+        """Fidelity before training, of a sparse student at its full sparsity; measured once, and kept in checkpoints.
+
+        Raises ValueError if it was not measured before training began.
+        """
+        if self._untrained is None:
+            if self.n_steps:
+                raise ValueError("the fidelity before training can be measured before the first step only")
+            student = self.averaged()
+            if self.pruner is not None:
+                self.pruner.prune_by_magnitude(dict(student.named_parameters()))
+            self._untrained = self._evaluate(student)
+        return self._untrained
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Peak rate of matrices and norms; a relative one needs the error before training, which is measured here."""
+        if self.recipe.learning_rate is not None:
+            return self.recipe.learning_rate
+        return self.recipe.peak_learning_rate(1.0 - self.untrained().cosine)
 
     def advance(self, n_tokens: int) -> Progress:
         """Train up to `n_tokens` tokens in total. Raises NotFiniteError if the loss is not finite."""
@@ -169,10 +191,11 @@ class Distillation:
 
         Raises NotFiniteError if the student's vectors are not finite.
         """
+        return self._evaluate(self.averaged())
+
+    def _evaluate(self, student: Student) -> Fidelity:
         data = self.data
-        vectors = embed_tokens(
-            self.averaged(), data.held_out_token_ids, data.held_out_offsets, precision=self.recipe.precision
-        )
+        vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets, precision=self.recipe.precision)
         n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
         if n_bad:
             raise NotFiniteError(
@@ -195,6 +218,7 @@ class Distillation:
             "epoch": self.epoch,
             "position": self.position,
             "decay": self.decay,
+            "untrained": None if self._untrained is None else self._untrained.to_json(),
         }
         write_json(folder / "distillation.json", counters, durable=False)
         for old in folder.glob("distillation-*.safetensors"):
@@ -214,6 +238,8 @@ class Distillation:
         self.n_tokens, self.n_steps = counters["n_tokens"], counters["n_steps"]
         self.n_averaged, self.epoch, self.position = counters["n_averaged"], counters["epoch"], counters["position"]
         self.decay = None if counters["decay"] is None else (counters["decay"][0], counters["decay"][1])
+        untrained = counters.get("untrained")
+        self._untrained = None if untrained is None else Fidelity.from_json(untrained)
         try:
             weights = safe_open(folder / counters["file"], framework="pt", device=str(CPU))
         except (FileNotFoundError, SafetensorError) as error:
@@ -296,7 +322,7 @@ class Distillation:
         factor = self.learning_rate_factor()
         if self.optimiser is not None:
             for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.learning_rate * factor
+                group["lr"] = self.peak_learning_rate * factor
             for name, master in self.masters.items():
                 master.grad = gradients[name]
             self.optimiser.step()

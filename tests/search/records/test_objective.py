@@ -338,6 +338,7 @@ ALLOWED = {
     "trainers/measure/fidelity.py": "makes the measurements",
     "search/export/sentence_transformers.py": "the similarity that sentence-transformers is told to use",
     "trainers/distil/objective.py": "the weight of a training loss of the same name",
+    "trainers/distil/loop.py": "the error that a relative learning rate multiplies is the training loss's",
     "search/tracking/metrics.py": "every field, as a metric",
 }
 

@@ -93,7 +93,10 @@ def test_the_active_part_of_a_point_is_what_is_suggested(seed):
 
 def test_an_initial_point_is_completed_with_the_teachers_values_and_the_recipes_defaults():
     point = initial_point({"n_layers": 3}, SPACE, TEACHER)
-    assert point == {"n_layers": 3, "n_heads": 4, "units": 64, "static_path": False, "learning_rate": 3e-4}
+    assert point == {"n_layers": 3, "n_heads": 4, "units": 64, "static_path": False}  # an absolute rate has no default
+    domains = {name: domain for name, domain in SPACE.domains.items() if name != "learning_rate"}
+    relative = Space(domains=domains | {"relative_learning_rate": Real(1e-4, 1e-2, log=True)})
+    assert initial_point({"n_layers": 3}, relative, TEACHER) == point | {"relative_learning_rate": 2e-3}
 
 
 def test_what_the_teacher_has_outside_a_domain_stays_open():

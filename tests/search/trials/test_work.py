@@ -55,6 +55,18 @@ def test_work_that_is_saved_and_restored_goes_on_bit_for_bit(work, tmp_path):
     assert begun + curve(another, 1500) == whole
 
 
+def test_a_trials_curve_begins_before_training(real):
+    real.start(STUDENT, RECIPE, seed=1)
+    record = replace(record_of(0), rungs=(first := real.advance(1500), second := real.advance(4000)))
+    assert [n_tokens for n_tokens, _ in record.curve] == [0, first.n_tokens, second.n_tokens]
+    assert record.untrained == first.untrained and second.untrained is None
+    assert record.untrained.cosine < first.fidelity.cosine < second.fidelity.cosine
+    assert type(record).from_json(record.to_json()) == record
+    before = {**record.to_json(), "rungs": [rung.to_json() for rung in (replace(first, untrained=None), second)]}
+    assert "untrained" not in before["rungs"][0]  # as an earlier version wrote it
+    assert type(record).from_json(before).curve == record.curve[1:]
+
+
 def test_work_learns(work):
     work.start(STUDENT, RECIPE, seed=1)
     first, last = work.advance(300), work.advance(6000)

@@ -16,6 +16,7 @@ from tests.trainers.tiny import SPEC, data, encoder_with
 from trainers.distil.loop import Distillation, DistillationData, LostCheckpointError, NotFiniteError
 from trainers.distil.prune import block_sums, prunable_matrices
 from trainers.modules.build import build, weights_of
+from trainers.modules.embed import embed_tokens
 
 RECIPE = RecipeSpec(
     losses=LossWeights(cosine=1.0, query_key=0.1, value_value=0.1, hidden=0.1, similarity=0.1),
@@ -121,6 +122,44 @@ def test_the_learning_rate_rises_stays_and_falls(tiny_data: DistillationData) ->
         distillation.n_tokens = n_tokens
         factors.append(distillation.learning_rate_factor())
     assert factors == pytest.approx([1 / 500, 0.5, 1.0, 0.5, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_a_relative_rate_is_a_multiple_of_the_error_before_training(
+    sparsity: float, tiny_data: DistillationData, tmp_path: Path
+) -> None:
+    recipe = replace(COSINE_ONLY, learning_rate=None, relative_learning_rate=4e-3, pruning_tokens=0)
+    spec = encoder_with(n_layers=1, sparsity=sparsity)
+
+    def fresh(recipe: RecipeSpec) -> Distillation:
+        return Distillation(build(spec, seed=0), recipe, tiny_data, seed=0, sparsity=sparsity)
+
+    student = build(spec, seed=0)
+    if sparsity:  # what a plain one-shot magnitude pruning leaves
+        for _, weight in prunable_matrices(student):
+            scores = block_sums(weight.detach().abs())
+            lowest = scores.flatten().argsort(stable=True)[: n_zero_blocks(scores.numel(), sparsity)]
+            keep = torch.ones(scores.numel()).index_fill(0, lowest, 0.0).view_as(scores)
+            weight.data.mul_(keep.repeat_interleave(16, dim=0).repeat_interleave(4, dim=1))
+    vectors = embed_tokens(
+        student, tiny_data.held_out_token_ids, tiny_data.held_out_offsets, precision=Precision.FLOAT32
+    )
+    cosines = torch.nn.functional.cosine_similarity(
+        torch.from_numpy(vectors), torch.from_numpy(tiny_data.held_out_embeddings)
+    )
+    error = 1.0 - float(cosines.mean())
+    relative, absolute = fresh(recipe), fresh(replace(COSINE_ONLY, learning_rate=4e-3 * error, pruning_tokens=0))
+    assert relative.peak_learning_rate == pytest.approx(4e-3 * error, rel=1e-4)
+    for one in (relative, absolute):
+        one.advance(2000)
+    ours, theirs = weights_of(relative.student), weights_of(absolute.student)
+    assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+    relative.save(tmp_path)
+    again = fresh(recipe)
+    again.restore(tmp_path)
+    assert again.untrained() == relative.untrained()
+    with pytest.raises(ValueError, match="before the first step"):
+        absolute.untrained()
 
 
 def test_only_touched_rows_of_the_tables_move(tiny_data: DistillationData) -> None:
