@@ -42,7 +42,7 @@ def search_command(options: argparse.Namespace) -> None:
     store.require_writable()
     require_tracking(store)
     check_cluster(options.address)
-    check_study(study)
+    check_study(study, say=say)
     from search.console.front_table import print_front
     from search.study.run import run_search
 
@@ -141,7 +141,7 @@ def validate_command(options: argparse.Namespace) -> None:
     from search.study.preflight import validate_study
     from spaces.study import describe
 
-    say(describe(validate_study(options.study)))
+    say(describe(validate_study(options.study, say=say)))
 
 
 def doctor_command(options: argparse.Namespace) -> None:

@@ -150,7 +150,7 @@ class CorpusSpec:
     max_characters: Positive = 240
     """Longer sentences are dropped."""
     min_words: Positive = 5
-    """Sentences of fewer words are dropped; of Chinese, Japanese, Thai and others without spaces words are estimated."""
+    """Sentences of fewer words are dropped; words without spaces between them (Chinese, Thai) are estimated."""
     held_out: Annotated[int, Range(low=32)] = 2_000
     """Sentences, chosen by hash, that no student trains on and that fidelity is measured on."""
     max_tokens: Annotated[int, Range(low=4, high=8_192)] = 64
