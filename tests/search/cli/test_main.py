@@ -469,9 +469,9 @@ def test_select_sets_an_alias_that_export_and_embed_understand(
     assert main(["export", "toy@production", "out", "--format", "folder", "--store", str(bench.store.root)]) == 0
     assert capsys.readouterr().out == "out\n"
     assert main(["embed", "toy@production", "text.txt", "--store", str(bench.store.root)]) == 0
-    assert capsys.readouterr().out == "text.npy\n"
+    assert capsys.readouterr().out == "text.txt.npy\n"
     lines = Path("text.txt").read_text().splitlines()
-    assert np.array_equal(np.load("text.npy"), load("out").encode(lines))
+    assert np.array_equal(np.load("text.txt.npy"), load("out").encode(lines))
 
 
 def test_embed_keeps_lines_and_rows_together(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -608,7 +608,7 @@ def test_a_search_leaves_a_front_that_the_other_commands_read(bench: Bench, caps
     assert document["students"]
     assert {"teacher", "static-table"} <= {entry["name"] for entry in document["references"]}
     assert main(["embed", "renamed@most-faithful", "text.txt", "--store", "new"]) == 0
-    assert np.load("text.npy").shape == (200, 16)
+    assert np.load("text.txt.npy").shape == (200, 16)
 
 
 @pytest.fixture
