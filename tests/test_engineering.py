@@ -235,7 +235,7 @@ def test_a_student_is_served_where_only_serving_is_installed(tmp_path: Path) -> 
     arguments = ["embed", str(tmp_path / "student"), str(tmp_path / "text.txt")]
     finished = run_where_only_serving_is_installed(f"from search.cli.main import main; sys.exit(main({arguments!r}))")
     assert finished.returncode == 0, finished.stderr
-    assert np.load(tmp_path / "text.npy").shape == (2, 8)
+    assert np.load(tmp_path / "text.txt.npy").shape == (2, 8)
 
 
 def test_a_command_that_needs_an_extra_says_which() -> None:

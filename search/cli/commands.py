@@ -42,7 +42,7 @@ def search_command(options: argparse.Namespace) -> None:
     store.require_writable()
     require_tracking(store)
     check_cluster(options.address)
-    check_study(study)
+    check_study(study, say=say)
     from search.console.front_table import print_front
     from search.study.run import run_search
 
@@ -109,7 +109,7 @@ def export_command(options: argparse.Namespace) -> None:
 def embed_command(options: argparse.Namespace) -> None:
     from search.export.embed import embed_file
 
-    print(embed_file(store_of(options), options.model, options.file, out=options.out, n_threads=options.threads))
+    _print_path(embed_file(store_of(options), options.model, options.file, out=options.out, n_threads=options.threads))
 
 
 def serve_command(options: argparse.Namespace) -> None:
@@ -126,7 +126,7 @@ def serve_command(options: argparse.Namespace) -> None:
 def report_command(options: argparse.Namespace) -> None:
     from search.report.page import write_report
 
-    print(write_report(store_of(options), options.name, options.out))
+    _print_path(write_report(store_of(options), options.name, options.out))
 
 
 def ui_command(options: argparse.Namespace) -> None:
@@ -141,7 +141,7 @@ def validate_command(options: argparse.Namespace) -> None:
     from search.study.preflight import validate_study
     from spaces.study import describe
 
-    say(describe(validate_study(options.study)))
+    say(describe(validate_study(options.study, say=say)))
 
 
 def doctor_command(options: argparse.Namespace) -> None:
@@ -172,6 +172,14 @@ def _describe(entry: MeasuredStudent, front: Front) -> str:
         f"{front.objective.label} {fidelity}, {entry.latency_ms:.3g} ms ({low_ms:.3g} to {high_ms:.3g}), "
         f"{entry.speedup:.3g} times as fast as the teacher"
     )
+
+
+def _print_path(path: Path) -> None:
+    """Prints what a command has written, unless that is standard output itself."""
+    from search.storage.streams import is_stdout
+
+    if not is_stdout(path):
+        print(path)
 
 
 def _print_json(document: object) -> None:

@@ -72,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     embed = _add_command(subparsers, "embed", commands.embed_command, "embed a file of sentences")
     embed.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
-    embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text, one sentence a line")
-    embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE with the suffix .npy")
+    embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text or .gz, one sentence a line; - for stdin")
+    embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE.npy; - for stdout")
     embed.add_argument("--threads", type=count, default=1, metavar="N", help="default: 1")
 
     serve = _add_command(
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = _add_command(subparsers, "report", commands.report_command, "write a front as one self-contained page")
     _add_study_name(report)
-    report.add_argument("out", metavar="OUT.html", type=Path, help="the HTML file to write")
+    report.add_argument("out", metavar="OUT.html", type=Path, help="the HTML file to write; - for stdout")
 
     ui = _add_command(subparsers, "ui", commands.ui_command, "serve the MLflow UI of the store, on loopback")
     ui.add_argument("--port", type=port, default=5000, metavar="N", help="default: 5000")

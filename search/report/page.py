@@ -15,7 +15,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import write_text
 from search.records.formatting import describe_profile, format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.front_table import COLUMNS, Column, baseline_of, notes_of, words_of
@@ -28,6 +27,7 @@ from search.report.review import SearchReview, review_search
 from search.report.search_section import search_section
 from search.report.svg import count
 from search.storage.store import Store
+from search.storage.streams import is_stream, opened_output
 from search.storage.study_state import STUDY, StudyState
 from search.tracking.registry import load_front, load_trials
 from spaces.errors import UserError
@@ -45,15 +45,17 @@ _NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has b
 
 
 def write_report(store: Store, name: str | None, out: Path) -> Path:
-    """Write the page of study `name` (None: the latest) to the file `out`, replacing an older page; returns the path.
+    """Write the page of study `name` (None: the latest) to `out`, replacing an older page; returns the path.
 
-    Raises ValueError, before anything is written, for an unknown study or if `out` cannot be such a file.
+    `out` is a file, or `-` for standard output. Raises ValueError, before anything is written, for an unknown study or
+    if `out` cannot be such a file.
     """
-    if out.is_dir() or not out.parent.is_dir():
+    if not is_stream(out) and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
     front = _front_or_empty(store, name)
     page = report_html(front, load_trials(store, front.study, front.objective), review_of(store, front))
-    write_text(out, page, durable=False)
+    with opened_output(out) as file:
+        file.write(page.encode())
     return out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ from spaces.study.spec import PRUNERS, SAMPLERS
 if TYPE_CHECKING:
     from trainers.teacher.load import Teacher
 
+Say = Callable[[str], None]
+"""Receives one message for people."""
+
 LOCAL = "local"
 _ADDRESS = re.compile(
     r"(?:ray://)?(?:\[(?P<ipv6>[0-9A-Fa-f:]+)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)):(?P<port>\d{1,5})"
@@ -30,28 +33,32 @@ _ADDRESS = re.compile(
 _SHOWN = 5  # impossible points in a message
 
 
-def validate_study(path_or_name: str | Path) -> StudySpec:
+def validate_study(path_or_name: str | Path, *, say: Say = lambda line: None) -> StudySpec:
     """The study of a file or preset, checked; nothing is run, downloaded or written.
 
-    Raises ValueError or FileNotFoundError with all mistakes of the file, else the first of `check_study`.
+    `say` is told of filters that drop much text. Raises ValueError or FileNotFoundError with all mistakes of the file,
+    else the first of `check_study`.
     """
     study = load_study(path_or_name)
-    check_study(study, download=False)
+    check_study(study, download=False, say=say)
     return study
 
 
-def check_study(study: StudySpec, *, download: bool = True) -> None:
+def check_study(study: StudySpec, *, download: bool = True, say: Say = lambda line: None) -> None:
     """Raises ValueError or FileNotFoundError if runtime, text, teachers or space cannot be used, or not together.
 
     With `download` a teacher on the Hugging Face hub is downloaded; without, it is checked only if it is in the cache.
+    `say` is told of filters that drop more than a tenth of the first texts of a file.
     """
     from trainers.text.corpus import check_text
+    from trainers.text.filter import warnings_of
 
     check_runtime(study.profile.runtime)
     check_search(study.search)
     if study.search.trial_memory_gib is not None:
         require_memory_limits()
-    check_text(study.corpus)
+    for warning in warnings_of(study.corpus, check_text(study.corpus)):
+        say(warning)
     loaded = [_load_available(spec, download=download) for spec in study.teachers]
     teachers = [teacher for teacher in loaded if teacher is not None]
     require_one_dimension(teachers)

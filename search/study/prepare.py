@@ -32,6 +32,7 @@ from trainers.measure.calibration import Calibration, cached_calibration
 from trainers.measure.predictor import MIN_CROSS_VALIDATED, LatencyPredictor, PredictorError
 from trainers.teacher.load import Teacher, load_teacher
 from trainers.text.corpus import Corpus, prepare_corpus
+from trainers.text.filter import counts_lines, warnings_of
 
 TABLE_SECONDS: StateFile[float] = StateFile(
     name="static-table",
@@ -191,9 +192,16 @@ def _corpora(
                 progress=bar,
             )
         )
-    train, held_out = corpora[0].train, corpora[0].held_out
-    reporter.say(f"corpus: {len(train):,} sentences to train on, {len(held_out):,} held out")
+    _report_text(study, corpora[0], reporter=reporter)
     return tuple(corpora)
+
+
+def _report_text(study: StudySpec, corpus: Corpus, *, reporter: Reporter) -> None:
+    """Says how much text there is, how much of each source every filter dropped, and which dropped much."""
+    repeated = f"; {n:,} repeated" if (n := corpus.counts["repeated"]) else ""
+    reporter.say(f"corpus: {len(corpus.train):,} sentences to train on, {len(corpus.held_out):,} held out{repeated}")
+    for line in (*counts_lines(study.corpus, corpus.sources), *warnings_of(study.corpus, corpus.sources)):
+        reporter.say(line)
 
 
 def _static_table(

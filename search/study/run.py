@@ -50,6 +50,7 @@ from search.workers.cluster import connect, disconnect
 from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
+from trainers.text.filter import counts_lines
 
 _RETRY_INTERVAL_S = 1.0
 _REGISTRATION_TIMEOUT_S = 60.0  # time to wait for an MLflow server that fails during registration
@@ -334,6 +335,7 @@ class _Run:
             RunParam.TEACHER: prepared.teacher_name,
             RunParam.TEACHER_SHA256: ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
             RunParam.CORPUS_KEY: prepared.corpus.key,
+            RunParam.DROPPED_TEXTS: "; ".join(counts_lines(self.study.corpus, prepared.corpus.sources)),
             RunParam.TRAINING_SENTENCES: prepared.n_sentences,
             RunParam.HELD_OUT_SENTENCES: len(prepared.data.held_out_embeddings),
             RunParam.PROFILE: str(self.study.profile.to_json()),

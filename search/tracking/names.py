@@ -70,6 +70,8 @@ class RunParam(StrEnum):
     """SHA-256 of each teacher's weights."""
     CORPUS_KEY = "corpus_key"
     """Digest of the prepared text."""
+    DROPPED_TEXTS = "dropped_texts"
+    """How many texts of each source were read, and how many each filter dropped."""
     TRAINING_SENTENCES = "training_sentences"
     """Sentences to train on."""
     HELD_OUT_SENTENCES = "held_out_sentences"

@@ -33,7 +33,7 @@ from spaces.space import Space
 
 INSTALLED_DOCS = "installed-docs"
 TEXT_SUFFIXES = (".txt", ".txt.gz")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -88,7 +88,7 @@ class TeacherSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSpec:
-    """One source of text: `installed-docs`, `hub:NAME`, or a .txt, .txt.gz, .csv, .tsv, .jsonl or .parquet file."""
+    """One source of text: `installed-docs`, `hub:NAME`, or a .txt, .csv, .tsv or .jsonl (also .gz) or .parquet file."""
 
     source: str
     """Where the text is; a study file's relative path is resolved against the file's own folder."""
@@ -150,7 +150,7 @@ class CorpusSpec:
     max_characters: Positive = 240
     """Longer sentences are dropped."""
     min_words: Positive = 5
-    """Sentences of fewer words are dropped."""
+    """Sentences of fewer words are dropped; words without spaces between them (Chinese, Thai) are estimated."""
     held_out: Annotated[int, Range(low=32)] = 2_000
     """Sentences, chosen by hash, that no student trains on and that fidelity is measured on."""
     max_tokens: Annotated[int, Range(low=4, high=8_192)] = 64

@@ -16,8 +16,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +28,8 @@ from runtime.atomic import atomic_file
 from runtime.tokenizer import SentenceTokenizer
 from spaces.errors import UserError
 from spaces.study.spec import CorpusSpec, SourceKind
-from trainers.text.sources import read_texts, source_identity
+from trainers.text.filter import SourceCounts, TextFilter, nothing_left
+from trainers.text.sources import source_identity
 from trainers.text.tokenised_text import (
     SCHEMA,
     SPLITS,
@@ -59,31 +59,8 @@ class Corpus:
     """What fidelity is measured on, in hash order."""
     counts: dict[str, int]
     """How many texts were read, dropped by each filter, repeated, kept and held out."""
-
-
-@dataclass(slots=True)
-class _Filter:
-    """The corpus's filters; counts what they drop."""
-
-    spec: CorpusSpec
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("read", "too_short", "too_long", "too_few_words"), 0)
-    )
-
-    def __call__(self, texts: Iterator[str]) -> Iterator[str]:
-        """The texts that pass, their white space normalised."""
-        for text in texts:
-            self.counts["read"] += 1
-            words = text.split()
-            text = " ".join(words)
-            if len(text) < self.spec.min_characters:
-                self.counts["too_short"] += 1
-            elif len(text) > self.spec.max_characters:
-                self.counts["too_long"] += 1
-            elif len(words) < self.spec.min_words:
-                self.counts["too_few_words"] += 1
-            else:
-                yield text
+    sources: tuple[SourceCounts, ...]
+    """How many texts each source has, and how many of them each filter dropped."""
 
 
 def prepare_corpus(
@@ -101,34 +78,31 @@ def prepare_corpus(
     with the remedy if a source cannot be read or too little text is left.
     """
     key = corpus_key(spec, tokenizer_json=tokenizer_json, max_tokens=max_tokens)
-    path = cache_dir / f"{key[:32]}.arrow"
-    if not path.exists():
-        tokenizer = SentenceTokenizer(tokenizer_json, max_tokens=max_tokens)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        _write(path, spec, tokenizer=tokenizer, key=key, progress=progress or (lambda done, total: None))
-    return _open(path, key=key, tokenizer_sha256=tokenizer_sha256(tokenizer_json), max_tokens=max_tokens)
+    options: dict[str, Any] = {"tokenizer_sha256": tokenizer_sha256(tokenizer_json), "max_tokens": max_tokens}
+    for name in (key, _revised(key)):
+        if _has_counts(_path(cache_dir, name)):
+            return _open(_path(cache_dir, name), key=name, **options)
+    tokenizer = SentenceTokenizer(tokenizer_json, max_tokens=max_tokens)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    key = _write(cache_dir, spec, tokenizer=tokenizer, key=key, progress=progress or (lambda done, total: None))
+    return _open(_path(cache_dir, key), key=key, **options)
 
 
-def check_text(spec: CorpusSpec, *, most: int = 20_000) -> None:
+def check_text(spec: CorpusSpec, *, most: int = 20_000) -> tuple[SourceCounts, ...]:
     """Raises what `prepare_corpus` would, as far as the first `most` texts of every file tell; writes nothing.
 
-    Too few sentences are found out when every source is a file with no more texts than that.
+    Too few sentences are found out when every source is a file with no more texts than that. Returns the counts of
+    those texts, for each file.
     """
-    keep = _Filter(spec)
-    n_read = {source: 0 for source in spec.sources if source.kind is SourceKind.FILE}
-
-    def texts() -> Iterator[str]:
-        for source in n_read:
-            for text in islice(read_texts(source), most):
-                n_read[source] += 1
-                yield text
-
+    keep = TextFilter(spec)
+    files = [source for source in spec.sources if source.kind is SourceKind.FILE]
     with tempfile.TemporaryFile() as spool:
-        digests, _ = _spool(keep(texts()), spool)
-    if len(n_read) == len(spec.sources) and max(n_read.values()) < most:
+        digests, _ = _spool((text for source in files for text in keep.texts_of(source, most=most)), spool)
+    if len(files) == len(spec.sources) and max(counts.read for counts in keep.sources) < most:
         if not len(digests):
-            raise UserError(_nothing_left(spec, keep.counts))
+            raise UserError(nothing_left(spec, keep.totals))
         _split(*_distinct(digests), held_out=spec.held_out, limit=spec.limit)
+    return tuple(keep.sources)
 
 
 def corpus_key(spec: CorpusSpec, *, tokenizer_json: str, max_tokens: int) -> str:
@@ -138,29 +112,51 @@ def corpus_key(spec: CorpusSpec, *, tokenizer_json: str, max_tokens: int) -> str
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key[:32]}.arrow"
+
+
+def _revised(key: str) -> str:
+    """The key of a corpus that earlier versions would have read otherwise from the same files (`is_revised`)."""
+    return hashlib.sha256(f"{key} revised".encode()).hexdigest()
+
+
+def _has_counts(path: Path) -> bool:
+    """Whether there is a corpus file with counts by source; one without may have to be read otherwise now."""
+    return path.exists() and b"sources" in open_splits(path)[1]
+
+
 def _open(path: Path, *, key: str, tokenizer_sha256: str, max_tokens: int) -> Corpus:
     batches, metadata = open_splits(path)
     train, held_out = (
         from_batch(batches[name], key=f"{key}-{name}", tokenizer_sha256=tokenizer_sha256, max_tokens=max_tokens)
         for name in SPLITS
     )
-    return Corpus(key=key, path=path, train=train, held_out=held_out, counts=json.loads(metadata[b"counts"]))
+    return Corpus(
+        key=key,
+        path=path,
+        train=train,
+        held_out=held_out,
+        counts=json.loads(metadata[b"counts"]),
+        sources=tuple(map(SourceCounts.from_json, json.loads(metadata[b"sources"]))),
+    )
 
 
 def _write(
-    path: Path, spec: CorpusSpec, *, tokenizer: SentenceTokenizer, key: str, progress: Callable[[int, int], None]
-) -> None:
-    keep = _Filter(spec)
+    folder: Path, spec: CorpusSpec, *, tokenizer: SentenceTokenizer, key: str, progress: Callable[[int, int], None]
+) -> str:
+    """Writes the corpus; returns its key, which is another one if earlier versions read these files otherwise."""
+    keep = TextFilter(spec)
     with ExitStack() as files:
-        spool = files.enter_context(tempfile.TemporaryFile(dir=path.parent))
-        digests, offsets = _spool(keep(text for source in spec.sources for text in read_texts(source)), spool)
+        spool = files.enter_context(tempfile.TemporaryFile(dir=folder))
+        digests, offsets = _spool((text for source in spec.sources for text in keep.texts_of(source)), spool)
         if not len(digests):
-            raise UserError(_nothing_left(spec, keep.counts))
+            raise UserError(nothing_left(spec, keep.totals))
         distinct, high = _distinct(digests)
         splits = _split(distinct, high, held_out=spec.held_out, limit=spec.limit)
         text = np.memmap(spool, dtype=np.uint8, mode="r")
         total = sum(map(len, splits))
-        counts = {**keep.counts, "repeated": len(digests) - len(distinct), "distinct": len(distinct)}
+        counts = {**keep.totals, "repeated": len(digests) - len(distinct), "distinct": len(distinct)}
         counts |= dict(zip(SPLITS, map(len, splits), strict=True))
         done = 0
 
@@ -171,9 +167,14 @@ def _write(
 
         batches = []
         for rows in splits:
-            spools = [files.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in range(2)]
+            spools = [files.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(2)]
             batches.append(_tokenise(rows, text, offsets, tokenizer, *spools, advance=advance))
-        _write_file(path, batches, metadata={"key": key, "counts": json.dumps(counts)})
+        if keep.is_revised:
+            key = _revised(key)
+        sources = [counts_of_one.to_json() for counts_of_one in keep.sources]
+        metadata = {"key": key, "counts": json.dumps(counts), "sources": json.dumps(sources)}
+        _write_file(_path(folder, key), batches, metadata=metadata)
+    return key
 
 
 def _write_file(path: Path, batches: list[pa.RecordBatch], *, metadata: dict[str, str]) -> None:
@@ -264,14 +265,3 @@ def _offsets(lengths: array[int]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def _nothing_left(spec: CorpusSpec, counts: dict[str, int]) -> str:
-    if not counts["read"]:
-        return "the corpus's sources hold no text; give files with one sentence a line"
-    return (
-        f"no sentences are left after filtering: of {counts['read']} texts {counts['too_short']} have fewer than "
-        f"{spec.min_characters} characters, {counts['too_long']} more than {spec.max_characters}, and "
-        f"{counts['too_few_words']} fewer than {spec.min_words} words; loosen min_characters, max_characters or "
-        "min_words"
-    )

@@ -402,6 +402,23 @@ def test_a_good_study_is_explained_on_stderr(bench: Bench, capsys: pytest.Captur
     says(printed.err, "study toy-study", "n_layers", "text.txt")
 
 
+@pytest.mark.parametrize("command", ["validate", "search"])
+def test_a_filter_that_drops_much_is_told_before_anything_is_computed(
+    command: str, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = bench.folder / "mixed.txt"
+    lines = [f"sentence number {i} of a few words" for i in range(300)] + [f"nowordsbutone{i:03d}" for i in range(100)]
+    text.write_text("\n".join(lines))
+    (tmp_path / "empty-teacher").mkdir()
+    file = bench.study(sources=[text.name], teachers=[str(tmp_path / "empty-teacher")])  # read after the text
+    store = ["--store", str(tmp_path / "store")] if command == "search" else []
+    assert main([command, str(file), *store]) == 2
+    says(
+        capsys.readouterr().err,
+        f"warning: 100 of 400 texts of {text} (25%) have fewer than 3 words; lower corpus.min_words",
+    )
+
+
 ENTRY_KEYS = {
     *("name", "version", "aliases", "n_layers", "spec", "latency_ms", "latency_interval_ms", "speedup"),
     *("n_parameters", "n_bytes", "fidelity"),
@@ -452,9 +469,9 @@ def test_select_sets_an_alias_that_export_and_embed_understand(
     assert main(["export", "toy@production", "out", "--format", "folder", "--store", str(bench.store.root)]) == 0
     assert capsys.readouterr().out == "out\n"
     assert main(["embed", "toy@production", "text.txt", "--store", str(bench.store.root)]) == 0
-    assert capsys.readouterr().out == "text.npy\n"
+    assert capsys.readouterr().out == "text.txt.npy\n"
     lines = Path("text.txt").read_text().splitlines()
-    assert np.array_equal(np.load("text.npy"), load("out").encode(lines))
+    assert np.array_equal(np.load("text.txt.npy"), load("out").encode(lines))
 
 
 def test_embed_keeps_lines_and_rows_together(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -591,7 +608,7 @@ def test_a_search_leaves_a_front_that_the_other_commands_read(bench: Bench, caps
     assert document["students"]
     assert {"teacher", "static-table"} <= {entry["name"] for entry in document["references"]}
     assert main(["embed", "renamed@most-faithful", "text.txt", "--store", "new"]) == 0
-    assert np.load("text.npy").shape == (200, 16)
+    assert np.load("text.txt.npy").shape == (200, 16)
 
 
 @pytest.fixture

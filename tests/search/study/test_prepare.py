@@ -95,6 +95,7 @@ def test_a_second_preparation_reads_what_the_first_one_left(study: StudySpec, st
     assert not [line for line in heard.lines if "ranking" in line or "training the static table" in line]
     assert again.inheritance.layers == prepared.inheritance.layers
     assert {path: path.stat().st_mtime_ns for path in store.cache.rglob("*") if path.is_file()} == before
+    assert f"{study.corpus.sources[0].source}: 600 texts, dropped: none" in heard.lines
     assert again.calibration == prepared.calibration
     np.testing.assert_array_equal(again.data.targets.embeddings, prepared.data.targets.embeddings)
     assert again.inheritance.static_table is not None and prepared.inheritance.static_table is not None

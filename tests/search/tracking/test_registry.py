@@ -571,6 +571,6 @@ def test_a_file_is_embedded_by_a_registered_model(
 ) -> None:
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
     out = embed_file(store, "shared@fastest", tmp_path / "text.txt")
-    assert out == tmp_path / "text.npy"
+    assert out == tmp_path / "text.txt.npy"
     expected = load(registered[1]["trial-0000"]).encode(SENTENCES)
     np.testing.assert_array_equal(np.load(out, allow_pickle=False), expected)
