@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws a study's front as one SVG file that loads nothing else: docs/front.svg.
 
-    python -m benchmarks.draw_front STORE [STUDY] > docs/front.svg
+python -m benchmarks.draw_front STORE [STUDY] > docs/front.svg
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ def measure(
     return runs
 
 
-def _replay(
-    name: str, task: Task, seed: int, *, n_workers: int, budget: int, file: Path | None
-) -> list[Finish]:
+def _replay(name: str, task: Task, seed: int, *, n_workers: int, budget: int, file: Path | None) -> list[Finish]:
     if file is not None and file.exists():
         return [Finish(epochs, (cost, error)) for epochs, cost, error in json.loads(file.read_text())["finished"]]
     finished, ended = replay(methods()[name](task, seed), task, n_workers=n_workers, budget=budget)

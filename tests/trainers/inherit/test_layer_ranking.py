@@ -20,9 +20,7 @@ from trainers.text.tokenised_text import TokenisedText
 def tokenised(*, seed: int, n: int = 40) -> TokenisedText:
     """Random sentences of which only the tokens matter."""
     tokens, offsets = text(n, seed=seed)
-    return TokenisedText(
-        texts=[""] * n, tokens=tokens, offsets=offsets, key="", tokenizer_sha256="", max_tokens=16
-    )
+    return TokenisedText(texts=[""] * n, tokens=tokens, offsets=offsets, key="", tokenizer_sha256="", max_tokens=16)
 
 
 def test_a_ranking_is_made_once(tmp_path: Path) -> None:
