@@ -31,10 +31,7 @@ class SentenceTokenizer:
             self._tokenizer = Tokenizer.from_str(text)
         n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens is not None and max_tokens <= n_special:
-            raise UserError(
-                f"{self._origin}: max_tokens must exceed the {n_special} special tokens, "
-                f"got {max_tokens}"
-            )
+            raise UserError(f"{self._origin}: max_tokens must exceed the {n_special} special tokens, got {max_tokens}")
         self._tokenizer.no_padding()
         if max_tokens is None:
             self._tokenizer.no_truncation()

@@ -63,9 +63,7 @@ def parse_duration(text: str) -> float:
     """Seconds of a duration such as 90s, 10m, 1.5h or 1d."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise UserError(
-            f"a duration is a number and one of s, m, h, d, got {text!r}; write for example 90s, 10m or 2h"
-        )
+        raise UserError(f"a duration is a number and one of s, m, h, d, got {text!r}; write for example 90s, 10m or 2h")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not seconds > 0:
         raise UserError(f"a duration must be positive, got {text!r}; write for example 90s, 10m or 2h")

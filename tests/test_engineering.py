@@ -137,6 +137,8 @@ def test_every_match_says_what_happens_to_a_value_that_no_case_names() -> None:
 )
 def test_the_search_for_open_matches_finds_them(last: str, n_open: int) -> None:
     assert len(open_matches(ast.parse(f"match x:\n    case A(): pass\n    {last}"))) == n_open
+
+
 REPLACES = {
     "runtime/atomic.py",  # the one place
     "search/tracking/client.py",  # a hard link refuses, as no rename does, where another command was faster

@@ -89,9 +89,7 @@ def place_of(message: str, found: Mapping[str, tuple[Node, Node]], node: Node) -
     return found[min(named)[1]][0] if named else node
 
 
-def _rename(
-    found: dict[str, tuple[Node, Node]], renamed: Mapping[str, str], where: str, *, problems: Problems
-) -> None:
+def _rename(found: dict[str, tuple[Node, Node]], renamed: Mapping[str, str], where: str, *, problems: Problems) -> None:
     """Moves values of renamed keys to the current names, with a warning."""
     for old, new in renamed.items():
         if old not in found:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes docs/study-file.md: every key of a study file, from the annotations and docstrings that it is read by.
 
-    python -m spaces.study.reference > docs/study-file.md
+python -m spaces.study.reference > docs/study-file.md
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def make_bench(folder: Path) -> Bench:
     document = Front(
         study="toy",
         teacher="tiny",
-        profile=LatencyProfile(n_tokens=8), objective=COSINE,
+        profile=LatencyProfile(n_tokens=8),
+        objective=COSINE,
         references=(entry("teacher", switch, latency_ms=4.0, cosine=1.0),),
         students=(
             entry("trial-0001", static, latency_ms=0.1, cosine=0.8),

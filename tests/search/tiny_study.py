@@ -80,5 +80,3 @@ def write_text(path: Path, *, n: int) -> None:
     generator = random.Random(0)
     sentences = {" ".join(generator.choices(WORDS, k=generator.randint(3, 12))) for _ in range(n)}
     path.write_text("\n".join(sorted(sentences)) + "\n", encoding="utf-8")
-
-

@@ -42,9 +42,7 @@ from trainers.measure.predictor import LatencyPredictor
 TEACHER = StudentSpec(
     vocabulary_size=100,
     output_dim=32,
-    encoder=EncoderSpec(
-        n_layers=4, width=32, n_heads=4, head_width=8, feed_forward=Dense(units=64), max_tokens=16
-    ),
+    encoder=EncoderSpec(n_layers=4, width=32, n_heads=4, head_width=8, feed_forward=Dense(units=64), max_tokens=16),
 )
 SPACE = Space(
     domains={

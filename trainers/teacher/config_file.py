@@ -7,7 +7,7 @@ A key that is missing or null is None; `required` refuses that. Nothing is conve
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from spaces.student import MAX_ROWS
 
 DOWNLOAD_AGAIN = "download the teacher again"
 _SHOWN = 200  # characters of a wrong value
+_LARGEST = 1e300  # of a number
 
 T = TypeVar("T")
 
@@ -49,9 +50,9 @@ class ConfigFile:
         raise self.wrong(key, f"an integer from {low} to {high}")
 
     def positive(self, key: str) -> int | float | None:
-        """A number greater than 0, however large."""
+        """A number greater than 0; transformers writes large ones for "no limit"."""
         value = self.values.get(key)
-        if value is None or (type(value) in (int, float) and 0 < value < math.inf):
+        if value is None or (type(value) in (int, float) and 0 < value < _LARGEST):
             return value
         raise self.wrong(key, "a number greater than 0")
 
@@ -62,12 +63,13 @@ class ConfigFile:
             return value
         raise self.wrong(key, "true or false")
 
-    def text(self, key: str) -> str | None:
-        """A text."""
+    def text(self, key: str, *, choices: Collection[str] = (), remedy: str | None = None) -> str | None:
+        """A text, one of the choices if there are any."""
         value = self.values.get(key)
-        if value is None or isinstance(value, str):
+        if value is None or (isinstance(value, str) and (value in choices or not choices)):
             return value
-        raise self.wrong(key, "a text")
+        rule = ", ".join(choices) or "a text"
+        raise self.wrong(key, f"one of {rule}" if len(choices) > 1 else rule, remedy=remedy)
 
     def table(self, key: str) -> dict[str, Any]:
         """An object; empty if there is none."""

@@ -39,6 +39,7 @@ _POOLINGS = {
 _TOKENIZER_SETTINGS = ("processor_kwargs", "tokenizer_args")
 _TOKENIZER_KEYS = ("model_max_length", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
 _HARMLESS = ("trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "low_cpu_mem_usage", "use_cache")
+_SHOWN = 200  # characters of a wrong value
 _ANOTHER = "choose another teacher"
 
 
@@ -104,30 +105,38 @@ def _module_paths(folder: Path) -> dict[str, Path]:
     allowed = ["Transformer", "Pooling", *(["Dense"] if "Dense" in kinds else []), "Normalize"]
     if kinds not in (allowed, allowed[:-1]):
         raise UserError(
-            f"{path}: a teacher's modules must be Transformer, Pooling, at most one Dense, at most one Normalize, in "
-            f"this order; got {', '.join(kinds) or 'none'}; {_ANOTHER}"
+            f"{path}: a teacher's modules must be of the type Transformer, Pooling, at most one Dense, at most one "
+            f"Normalize, in this order; got {', '.join(kinds)[:_SHOWN] or 'none'}; {_ANOTHER}"
         )
-    paths = {kind: _inside(folder, module["path"]) for kind, module in zip(kinds, modules, strict=True)}
+    paths = {kind: _inside(path, module["path"]) for kind, module in zip(kinds, modules, strict=True)}
     foreign = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
     if foreign:
         raise UserError(
-            f"{path}: a teacher's modules must be those of sentence_transformers, got {', '.join(foreign)}, whose code "
-            f"is not run; {_ANOTHER}"
+            f"{path}: a teacher's modules must be of a type of sentence_transformers, got "
+            f"{', '.join(foreign)[:_SHOWN]}, whose code is not run; {_ANOTHER}"
         )
     return paths
 
 
-def _inside(folder: Path, name: str) -> Path:
-    path = (folder / name).resolve() if "\0" not in name else Path("/")
-    if not path.is_relative_to(folder.resolve()):
-        raise UserError(f"{folder / 'modules.json'}: a module's path must lie in the folder, got {name!r}")
+def _inside(file: Path, name: str) -> Path:
+    """The folder of a module's path, which must exist, unless the module has no files."""
+    folder = file.parent.resolve()
+    try:
+        path = (folder / name).resolve()
+        is_inside = path.is_relative_to(folder) and (path.is_dir() or not path.exists())
+    except (OSError, ValueError):  # a name too long, or with a null character
+        is_inside = False
+    if not is_inside:
+        raise UserError(
+            f"{file}: a module's path must lie in the folder, got {kind_of(name)}; correct it, or {DOWNLOAD_AGAIN}"
+        )
     return path
 
 
 def _similarity(config: ConfigFile) -> str:
     """The function that compares vectors. Raises ValueError for settings that change every text or vector."""
     prompts, name = config.table("prompts"), config.text("default_prompt_name")
-    prompt = prompts.get(name)
+    prompt = prompts.get(name) if name is not None else None
     if prompt:
         raise UserError(
             f"{config.path}: a teacher must not put a prompt before every text, got {prompt!r}; set "
@@ -135,12 +144,8 @@ def _similarity(config: ConfigFile) -> str:
         )
     if config.integer("truncate_dim") is not None:
         raise config.wrong("truncate_dim", "null, as students imitate whole vectors", remedy="set it to null")
-    if config.text("model_type") not in (None, "SentenceTransformer"):
-        raise config.wrong("model_type", "SentenceTransformer", remedy=_ANOTHER)
-    similarity = config.text("similarity_fn_name") or "cosine"
-    if similarity not in SIMILARITIES:
-        raise config.wrong("similarity_fn_name", f"one of {', '.join(SIMILARITIES)}, or null")
-    return similarity
+    config.text("model_type", choices=["SentenceTransformer"], remedy=_ANOTHER)
+    return config.text("similarity_fn_name", choices=SIMILARITIES) or "cosine"
 
 
 def _transformer_settings(body: Path) -> ConfigFile:
@@ -153,8 +158,7 @@ def _transformer_settings(body: Path) -> ConfigFile:
         other = sorted(set(settings.table(key)) - set(_HARMLESS))
         if other:
             raise settings.wrong(key, f"without {', '.join(other)}", remedy=f"remove what is not needed, or {_ANOTHER}")
-    if settings.text("transformer_task") not in (None, "feature-extraction"):
-        raise settings.wrong("transformer_task", "feature-extraction", remedy=_ANOTHER)
+    settings.text("transformer_task", choices=["feature-extraction"], remedy=_ANOTHER)
     if settings.text("tokenizer_name_or_path") is not None:
         raise settings.wrong(
             "tokenizer_name_or_path", "null", remedy="save that tokenizer in the folder, and remove the key"
@@ -185,27 +189,29 @@ def _tokenizer_settings(settings: ConfigFile) -> dict[str, Any]:
 
 def _check_passes_sentences(config: ConfigFile) -> None:
     for key in ("module_input_name", "module_output_name"):
-        if config.text(key) not in (None, "sentence_embedding"):
-            raise config.wrong(key, "sentence_embedding", remedy=_ANOTHER)
+        config.text(key, choices=["sentence_embedding"], remedy=_ANOTHER)
 
 
 def _pooling(config: ConfigFile) -> Pooling:
     modes = config.values.get("pooling_mode")
-    if modes is None:
-        modes = [mode for key, mode in _POOLINGS.items() if config.boolean(key)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else modes
-    if modes not in (["mean"], ["cls"]):
-        raise UserError(f"{config.path}: a teacher's pooling must be mean or cls, got {modes}; {_ANOTHER}")
-    return Pooling(modes[0])
+    if modes is not None:
+        name = modes[0] if isinstance(modes, list) and len(modes) == 1 else modes
+        if name not in ("mean", "cls"):
+            raise config.wrong("pooling_mode", "mean or cls, as a teacher's", remedy=_ANOTHER)
+        return Pooling(name)
+    chosen = [key for key in _POOLINGS if config.boolean(key)]
+    names = [_POOLINGS[key] for key in chosen] or ["mean"]
+    if names not in (["mean"], ["cls"]):
+        raise UserError(f"{config.path}: a teacher's pooling must be mean or cls, got {', '.join(chosen)}; {_ANOTHER}")
+    return Pooling(names[0])
 
 
 def _projection(config: ConfigFile) -> Projection:
-    name = config.text("activation_function") or "torch.nn.modules.activation.Tanh"
+    name = config.text("activation_function")
+    activation = "Tanh" if name is None else name.rpartition(".")[2] if name.startswith("torch.") else ""
     kinds = {"Tanh": Projection.TANH, "Identity": Projection.LINEAR}
-    activation = name.rpartition(".")[2] if name.startswith("torch.") else name
-    if activation not in kinds or config.boolean("use_residual"):
-        raise UserError(
-            f"{config.path}: a teacher's Dense layer must have the activation Tanh or Identity and no residual "
-            f"connection, got {activation}; {_ANOTHER}"
-        )
+    if activation not in kinds:
+        raise config.wrong("activation_function", "torch's Tanh or Identity, as a teacher's", remedy=_ANOTHER)
+    if config.boolean("use_residual"):
+        raise config.wrong("use_residual", "false, as a teacher's", remedy=_ANOTHER)
     return kinds[activation]

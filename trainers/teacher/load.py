@@ -92,7 +92,7 @@ def read_teacher(folder: Path, *, name: str, source: str, sha256: str | None = N
     folder = model_folder(folder)
     layout = read_layout(folder)
     body = layout.transformer
-    if body != folder:
+    if body != folder and body.is_dir():
         model_folder(body)
     config = ConfigFile(body / "config.json")
     family = family_of(config)

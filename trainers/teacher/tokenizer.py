@@ -83,7 +83,7 @@ def _naming_the_folder(folder: Path) -> Iterator[None]:
     except BaseException as error:  # tokenizers raises plain Exception, or PanicException, a BaseException
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        cause = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        cause = _one_line(error)
         remedy = DOWNLOAD_AGAIN
         if (folder / "tokenizer.json").is_file() and not (folder / SETTINGS_FILE).is_file():
             remedy += f', or write {{"tokenizer_class": "PreTrainedTokenizerFast"}} into {SETTINGS_FILE} if its '
@@ -91,9 +91,20 @@ def _naming_the_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: the tokenizer cannot be read: {cause}; {remedy}") from None
 
 
-def _load(folder: Path, settings: Mapping[str, Any]) -> Any:
-    from transformers import AutoTokenizer  # slow to import
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
+
+def _load(folder: Path, settings: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoTokenizer  # slow to import
+
+    try:
+        AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of any kind: a value of a key that only transformers reads
+        cause = _one_line(error)
+        raise UserError(
+            f"{folder / 'config.json'} cannot be read by transformers: {cause}; correct it, or {DOWNLOAD_AGAIN}"
+        ) from None
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **settings)
 
 
@@ -129,10 +140,22 @@ def _check_settings(config: ConfigFile) -> None:
     config.text("tokenizer_class")
     for key in SPECIAL_TOKENS:
         value = config.values.get(key)
-        content = value.get("content") if isinstance(value, dict) else value
-        if value is not None and not isinstance(content, str):
+        if value is not None and not isinstance(value if isinstance(value, str) else _content(value), str):
             raise config.wrong(key, "a token: a text, or an object with its content")
-    config.table("added_tokens_decoder")
+    for key in ("padding_side", "truncation_side"):
+        if key in config.values:
+            config.required(key, config.text(key, choices=("right", "left")))
+    added = config.values.get("added_tokens_decoder", {})
+    tokens = added.items() if isinstance(added, dict) else [("", added)]
+    if not all(key.isdecimal() and isinstance(_content(token), str) for key, token in tokens):
+        raise config.wrong("added_tokens_decoder", "an object of tokens with their content, by their numbers")
+    names = config.values.get("model_input_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise config.wrong("model_input_names", "a list of texts")
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else None
 
 
 def _check_supported(loaded: Any, tokenizer: Tokenizer, folder: Path) -> None:

@@ -107,8 +107,7 @@ def family_of(config: ConfigFile) -> Family:
         raise config.wrong(
             "model_type", f"one of {', '.join(FAMILIES)}, as a teacher's", remedy="choose a teacher of these families"
         )
-    if config.text("position_embedding_type") not in (None, "absolute"):
-        raise config.wrong("position_embedding_type", "'absolute'", remedy=_ANOTHER)
+    config.text("position_embedding_type", choices=["absolute"], remedy=_ANOTHER)
     for key in ("is_decoder", "add_cross_attention"):
         if config.boolean(key):
             raise config.wrong(key, "false", remedy=_ANOTHER)

@@ -254,9 +254,7 @@ def test_who_hangs_is_failed_with_its_workers_ended_and_the_others_go_on_and_wit
 ) -> None:
     first, victim, last = in_turn(records)
     with striking(tmp_path / victim.name, signal.SIGSTOP) as strikes:
-        graduates = run(
-            [first, victim, last], prepared, tmp_path, n_tokens=12_000, rung_time_limit_s=20.0, n_workers=1
-        )
+        graduates = run([first, victim, last], prepared, tmp_path, n_tokens=12_000, rung_time_limit_s=20.0, n_workers=1)
     assert set(graduates) == {first.name, last.name}
     outcome = Outcome(OutcomeKind.HUNG, "no heartbeat within 20 s (search.rung_time_limit)")
     assert failures_of(records, tmp_path) == {victim.name: outcome}

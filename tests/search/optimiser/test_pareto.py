@@ -67,9 +67,7 @@ def test_dominator_is_the_most_faithful_one_that_dominates(point, others):
 @given(finite_points)
 def test_hypervolume_counts_the_unit_cells_that_points_dominate(cloud):
     reference = (7.0, -1.0)
-    cells = sum(
-        any(point[0] <= x and point[1] >= y + 1 for point in cloud) for x in range(0, 7) for y in range(-1, 6)
-    )
+    cells = sum(any(point[0] <= x and point[1] >= y + 1 for point in cloud) for x in range(0, 7) for y in range(-1, 6))
     assert hypervolume(cloud, reference) == pytest.approx(cells)
 
 

@@ -42,20 +42,17 @@ SPEC = {
         "width": 32,
         "n_heads": 4,
         "head_width": 8,
-        "feed_forward": {
-            "units": 64,
-            "kind": "dense"
-        },
+        "feed_forward": {"units": 64, "kind": "dense"},
         "max_tokens": 16,
         "sparsity": 0.0,
         "embedding_dim": None,
         "pooling": "mean",
         "projection": None,
         "activation": "gelu",
-        "layer_norm_epsilon": 1e-12
+        "layer_norm_epsilon": 1e-12,
     },
     "static": None,
-    "normalise": True
+    "normalise": True,
 }
 RECIPE = {
     "losses": {"cosine": 1.0, "query_key": 0.0, "value_value": 0.0, "hidden": 0.0, "similarity": 0.0},

@@ -86,9 +86,7 @@ def test_arrays_are_of_the_plain_type_that_ray_shares_without_copies(prepared: P
 
 
 @pytest.mark.slow
-def test_a_second_preparation_reads_what_the_first_one_left(
-    study: StudySpec, store: Store, prepared: Prepared
-) -> None:
+def test_a_second_preparation_reads_what_the_first_one_left(study: StudySpec, store: Store, prepared: Prepared) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.cache.rglob("*") if path.is_file()}
     start = time.monotonic()
     heard = Heard()

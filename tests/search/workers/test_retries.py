@@ -45,7 +45,7 @@ CLOSED = "The actor is temporarily unavailable: RpcError: RPC error: Socket clos
 MEMORY = "ActorDiedError: worker process has died. Task was killed due to the node running low on memory."
 SET_UP = (
     "The actor died because of an error raised in its creation task, \x1b[36mray::A.__init__()\x1b[39m (pid=1)\n"
-    "  File \"a.py\", line 1, in __init__\nValueError: the folder is unavailable, its node has died"
+    '  File "a.py", line 1, in __init__\nValueError: the folder is unavailable, its node has died'
 )
 TRAIN = "A worker health check failed.\nWorker info: Worker(actor=Actor(RayTrainWorker, 04e0), metadata=...)\n"
 

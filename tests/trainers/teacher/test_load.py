@@ -241,7 +241,10 @@ def test_a_folder_of_pickles_is_refused_unopened(tmp_path: Path) -> None:
         ),
         (lambda folder: edit_json(folder / "config.json", hidden_act="silu"), "hidden_act must be one of"),
         (lambda folder: edit_json(folder / "config.json", is_decoder=True), "is_decoder must be false, got true"),
-        (lambda folder: edit_json(folder / "config.json", position_embedding_type="relative_key"), "'absolute'"),
+        (
+            lambda folder: edit_json(folder / "config.json", position_embedding_type="relative_key"),
+            "must be absolute, got",
+        ),
         (
             lambda folder: edit_json(folder / "config.json", num_hidden_layers=3),
             "the tensor encoder.layer.2.* is missing",
@@ -273,15 +276,25 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("file", "changes", "message"),
     [
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling must be mean or cls"),
-        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling must be mean or cls, got .'lasttoken'"),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling_mode must be mean or cls.*got 'lasttoken'"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "cls"]}, r"must be mean or cls.*got \['mean', 'cls'\]"),
         ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.ReLU"}, "Tanh or Identity"),
-        ("2_Dense/config.json", {"use_residual": True}, "no residual"),
+        ("2_Dense/config.json", {"activation_function": "their.Identity"}, "Tanh or Identity.*got 'their.Identity'"),
+        ("2_Dense/config.json", {"use_residual": True}, "use_residual must be false"),
+        ("2_Dense/config.json", {"module_input_name": "token_embeddings"}, "must be sentence_embedding"),
+        ("2_Dense/config.json", {"out_features": 16}, r"projection.weight must have the shape \(16, 32\)"),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim must be null.*set it to null"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type must be SentenceTr"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "one of cosine, dot, euclidean, manha"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config must be absent"),
     ],
 )
 def test_a_layout_that_no_student_can_imitate_is_refused(
     file: str, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = write_sentence_transformers(tmp_path, random_model("bert"), dense=torch.nn.Linear(32, 32))
+    if not (folder / file).exists():
+        (folder / file).write_text("{}")
     edit_json(folder / file, **changes)
     with pytest.raises(ValueError, match=message):
         teacher_in(folder)
@@ -301,8 +314,11 @@ def test_a_prompt_before_every_text_is_refused(tmp_path: Path) -> None:
     ("modules", "message"),
     [
         ({}, "a list of modules"),
-        ([{"path": "", "type": "models.Transformer"}], "must be Transformer, Pooling"),
+        ([{"path": "", "type": "models.Transformer"}], "must be of the type Transformer, Pooling"),
         ([{"path": "", "type": "a.Transformer"}, {"path": "../../x", "type": "a.Pooling"}], "must lie in the folder"),
+        ([{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}], "whose code is not run"),
+        ([{"path": "", "type": "a.Transformer"}, {"path": "x" * 999, "type": "a.Pooling"}], "must lie in the folder"),
+        ([{"path": "", "type": "a.Transformer"}, {"path": "\0", "type": "a.Pooling"}], "must lie in the folder"),
     ],
 )
 def test_modules_of_another_kind_or_outside_the_folder_are_refused(modules: Any, message: str, tmp_path: Path) -> None:
