@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from runtime.service.limits import add_serving_options, serving_options
+from spaces.errors import UserError
 
 PROGRAM = "python -m runtime"
+INTERNAL_ERROR = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 _SERVE_MODULES = ("prometheus_client", "starlette", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the student of a folder; the exit status: 0 after SIGINT or SIGTERM, 2 for bad input."""
+    """Serve the student of a folder; the exit status: 0 after a signal, 2 for bad input, 1 for an internal error."""
     parser = _Parser(prog=PROGRAM, description="Serve a student's folder over HTTP, as OpenAI's embeddings API.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="what `understudy export --format folder` wrote")
     add_serving_options(parser)
@@ -36,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"{PROGRAM}: serving needs {error.name}, which is not installed; pip install 'understudy[serve]'")
         return BAD_INPUT
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         say(f"{PROGRAM}: {error}")
         return BAD_INPUT
+    except Exception as error:
+        say(f"{PROGRAM}: internal error, please report it: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+        return INTERNAL_ERROR
 
 
 def say(text: str) -> None:

@@ -74,8 +74,8 @@ class Switch:
             raise ValueError(
                 f"a Switch layer needs at least 2 experts, got {self.n_experts}; use a dense feed-forward for 1"
             )
-        if not 0 < self.capacity_factor < math.inf:
-            raise ValueError(f"capacity_factor must be positive and finite, got {self.capacity_factor}")
+        if not _is_number(self.capacity_factor) or not 0 < self.capacity_factor < math.inf:
+            raise ValueError(f"capacity_factor must be positive and finite, got {self.capacity_factor!r}")
 
 
 FeedForward = Dense | Switch
@@ -137,8 +137,8 @@ class EncoderSpec:
                 f"heads must fit the width: {self.n_heads} heads x {self.head_width} > width {self.width}; "
                 f"head_width may be at most {self.width // self.n_heads}"
             )
-        if not 0.0 <= self.sparsity <= MAX_SPARSITY:
-            raise ValueError(f"sparsity must lie in 0 to {MAX_SPARSITY}, got {self.sparsity}")
+        if not _is_number(self.sparsity) or not 0.0 <= self.sparsity <= MAX_SPARSITY:
+            raise ValueError(f"sparsity must lie in 0 to {MAX_SPARSITY}, got {self.sparsity!r}")
         if self.embedding_dim is not None:
             _require_size("embedding_dim", self.embedding_dim)
             if self.embedding_dim >= self.width:
@@ -146,9 +146,9 @@ class EncoderSpec:
                     f"a factorised embedding must be narrower than the width: {self.embedding_dim} >= {self.width}; "
                     "leave embedding_dim out for a full table"
                 )
-        if isinstance(self.layer_norm_epsilon, bool) or not SMALLEST_EPSILON <= self.layer_norm_epsilon <= 1.0:
+        if not _is_number(self.layer_norm_epsilon) or not SMALLEST_EPSILON <= self.layer_norm_epsilon <= 1.0:
             raise ValueError(
-                f"layer_norm_epsilon must lie in {SMALLEST_EPSILON:.1e} to 1, got {self.layer_norm_epsilon}; "
+                f"layer_norm_epsilon must lie in {SMALLEST_EPSILON:.1e} to 1, got {self.layer_norm_epsilon!r}; "
                 "most encoders use 1e-12 or 1e-5"
             )
         if self.sparsity > 0.0:
@@ -256,6 +256,10 @@ def n_kept_weights(n_outputs: int, n_inputs: int, sparsity: float) -> int:
     """Number of weights of a matrix outside its zero blocks."""
     n_blocks = (n_outputs // BLOCK_OUTPUTS) * (n_inputs // BLOCK_INPUTS)
     return n_outputs * n_inputs - n_zero_blocks(n_blocks, sparsity) * BLOCK_OUTPUTS * BLOCK_INPUTS
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _require_size(name: str, value: int, *, most: int = MAX_FEATURES) -> None:

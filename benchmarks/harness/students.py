@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from runtime.tokenizer import SentenceTokenizer
 from spaces.student import Dense, EncoderSpec, StaticSpec, StudentSpec, Switch
-from trainers.teacher.load import package_folder, read_tokenizer
+from trainers.teacher.locate import package_folder
+from trainers.teacher.tokenizer import read_tokenizer
 from trainers.text.prose import sentences
 
 VOCABULARY = 30_522  # BERT's, and so MiniLM's
@@ -95,7 +96,7 @@ def _fixed(batch: int, n_tokens: int, *, n_inputs: int, generator: np.random.Gen
 def _stream(generator: np.random.Generator) -> Profile:
     """Single sentences of mixed lengths, one after the other."""
     try:
-        tokenizer = SentenceTokenizer(read_tokenizer(package_folder(TOKENIZER_PACKAGE)), max_tokens=MAX_TOKENS)
+        tokenizer = SentenceTokenizer(read_tokenizer(package_folder(TOKENIZER_PACKAGE)).json, max_tokens=MAX_TOKENS)
     except ValueError:  # the package is not installed
         lengths = generator.lognormal(np.log(MEAN_LENGTH) - LENGTH_DEVIATION**2 / 2, LENGTH_DEVIATION, 2000)
         token_ids = [generator.integers(0, VOCABULARY, max(3, min(MAX_TOKENS, round(n)))) for n in lengths]

@@ -191,6 +191,11 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def with_text(key: str) -> dict[str, Any]:
+    encoder: dict[str, Any] = spec_of().to_json()["encoder"]
+    return encoder | {key: "1"}
+
+
 DAMAGES = {
     "missing tensor": (lambda f: edit_weights(f, embeddings__positions=None), r"embeddings\.positions.*missing"),
     "extra tensor": (lambda f: edit_weights(f, pooler=np.zeros(3, np.float32)), "pooler.*not part of the spec"),
@@ -222,6 +227,13 @@ DAMAGES = {
         lambda f: edit_document(f, spec={**spec_of().to_json(), "vocabulary_size": 0}),
         "vocabulary_size must be a positive integer",
     ),
+    **{
+        f"{key} as text": (
+            lambda f, key=key: edit_document(f, spec={**spec_of().to_json(), "encoder": with_text(key)}),
+            rf"student\.json: {key} must .*got '1'.*; export or download the student again",
+        )
+        for key in ("n_layers", "max_tokens", "sparsity", "layer_norm_epsilon", "embedding_dim")
+    },
     "tokenizer missing": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
     "tokenizer settings missing": (lambda f: edit_document(f, tokenizer=None), "tokenizer must be an object"),
     "too many tokens": (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A damaged student folder loads or is refused by a ValueError that names a file of it, in little time and memory."""
+"""A damaged student folder loads or is refused by a UserError that names a file of it, in little time and memory."""
 
 import copy
 import json
@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from runtime import expected_tensors, load, load_exact, write_folder
+from spaces.errors import UserError
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "cat", "sat", "on", "a", "mat"]
@@ -76,7 +77,7 @@ def outcome(folder: Path) -> str | None:
     for loader in (load, load_exact):
         try:
             student = loader(folder)
-        except (ValueError, FileNotFoundError) as error:
+        except (UserError, FileNotFoundError) as error:
             if not any(str(folder / name) in str(error) for name in FILES):
                 return f"{error!r} names no file"
         except BaseException as error:  # a panic of Rust is no Exception

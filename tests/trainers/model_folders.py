@@ -75,9 +75,12 @@ def random_model(model_type: str, *, seed: int = 0, **changes: Any) -> PreTraine
 
 
 def write_transformers(folder: Path, model: PreTrainedModel, *, tokenizer: str | None = None) -> Path:
-    """A plain transformers folder."""
+    """A plain transformers folder, whose tokenizer is its tokenizer.json as it is."""
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer or tokenizer_json())
+    roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512} | roles
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 

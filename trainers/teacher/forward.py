@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spaces.errors import UserError
 from spaces.recipe import Precision
 from trainers.modules.device import to_array, to_tensor
 from trainers.modules.side_by_side import n_cpus
@@ -92,7 +93,7 @@ class TeacherForward:
             advance(done)
         for name, array in outputs.items():
             if not np.isfinite(array).all():
-                raise ValueError(
+                raise UserError(
                     f"a teacher's outputs must be finite in float16, and its {name} are not; choose another teacher, "
                     "or leave out the losses that need them"
                 )

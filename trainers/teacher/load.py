@@ -11,33 +11,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer
 
 from runtime.folder import expected_tensors
 from spaces.errors import UserError
-from spaces.fields import require_name
 from spaces.student import StudentSpec
 from spaces.study.spec import SourceKind, TeacherSpec
 from trainers.modules.build import student_from_weights
-from trainers.modules.device import CPU, to_array
-from trainers.teacher.layout import DOWNLOAD_AGAIN, read_json, read_layout
+from trainers.modules.device import CPU
+from trainers.teacher.checkpoint import Checkpoint
+from trainers.teacher.config_file import DOWNLOAD_AGAIN, ConfigFile
+from trainers.teacher.layout import read_layout
+from trainers.teacher.locate import model_folder, model_name, package_folder
+from trainers.teacher.tokenizer import read_tokenizer
 from trainers.teacher.weights import encoder_spec, encoder_weights, family_of
 from trainers.text.hub import download_model
 
 if TYPE_CHECKING:
     from trainers.modules.student import Student
 
-WEIGHTS = "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
+_FOREIGN_SHARE = 0.01  # tokens without a row, relative to all, from which the tokenizer is of another model
+_SHOWN = 3  # tokens in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,8 @@ class Teacher:
     """Digest of its weight files."""
     max_tokens: int
     """Tokens at which it cuts sentences, special tokens included."""
+    similarity: str = "cosine"
+    """Function by which its vectors are compared: cosine, dot, euclidean or manhattan."""
 
     def student(self, *, device: torch.device = CPU) -> Student:
         """The teacher as a network on the device, in float32 and evaluation mode."""
@@ -81,59 +83,34 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
             raise UserError(f"a teacher is package:NAME, hub:ORGANISATION/NAME or a folder, got {spec.source!r}")
         case _:
             assert_never(spec.kind)
-    name = folder.resolve().name if spec.kind is SourceKind.FOLDER else spec.reference.rpartition("/")[2]
+    name = model_name(folder) if spec.kind is SourceKind.FOLDER else spec.reference.rpartition("/")[2]
     return read_teacher(folder, name=name, source=spec.source, sha256=spec.sha256)
-
-
-def package_folder(distribution: str) -> Path:
-    """The folder of the model that an installed distribution carries."""
-    require_name("the package of a teacher", distribution)
-    try:
-        files = metadata.distribution(distribution).files or []
-    except metadata.PackageNotFoundError:
-        raise UserError(
-            f"the package {distribution!r} of a teacher must be installed in this environment; run "
-            f"`pip install {distribution}`"
-        ) from None
-    paths = [Path(str(file.locate())) for file in files if ".." not in file.parts]
-    folders = {path.parent for path in paths if path.name == "modules.json"} or {
-        path.parent for path in paths if path.name == "config.json" and (path.parent / WEIGHTS).is_file()
-    }
-    if len(folders) != 1:
-        found = ", ".join(map(str, sorted(folders))) or "none"
-        raise UserError(
-            f"the package {distribution!r} must carry exactly one model folder (config.json, {WEIGHTS}), found {found}"
-            "; give the model's folder as the teacher's source instead"
-        )
-    return folders.pop()
 
 
 def read_teacher(folder: Path, *, name: str, source: str, sha256: str | None = None) -> Teacher:
     """The teacher in a folder of transformers' or sentence-transformers' layout."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no teacher folder {folder}; give a folder, package:NAME or hub:ORGANISATION/NAME"
-        )
+    folder = model_folder(folder)
     layout = read_layout(folder)
     body = layout.transformer
-    config = read_json(body / "config.json")
-    family = family_of(config, origin=str(body / "config.json"))
-    digest = _digest_weights(body, sha256=sha256)
-    tokenizer_json = read_tokenizer(body, lowercase=layout.lowercase)
+    if body != folder and body.is_dir():
+        model_folder(body)
+    config = ConfigFile(body / "config.json")
+    family = family_of(config)
+    tensors = Checkpoint(body, prefix=family.prefix, sha256=sha256)
+    digest = tensors.sha256
+    encoder = encoder_spec(config, pooling=layout.pooling, projection=layout.projection)
+    tokenizer = read_tokenizer(body, lowercase=layout.lowercase, settings=layout.tokenizer_settings)
 
-    tensors = _Checkpoint(body / WEIGHTS, prefix=family.prefix)
-    encoder = encoder_spec(
-        config, pooling=layout.pooling, projection=layout.projection, origin=str(body / "config.json")
-    )
-    weights = encoder_weights(tensors.take, config, encoder, origin=str(body))
+    weights = encoder_weights(tensors.take, config, encoder)
     output_dim = encoder.width
     if layout.dense is not None:
-        digest = hashlib.sha256(f"{digest} {_digest_weights(layout.dense)}".encode()).hexdigest()
-        dense = _Checkpoint(layout.dense / WEIGHTS, prefix="")
+        dense = Checkpoint(layout.dense)
+        digest = hashlib.sha256(f"{digest} {dense.sha256}".encode()).hexdigest()
+        sizes = ConfigFile(layout.dense / "config.json")
         weights["projection.weight"] = dense.take("linear.weight")
-        output_dim = len(weights["projection.weight"])
-        bias = read_json(layout.dense / "config.json").get("bias", True)
-        weights["projection.bias"] = dense.take("linear.bias") if bias else np.zeros(output_dim, np.float32)
+        output_dim = sizes.integer("out_features") or len(weights["projection.weight"])
+        has_bias = sizes.boolean("bias") is not False
+        weights["projection.bias"] = dense.take("linear.bias") if has_bias else np.zeros(output_dim, np.float32)
     spec = StudentSpec(
         vocabulary_size=len(weights["embeddings.tokens"]),
         output_dim=output_dim,
@@ -141,92 +118,36 @@ def read_teacher(folder: Path, *, name: str, source: str, sha256: str | None = N
         normalise=layout.normalise,
     )
     _check(spec, weights, origin=str(folder))
-    n_tokens = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
-    if n_tokens > spec.vocabulary_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {n_tokens} tokens and the token table {spec.vocabulary_size} rows; they are "
-            f"not of one model, {DOWNLOAD_AGAIN}"
-        )
+    _check_rows(tokenizer.json, spec.vocabulary_size, origin=str(body))
     return Teacher(
         name=name,
         source=source,
         spec=spec,
         weights=weights,
-        tokenizer_json=tokenizer_json,
+        tokenizer_json=tokenizer.json,
         weights_sha256=digest,
-        max_tokens=min(encoder.max_tokens, layout.max_tokens or encoder.max_tokens),
+        max_tokens=min(encoder.max_tokens, tokenizer.max_tokens or encoder.max_tokens),
+        similarity=layout.similarity,
     )
 
 
-def read_tokenizer(folder: Path, *, lowercase: bool = False) -> str:
-    """The folder's tokenizer as the text of a tokenizer.json, without truncation and padding."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(
-            f"{folder} must hold the teacher's tokenizer (tokenizer.json), and has none; save it there with "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(folder)`"
+def _check_rows(tokenizer_json: str, n_rows: int, *, origin: str) -> None:
+    """Raises ValueError if a token of the tokenizer has no row in the token table."""
+    tokens = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
+    without = sorted((number, token) for token, number in tokens.items() if number >= n_rows)
+    if not without:
+        return
+    shown = ", ".join(f"{token!r} ({number})" for number, token in without[:_SHOWN])
+    more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+    remedy = f"they are not of one model, {DOWNLOAD_AGAIN}"
+    if len(without) <= max(1, _FOREIGN_SHARE * n_rows):
+        remedy = (
+            "give every token a row and save the model again: "
+            f"`model.resize_token_embeddings({without[-1][0] + 1}); model.save_pretrained(folder)`"
         )
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _converted_tokenizer(folder)
-    except Exception as error:  # tokenizers raises plain Exception, whatever is wrong
-        raise UserError(f"{folder}: the tokenizer cannot be read: {error}; {DOWNLOAD_AGAIN}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if lowercase:
-        parts = [normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]
-        tokenizer.normalizer = normalizers.Sequence(parts)
-    return str(tokenizer.to_str())
-
-
-def _converted_tokenizer(folder: Path) -> Tokenizer:
-    from transformers import AutoTokenizer  # slow to import, and needed for old folders only
-
-    loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-
-
-def _digest_weights(folder: Path, *, sha256: str | None = None) -> str:
-    """SHA-256 of the folder's weight file, which must be there and, if `sha256` is given, be that one."""
-    path = folder / WEIGHTS
-    if not path.is_file():
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-        if pickles:
-            raise UserError(
-                f"{folder}: weights must be a {WEIGHTS}, and pickles, which can run code, are never read: found "
-                f"{', '.join(pickles)}; load the model where you trust it and call save_pretrained(folder)"
-            )
-        raise UserError(f"{folder}: {WEIGHTS} is missing; {DOWNLOAD_AGAIN}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 is not None and digest != sha256:
-        raise UserError(
-            f"{path}: its SHA-256 must be the study's {sha256}, got {digest}; {DOWNLOAD_AGAIN}, or correct the study "
-            "if these are the weights that you mean"
-        )
-    return digest
-
-
-class _Checkpoint:
-    """A safetensors file from which tensors are taken by name, in float32."""
-
-    def __init__(self, path: Path, *, prefix: str) -> None:
-        self._path = path
-        self._prefix = prefix
-        self._file: Any  # safetensors has no types
-        try:
-            self._file = safe_open(path, framework="pt", device=str(CPU))
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged: {error}; {DOWNLOAD_AGAIN}") from None
-        self._names = frozenset(self._file.keys())
-
-    def take(self, name: str) -> NDArray[np.float32]:
-        """The tensor, with or without the prefix, also under its old name: norms once had gamma and beta."""
-        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-        for candidate in (name, self._prefix + name, old, self._prefix + old):
-            if candidate in self._names:
-                array: NDArray[np.float32] = to_array(self._file.get_tensor(candidate).to(torch.float32))
-                return array
-        raise UserError(f"{self._path}: the tensor {name} is missing; {DOWNLOAD_AGAIN}")
+    raise UserError(
+        f"{origin}: every token needs a row in the token table, which has {n_rows}; none have {shown}{more}; {remedy}"
+    )
 
 
 def _check(spec: StudentSpec, weights: Mapping[str, NDArray[np.float32]], *, origin: str) -> None:

@@ -8,7 +8,7 @@ after the padding's, and DistilBERT has no token types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaces.errors import UserError
-from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection
+from spaces.student import MAX_FEATURES, MAX_LAYERS, Activation, Dense, EncoderSpec, Pooling, Projection
+from trainers.teacher.config_file import ConfigFile
 
+_ANOTHER = "choose another teacher"
 Take = Callable[[str], NDArray[np.float32]]
 
 
@@ -98,59 +100,63 @@ ACTIVATIONS = {
 }
 
 
-def family_of(config: Mapping[str, Any], *, origin: str) -> Family:
+def family_of(config: ConfigFile) -> Family:
     """The family of a config.json. Raises ValueError if it is none of ours, or a variant with another function."""
-    model_type = config.get("model_type")
+    model_type = config.text("model_type")
     if model_type not in FAMILIES:
-        raise UserError(
-            f"{origin}: a teacher's model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}; choose a "
-            "teacher of these families"
+        raise config.wrong(
+            "model_type", f"one of {', '.join(FAMILIES)}, as a teacher's", remedy="choose a teacher of these families"
         )
-    for key, value in {
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    }.items():
-        if config.get(key, value) != value:
-            raise UserError(f"{origin}: a teacher needs {key} {value!r}, got {config[key]!r}; choose another teacher")
+    config.text("position_embedding_type", choices=["absolute"], remedy=_ANOTHER)
+    for key in ("is_decoder", "add_cross_attention"):
+        if config.boolean(key):
+            raise config.wrong(key, "false", remedy=_ANOTHER)
+    if config.table("quantization_config"):
+        raise config.wrong(
+            "quantization_config", "absent", remedy="save the model in float32, or choose another teacher"
+        )
     return FAMILIES[model_type]
 
 
-def encoder_spec(
-    config: Mapping[str, Any], *, pooling: Pooling, projection: Projection | None, origin: str
-) -> EncoderSpec:
+def encoder_spec(config: ConfigFile, *, pooling: Pooling, projection: Projection | None) -> EncoderSpec:
     """The encoder that a config.json describes."""
-    family = family_of(config, origin=origin)
+    family = family_of(config)
 
-    def number(key: str) -> int:
-        if not isinstance(config.get(key), int):
-            raise UserError(f"{origin}: {key} must be an integer, got {config.get(key)!r}; download the teacher again")
-        return int(config[key])
+    def number(key: str, high: int = MAX_FEATURES) -> int:
+        return config.required(key, config.integer(key, high=high))
 
-    activation = config.get(family.activation, "gelu")
+    activation = config.text(family.activation) or "gelu"
     if activation not in ACTIVATIONS:
-        raise UserError(
-            f"{origin}: {family.activation} must be one of {', '.join(ACTIVATIONS)}, got {activation!r}; choose "
-            "another teacher"
-        )
+        raise config.wrong(family.activation, f"one of {', '.join(ACTIVATIONS)}", remedy=_ANOTHER)
     width, n_heads = number(family.width), number(family.n_heads)
-    return EncoderSpec(
-        n_layers=number(family.n_layers),
-        width=width,
-        n_heads=n_heads,
-        head_width=width // n_heads,
-        feed_forward=Dense(units=number(family.units)),
-        max_tokens=number("max_position_embeddings") - _position_offset(family, config),
-        pooling=pooling,
-        projection=projection,
-        activation=ACTIVATIONS[activation],
-        layer_norm_epsilon=1e-12 if family.norm_epsilon is None else float(config.get(family.norm_epsilon, 1e-12)),
-    )
+    positions = config.required("max_position_embeddings", config.integer("max_position_embeddings"))
+    if positions <= _position_offset(family, config):
+        raise config.wrong("max_position_embeddings", f"more than {_position_offset(family, config)}")
+    if width % n_heads:
+        raise config.wrong(family.n_heads, f"a divisor of {family.width}, {width}")
+    epsilon = None if family.norm_epsilon is None else config.positive(family.norm_epsilon)
+    try:
+        return EncoderSpec(
+            n_layers=number(family.n_layers, MAX_LAYERS),
+            width=width,
+            n_heads=n_heads,
+            head_width=width // n_heads,
+            feed_forward=Dense(units=number(family.units)),
+            max_tokens=positions - _position_offset(family, config),
+            pooling=pooling,
+            projection=projection,
+            activation=ACTIVATIONS[activation],
+            layer_norm_epsilon=1e-12 if epsilon is None else float(epsilon),
+        )
+    except UserError:
+        raise
+    except ValueError as error:  # a rule of encoders
+        raise UserError(f"{config.path}: {error}; {_ANOTHER}") from None
 
 
-def encoder_weights(take: Take, config: Mapping[str, Any], spec: EncoderSpec, *, origin: str) -> dict[str, Any]:
+def encoder_weights(take: Take, config: ConfigFile, spec: EncoderSpec) -> dict[str, Any]:
     """The encoder's tensors under our names; `take(name)` returns a checkpoint's tensor, its prefix left out."""
-    family = family_of(config, origin=origin)
+    family = family_of(config)
     positions = take("embeddings.position_embeddings.weight")[_position_offset(family, config) :]
     if family.has_token_types:
         positions = positions + take("embeddings.token_type_embeddings.weight")[0]
@@ -177,7 +183,7 @@ def _both(take: Take, ours: str, theirs: str) -> dict[str, NDArray[np.float32]]:
     return {f"{ours}.{kind}": take(f"{theirs}.{kind}") for kind in ("weight", "bias")}
 
 
-def _position_offset(family: Family, config: Mapping[str, Any]) -> int:
+def _position_offset(family: Family, config: ConfigFile) -> int:
     """Rows of the position table before that of the first token; RoBERTa's padding id is 1 unless it says otherwise."""
-    padding_id = config.get("pad_token_id")
-    return (1 if padding_id is None else int(padding_id)) + 1 if family.offsets_positions else 0
+    padding_id = config.integer("pad_token_id", low=0)
+    return (1 if padding_id is None else padding_id) + 1 if family.offsets_positions else 0

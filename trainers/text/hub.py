@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import datasets
 
 _ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_MODEL_FILES = ["*.json", "model.safetensors", "*/model.safetensors", "*vocab.txt", "*merges.txt", "*bpe.model"]
+_SHARDS = "model-?????-of-?????.safetensors"
+_WEIGHTS = ["model.safetensors", "*/model.safetensors", _SHARDS, f"*/{_SHARDS}"]
+_MODEL_FILES = ["*.json", *_WEIGHTS, "*vocab.txt", "*merges.txt", "*bpe.model"]
 _OTHER_RUNTIMES = ["onnx/*", "openvino/*"]
 _OFFLINE = "check its name and the connection (HF_HUB_OFFLINE=1 allows only what was downloaded before)"
 

