@@ -3,7 +3,8 @@
 
 https://platform.openai.com/docs/api-reference/embeddings. As there, empty sentences, empty lists and unknown keys
 are refused. Unlike there, a sentence that is longer than the student reads is cut, as everywhere in this project;
-token ids are the student's own, special tokens included, and are never cut.
+token ids are the student's own, special tokens included, and are never cut. Ids of another tokenizer would give
+vectors that mean nothing, so ids without the student's special tokens are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.layers import Array
+from runtime.tokenizer import TokenIdForm
 
 TokenIdList = NDArray[np.int32]
 
@@ -67,8 +69,8 @@ class RequestRules:
     """The student's name."""
     output_dim: int
     """Dimension of a vector."""
-    vocabulary_size: int
-    """Upper bound (exclusive) of token ids; None: token ids are refused."""
+    token_ids: TokenIdForm | None
+    """What the token ids of a sentence look like; None: token ids are refused."""
     max_tokens: int | None
     """Most token ids of a sentence; None: `max_characters`."""
     max_sentences: int
@@ -128,6 +130,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
     return document
 
 
+SEND_TEXT = "send text (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
 _EXAMPLE = '{"model": "NAME", "input": ["a sentence"]}'
 
 
@@ -205,13 +208,27 @@ def _text(text: object, rules: RequestRules, *, index: int) -> str:
 def _token_ids(ids: object, rules: RequestRules, *, index: int) -> TokenIdList:
     if not isinstance(ids, list) or not ids or any(type(i) is not int for i in ids):
         raise _input_error(f"input[{index}] must be a list of token ids, got {_shown(ids)}; send one kind of input")
+    form = rules.token_ids
+    if form is None:
+        raise _input_error(f"token ids are refused here, input[{index}] has {_shown(ids)}; {SEND_TEXT}")
+    if not form.prefix and not form.suffix:
+        raise _input_error(
+            "the student's tokenizer adds no special tokens, so its token ids cannot be told from another "
+            f"tokenizer's, input[{index}] has {_shown(ids)}; {SEND_TEXT}"
+        )
     most = rules.max_characters if rules.max_tokens is None else rules.max_tokens
     if len(ids) > most:
         raise _input_error(f"a sentence has at most {most} token ids, input[{index}] has {len(ids)}; cut it")
-    if min(ids) < 0 or max(ids) >= rules.vocabulary_size:
+    unknown = form.first_unknown(ids)
+    if unknown is not None:
         raise _input_error(
-            f"token ids lie in 0 to {rules.vocabulary_size - 1}, input[{index}] has {_shown(min(ids))} to "
-            f"{_shown(max(ids))}; use the student's own tokenizer"
+            f"token ids are of the student's own tokenizer, which has {len(form.known)} tokens and none with the id "
+            f"{_shown(unknown)} of input[{index}]; {SEND_TEXT}"
+        )
+    if not form.encloses(ids):
+        raise _input_error(
+            f"token ids begin with {list(form.prefix)} and end with {list(form.suffix)}, the special tokens of the "
+            f"student's own tokenizer, without padding; input[{index}] has {_shown(ids)}; {SEND_TEXT}"
         )
     return np.array(ids, dtype=np.int32)
 

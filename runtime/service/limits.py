@@ -30,6 +30,8 @@ class ServingOptions:
     """The model's name in requests; None: the folder's name."""
     n_threads: Positive = 1
     """Threads of one encoding."""
+    accept_token_ids: bool = True
+    """Whether inputs may be token ids; only those of the student's own tokenizer ever are."""
     max_batch: Positive = 64
     """Sentences that are encoded together."""
     max_batch_tokens: Positive = 4096  # a short request waits for at most two batches, however long others are
@@ -59,6 +61,7 @@ _FLAGS = {
     "port": ("--port", "N", "0: any that is free, printed on stdout"),
     "name": ("--name", "NAME", "the model's name in requests; default: as it is given here"),
     "n_threads": ("--threads", "N", "threads of one encoding"),
+    "accept_token_ids": ("--no-token-ids", "", "refuse token ids, also those of the student's own tokenizer"),
     "max_batch": ("--max-batch", "N", "sentences encoded together"),
     "max_batch_tokens": ("--max-batch-tokens", "N", "tokens encoded together"),
     "max_wait_ms": ("--max-wait-ms", "MS", "how long a sentence waits for others while nothing is encoded"),
@@ -75,6 +78,9 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
     hints = get_type_hints(ServingOptions, include_extras=True)
     for field in fields(ServingOptions):
         flag, metavar, words = _FLAGS[field.name]
+        if field.default is True:
+            parser.add_argument(flag, dest=field.name, action="store_false", help=words)
+            continue
         if field.default is not None:
             words += f"; default: {str(field.default).removesuffix('.0')}"
         read = _reader(hints[field.name])

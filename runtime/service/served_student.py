@@ -29,7 +29,7 @@ class ServedStudent:
         self.rules = RequestRules(
             model=name,
             output_dim=encoder.spec.output_dim,
-            vocabulary_size=encoder.spec.vocabulary_size,
+            token_ids=encoder.tokenizer.token_ids if options.accept_token_ids else None,
             max_tokens=encoder.tokenizer.max_tokens,
             max_sentences=options.max_sentences,
             max_characters=options.max_characters,

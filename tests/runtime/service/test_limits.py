@@ -26,7 +26,8 @@ def test_every_field_has_an_option() -> None:
 
 def test_options_reach_their_fields() -> None:
     given = ["--host", "::1", "--port", "0", "--name", "small", "--threads", "2", "--max-wait-ms", "1.5"]
-    expected = ServingOptions(host="::1", port=0, name="small", n_threads=2, max_wait_ms=1.5)
+    given += ["--no-token-ids"]
+    expected = ServingOptions(host="::1", port=0, name="small", n_threads=2, max_wait_ms=1.5, accept_token_ids=False)
     assert serving_options(parser().parse_args(given)) == expected
 
 

@@ -237,7 +237,20 @@ GOOD = '{"model": "tiny", "input": "the cat"}'
         ('{"model": "tiny", "input": []}', JSON, 400, "empty list"),
         ('{"model": "tiny", "input": ["a", ""]}', JSON, 400, "input[1]"),
         ('{"model": "tiny", "input": "the cat", "dimensions": 8}', JSON, 400, "16"),
-        ('{"model": "tiny", "input": [1, 99]}', JSON, 400, "0 to 11"),
+        ('{"model": "tiny", "input": [1, 99, 2]}', JSON, 400, "none with the id 99"),
+        # what LangChain's OpenAIEmbeddings sends by default: tiktoken's ids of "hello world" and of "the cat"
+        (
+            '{"model": "tiny", "input": [[15339, 1917]], "encoding_format": "base64"}',
+            JSON,
+            400,
+            "none with the id 15339",
+        ),
+        (
+            '{"model": "tiny", "input": [[4, 5]], "encoding_format": "base64"}',
+            JSON,
+            400,
+            "begin with [1] and end with [2]",
+        ),
         ('{"model": "other", "input": "the cat"}', JSON, 404, "/v1/models"),
         (json.dumps({"model": "tiny", "input": ["a"] * 31}), JSON, 400, "at most 30 sentences"),
         (json.dumps({"model": "tiny", "input": "a" * 201}), JSON, 400, "at most 200 characters"),
@@ -252,6 +265,15 @@ def test_a_request_that_cannot_be_answered(
     assert got == status
     assert message in error["message"]
     assert (error["code"] == "model_not_found") == (status == 404)
+
+
+def test_token_ids_may_be_refused_altogether(folder: Path) -> None:
+    with serving(lambda: load(folder), ServingOptions(accept_token_ids=False)) as client:
+        wait_until_ready(client)
+        assert client.embed(input="the cat")[0] == 200
+        status, answer = client.embed(input=[1, 4, 5, 2])
+        assert (status, answer["error"]["param"]) == (400, "input")
+        assert "token ids are refused here" in answer["error"]["message"]
 
 
 def test_a_content_type_may_name_its_character_set(client: Client) -> None:
