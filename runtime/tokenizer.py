@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from runtime.text_growth import TextGrowth, TextGrowthError
 from spaces.errors import UserError
 from spaces.student import StudentSpec
 
 _PROBES = ("a", "the", "1", "\u4e00")  # texts in which any tokenizer finds a token
 REMEDY = "export or download the student again"
 SLICE = 2048  # sentences tokenised at once: bounds the memory of intermediate encodings
+SLICE_BYTES = 4 * 1024 * 1024  # of their normalised text, for the same reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class SentenceTokenizer:
         self._origin = str(tokenizer) if isinstance(tokenizer, Path) else "the given text"
         with self._naming_the_file():
             text = tokenizer.read_text(encoding="utf-8") if isinstance(tokenizer, Path) else tokenizer
+            self._growth = self._text_growth(text)
             self._tokenizer = Tokenizer.from_str(text)
         n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens is not None and max_tokens <= n_special:
@@ -82,12 +86,48 @@ class SentenceTokenizer:
         """The token ids of each sentence, in order; an empty sentence holds its special tokens only."""
         if isinstance(sentences, str):
             raise TypeError("give a list of sentences, not one str; wrap it in a list")
-        token_ids = []
-        for start in range(0, len(sentences), SLICE):
+        token_ids: list[NDArray[np.int32]] = []
+        for batch in self._slices(sentences):
             with self._naming_the_file():
-                encodings = self._tokenizer.encode_batch_fast(list(sentences[start : start + SLICE]))
+                encodings = self._tokenizer.encode_batch_fast(batch)
                 token_ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         return token_ids
+
+    def _slices(self, sentences: Sequence[str]) -> Iterator[list[str]]:
+        """The sentences, in parts whose normalised text is short enough. Raises TextGrowthError for one that is not."""
+        batch: list[str] = []
+        n_bytes = 0.0
+        for sentence in sentences:
+            with self._naming_the_file():
+                n_more = self._growth.check(sentence)
+            if batch and (len(batch) == SLICE or n_bytes + n_more > SLICE_BYTES):
+                yield batch
+                batch, n_bytes = [], 0.0
+            batch.append(sentence)
+            n_bytes += n_more
+        if batch:
+            yield batch
+
+    def _text_growth(self, text: str) -> TextGrowth:
+        """The bound on texts; those of the added tokens are checked here, because loading normalises them."""
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self._origin} is not a tokenizer, which is JSON: {error}; {REMEDY}") from None
+        if not isinstance(document, dict):
+            raise UserError(f"{self._origin} is not a tokenizer, which is a JSON object, got {text[:40]!r}; {REMEDY}")
+        added = document.get("added_tokens")
+        tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+        contents = [token["content"] for token in tokens if isinstance(token.get("content"), str)]
+        try:
+            growth = TextGrowth(normalizer=document.get("normalizer"), pre_tokenizer=document.get("pre_tokenizer"))
+            growth.check_examples(contents)
+        except TextGrowthError as error:
+            raise UserError(
+                f"{self._origin} has normalizers that multiply text: {error}; use the tokenizer that the student was "
+                "distilled with"
+            ) from None
+        return growth
 
     def _token_id_form(self, n_special: int) -> TokenIdForm:
         """The form of the ids that `encode` gives.
@@ -96,7 +136,8 @@ class SentenceTokenizer:
         be more than `max_tokens`, because a sentence is cut before.
         """
         known = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        prefix, suffix = tuple(self._tokenizer.encode("").ids), ()
+        prefix: tuple[int, ...] = tuple(self._tokenizer.encode("").ids)
+        suffix: tuple[int, ...] = ()
         for text in _PROBES:
             n_tokens = self._n_tokens(text)
             if not n_tokens:

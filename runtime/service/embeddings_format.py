@@ -94,8 +94,8 @@ def read_request(body: bytes, rules: RequestRules) -> EmbeddingRequest:
     document = _read_object(body)
     unknown = [key for key in document if key not in _KEYS]
     if unknown:
-        raise RequestError(400, f"a request has the keys {', '.join(_KEYS)}, got {_shown(unknown[0])}; leave it out")
-    _check_model(document.get("model"), rules.model)
+        raise RequestError(400, f"a request has the keys {', '.join(_KEYS)}, got {shown(unknown[0])}; leave it out")
+    require_model(document.get("model"), rules.model)
     _check_dimensions(document.get("dimensions"), rules.output_dim)
     return EmbeddingRequest(
         encoding_format=_encoding_format(document.get("encoding_format")),
@@ -124,9 +124,9 @@ def _read_object(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body must be JSON: {error}; send an object such as {_EXAMPLE}") from None
+        raise RequestError(400, f"the body must be JSON: {_fault(error)}; send an object such as {_EXAMPLE}") from None
     if not isinstance(document, dict):
-        raise RequestError(400, f"the body must be a JSON object, got {_shown(document)}; send for example {_EXAMPLE}")
+        raise RequestError(400, f"the body must be a JSON object, got {shown(document)}; send for example {_EXAMPLE}")
     return document
 
 
@@ -135,14 +135,34 @@ _EXAMPLE = '{"model": "NAME", "input": ["a sentence"]}'
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise _ConstantError(name)
 
 
-def _check_model(model: object, expected: str) -> None:
+class _ConstantError(ValueError):
+    """NaN or Infinity, which Python's parser would read."""
+
+
+def _fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with a body, without the words of Python."""
+    match error:
+        case json.JSONDecodeError():
+            return f"it is no JSON from line {error.lineno}, column {error.colno} on"
+        case UnicodeDecodeError():
+            return f"its byte {error.start} is not UTF-8"
+        case _ConstantError():
+            return f"{error} is no number of JSON"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return "a number has too many digits"
+
+
+def require_model(model: object, expected: str) -> None:
+    """Raises RequestError unless a request names the served model."""
     if not isinstance(model, str) or not model:
-        raise RequestError(400, f"model must be a name, got {_shown(model)}; write {expected!r}", param="model")
+        raise RequestError(400, f"model must be a name, got {shown(model)}; write {shown(expected)}", param="model")
     if model != expected:
-        message = f"this service has the model {expected!r}, not {_shown(model)}; GET /v1/models lists it"
+        message = f"this service has the model {shown(expected)}, not {shown(model)}; GET /v1/models lists it"
         raise RequestError(404, message, param="model", code="model_not_found")
 
 
@@ -150,7 +170,7 @@ def _check_dimensions(dimensions: object, output_dim: int) -> None:
     if dimensions is not None and (type(dimensions) is not int or dimensions != output_dim):
         raise RequestError(
             400,
-            f"dimensions must be the student's {output_dim}, got {_shown(dimensions)}; leave it out",
+            f"dimensions must be the student's {output_dim}, got {shown(dimensions)}; leave it out",
             param="dimensions",
         )
 
@@ -161,7 +181,7 @@ def _encoding_format(value: object) -> EncodingFormat:
     if not isinstance(value, str) or value not in list(EncodingFormat):
         names = " or ".join(EncodingFormat)
         raise RequestError(
-            400, f"encoding_format must be {names}, got {_shown(value)}; choose one", param="encoding_format"
+            400, f"encoding_format must be {names}, got {shown(value)}; choose one", param="encoding_format"
         )
     return EncodingFormat(value)
 
@@ -171,7 +191,7 @@ def _sentences(value: object, rules: RequestRules) -> list[str] | list[TokenIdLi
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
-        raise _input_error(f"input must be a string, a list of strings or token ids, got {_shown(value)}; send text")
+        raise _input_error(f"input must be a string, a list of strings or token ids, got {shown(value)}; send text")
     if not value:
         raise _input_error("input must hold at least one sentence, got an empty list; send text")
     if type(value[0]) is int:
@@ -187,9 +207,7 @@ def _sentences(value: object, rules: RequestRules) -> list[str] | list[TokenIdLi
 
 def _text(text: object, rules: RequestRules, *, index: int) -> str:
     if not isinstance(text, str):
-        raise _input_error(
-            f"input[{index}] must be a string like the first, got {_shown(text)}; send one kind of input"
-        )
+        raise _input_error(f"input[{index}] must be a string like the first, got {shown(text)}; send one kind of input")
     if not text:
         raise _input_error(f"input[{index}] must not be empty, got ''; leave it out")
     if len(text) > rules.max_characters:
@@ -207,14 +225,14 @@ def _text(text: object, rules: RequestRules, *, index: int) -> str:
 
 def _token_ids(ids: object, rules: RequestRules, *, index: int) -> TokenIdList:
     if not isinstance(ids, list) or not ids or any(type(i) is not int for i in ids):
-        raise _input_error(f"input[{index}] must be a list of token ids, got {_shown(ids)}; send one kind of input")
+        raise _input_error(f"input[{index}] must be a list of token ids, got {shown(ids)}; send one kind of input")
     form = rules.token_ids
     if form is None:
-        raise _input_error(f"token ids are refused here, input[{index}] has {_shown(ids)}; {SEND_TEXT}")
+        raise _input_error(f"token ids are refused here, input[{index}] has {shown(ids)}; {SEND_TEXT}")
     if not form.prefix and not form.suffix:
         raise _input_error(
             "the student's tokenizer adds no special tokens, so its token ids cannot be told from another "
-            f"tokenizer's, input[{index}] has {_shown(ids)}; {SEND_TEXT}"
+            f"tokenizer's, input[{index}] has {shown(ids)}; {SEND_TEXT}"
         )
     most = rules.max_characters if rules.max_tokens is None else rules.max_tokens
     if len(ids) > most:
@@ -223,12 +241,12 @@ def _token_ids(ids: object, rules: RequestRules, *, index: int) -> TokenIdList:
     if unknown is not None:
         raise _input_error(
             f"token ids are of the student's own tokenizer, which has {len(form.known)} tokens and none with the id "
-            f"{_shown(unknown)} of input[{index}]; {SEND_TEXT}"
+            f"{shown(unknown)} of input[{index}]; {SEND_TEXT}"
         )
     if not form.encloses(ids):
         raise _input_error(
             f"token ids begin with {list(form.prefix)} and end with {list(form.suffix)}, the special tokens of the "
-            f"student's own tokenizer, without padding; input[{index}] has {_shown(ids)}; {SEND_TEXT}"
+            f"student's own tokenizer, without padding; input[{index}] has {shown(ids)}; {SEND_TEXT}"
         )
     return np.array(ids, dtype=np.int32)
 
@@ -237,6 +255,22 @@ def _input_error(message: str) -> RequestError:
     return RequestError(400, message, param="input")
 
 
-def _shown(value: object) -> str:
-    """The beginning of a value, for a message."""
-    return reprlib.repr(value)
+def shown(value: object) -> str:
+    """The beginning of a value, for a message, as JSON writes it."""
+    return _SHOWN.repr(value)
+
+
+class _JsonRepr(reprlib.Repr):
+    """Writes the beginning of a JSON value."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        if x is None or isinstance(x, bool):
+            return json.dumps(x)
+        return super().repr1(x, level)
+
+    def repr_str(self, x: str, level: int) -> str:
+        cut = x if len(x) <= self.maxstring else f"{x[: self.maxstring - 3]}..."
+        return json.dumps(cut, ensure_ascii=False)
+
+
+_SHOWN = _JsonRepr()

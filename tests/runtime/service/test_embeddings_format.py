@@ -48,27 +48,40 @@ def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * 100_000, b'{"input": ' + b"9" * 5000 + b"}", b'{"input": NaN}', b"\xff{}", b""]
+    ("body", "fault"),
+    [
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"input": ' + b"9" * 5000 + b"}", "a number has too many digits"),
+        (b'{"input": NaN}', "NaN is no number of JSON"),
+        (b'{"input": -Infinity}', "-Infinity is no number of JSON"),
+        (b"\xff{}", "its byte 0 is not UTF-8"),
+        (b'{"input": "\xc3"}', "its byte 11 is not UTF-8"),
+        (b"", "it is no JSON from line 1, column 1 on"),
+        (b'{\n"input" "a"}', "it is no JSON from line 2, column 9 on"),
+        (b'{"input": "a\tb"}', "it is no JSON from line 1, column 13 on"),
+    ],
+    ids=lambda value: str(value)[:20],
 )
-def test_json_that_breaks_parsers_is_an_error(body: bytes) -> None:
-    with pytest.raises(RequestError, match="the body must be JSON"):
+def test_json_that_breaks_parsers_is_an_error_in_own_words(body: bytes, fault: str) -> None:
+    with pytest.raises(RequestError) as caught:
         read_request(body, RULES)
+    assert str(caught.value).startswith(f"the body must be JSON: {fault}; send an object")
 
 
 @pytest.mark.parametrize(
     ("document", "param", "message"),
     [
-        ({}, "input", "got None"),
-        ({"input": None}, "input", "got None"),
+        ({}, "input", "got null"),
+        ({"input": None}, "input", "got null"),
         ({"input": 3}, "input", "got 3"),
-        ({"input": {"text": "a"}}, "input", "got {'text': 'a'}"),
+        ({"input": {"text": "a"}}, "input", 'got {"text": "a"}'),
         ({"input": []}, "input", "empty list"),
         ({"input": ""}, "input", r"input\[0\] must not be empty"),
         ({"input": ["a", ""]}, "input", r"input\[1\] must not be empty"),
         ({"input": ["a", 1]}, "input", r"input\[1\] must be a string"),
         ({"input": ["a", ["b"]]}, "input", r"input\[1\] must be a string"),
         ({"input": [1, "a"]}, "input", "token ids"),
-        ({"input": [True]}, "input", "must be a string"),
+        ({"input": [True]}, "input", "must be a string .* got true"),
         ({"input": [1, True]}, "input", "token ids"),
         ({"input": [1.0]}, "input", "must be a string"),
         ({"input": [[]]}, "input", "token ids"),
@@ -89,13 +102,13 @@ def test_json_that_breaks_parsers_is_an_error(body: bytes) -> None:
         ({"input": "half \ud83d pair"}, "input", "surrogate"),
         ({"input": "a", "model": None}, "model", "must be a name"),
         ({"input": "a", "model": 3}, "model", "must be a name"),
-        ({"input": "a", "model": "other"}, "model", "'tiny', not 'other'"),
+        ({"input": "a", "model": "other"}, "model", '"tiny", not "other"'),
         ({"input": "a", "dimensions": 8}, "dimensions", "16, got 8"),
         ({"input": "a", "dimensions": 16.0}, "dimensions", "16, got 16.0"),
-        ({"input": "a", "dimensions": "16"}, "dimensions", "16, got '16'"),
-        ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float or base64, got 'int8'"),
+        ({"input": "a", "dimensions": "16"}, "dimensions", '16, got "16"'),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format", 'float or base64, got "int8"'),
         ({"input": "a", "encoding_format": ["float"]}, "encoding_format", "float or base64"),
-        ({"input": "a", "truncate": True}, None, "'truncate'; leave it out"),
+        ({"input": "a", "truncate": True}, None, '"truncate"; leave it out'),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
 )
@@ -103,7 +116,7 @@ def test_a_broken_rule_is_named_with_its_key(document: dict[str, Any], param: st
     with pytest.raises(RequestError, match=message) as caught:
         read(**document)
     assert caught.value.param == param
-    assert caught.value.status == (404 if "not 'other'" in message else 400)
+    assert caught.value.status == (404 if 'not "other"' in message else 400)
 
 
 def test_text_token_ids_and_options_are_read() -> None:
