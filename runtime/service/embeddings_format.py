@@ -3,7 +3,8 @@
 
 https://platform.openai.com/docs/api-reference/embeddings. As there, empty sentences, empty lists and unknown keys
 are refused. Unlike there, a sentence that is longer than the student reads is cut, as everywhere in this project;
-token ids are the student's own, special tokens included, and are never cut.
+token ids are the student's own, special tokens included, and are never cut. Ids of another tokenizer would give
+vectors that mean nothing, so ids without the student's special tokens are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.layers import Array
+from runtime.tokenizer import TokenIdForm
 
 TokenIdList = NDArray[np.int32]
 
@@ -67,8 +69,8 @@ class RequestRules:
     """The student's name."""
     output_dim: int
     """Dimension of a vector."""
-    vocabulary_size: int
-    """Upper bound (exclusive) of token ids; None: token ids are refused."""
+    token_ids: TokenIdForm | None
+    """What the token ids of a sentence look like; None: token ids are refused."""
     max_tokens: int | None
     """Most token ids of a sentence; None: `max_characters`."""
     max_sentences: int
@@ -92,8 +94,8 @@ def read_request(body: bytes, rules: RequestRules) -> EmbeddingRequest:
     document = _read_object(body)
     unknown = [key for key in document if key not in _KEYS]
     if unknown:
-        raise RequestError(400, f"a request has the keys {', '.join(_KEYS)}, got {_shown(unknown[0])}; leave it out")
-    _check_model(document.get("model"), rules.model)
+        raise RequestError(400, f"a request has the keys {', '.join(_KEYS)}, got {shown(unknown[0])}; leave it out")
+    require_model(document.get("model"), rules.model)
     _check_dimensions(document.get("dimensions"), rules.output_dim)
     return EmbeddingRequest(
         encoding_format=_encoding_format(document.get("encoding_format")),
@@ -122,24 +124,45 @@ def _read_object(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body must be JSON: {error}; send an object such as {_EXAMPLE}") from None
+        raise RequestError(400, f"the body must be JSON: {_fault(error)}; send an object such as {_EXAMPLE}") from None
     if not isinstance(document, dict):
-        raise RequestError(400, f"the body must be a JSON object, got {_shown(document)}; send for example {_EXAMPLE}")
+        raise RequestError(400, f"the body must be a JSON object, got {shown(document)}; send for example {_EXAMPLE}")
     return document
 
 
+SEND_TEXT = "send text (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
 _EXAMPLE = '{"model": "NAME", "input": ["a sentence"]}'
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise _ConstantError(name)
 
 
-def _check_model(model: object, expected: str) -> None:
+class _ConstantError(ValueError):
+    """NaN or Infinity, which Python's parser would read."""
+
+
+def _fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with a body, without the words of Python."""
+    match error:
+        case json.JSONDecodeError():
+            return f"it is no JSON from line {error.lineno}, column {error.colno} on"
+        case UnicodeDecodeError():
+            return f"its byte {error.start} is not UTF-8"
+        case _ConstantError():
+            return f"{error} is no number of JSON"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return "a number has too many digits"
+
+
+def require_model(model: object, expected: str) -> None:
+    """Raises RequestError unless a request names the served model."""
     if not isinstance(model, str) or not model:
-        raise RequestError(400, f"model must be a name, got {_shown(model)}; write {expected!r}", param="model")
+        raise RequestError(400, f"model must be a name, got {shown(model)}; write {shown(expected)}", param="model")
     if model != expected:
-        message = f"this service has the model {expected!r}, not {_shown(model)}; GET /v1/models lists it"
+        message = f"this service has the model {shown(expected)}, not {shown(model)}; GET /v1/models lists it"
         raise RequestError(404, message, param="model", code="model_not_found")
 
 
@@ -147,7 +170,7 @@ def _check_dimensions(dimensions: object, output_dim: int) -> None:
     if dimensions is not None and (type(dimensions) is not int or dimensions != output_dim):
         raise RequestError(
             400,
-            f"dimensions must be the student's {output_dim}, got {_shown(dimensions)}; leave it out",
+            f"dimensions must be the student's {output_dim}, got {shown(dimensions)}; leave it out",
             param="dimensions",
         )
 
@@ -158,7 +181,7 @@ def _encoding_format(value: object) -> EncodingFormat:
     if not isinstance(value, str) or value not in list(EncodingFormat):
         names = " or ".join(EncodingFormat)
         raise RequestError(
-            400, f"encoding_format must be {names}, got {_shown(value)}; choose one", param="encoding_format"
+            400, f"encoding_format must be {names}, got {shown(value)}; choose one", param="encoding_format"
         )
     return EncodingFormat(value)
 
@@ -168,7 +191,7 @@ def _sentences(value: object, rules: RequestRules) -> list[str] | list[TokenIdLi
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
-        raise _input_error(f"input must be a string, a list of strings or token ids, got {_shown(value)}; send text")
+        raise _input_error(f"input must be a string, a list of strings or token ids, got {shown(value)}; send text")
     if not value:
         raise _input_error("input must hold at least one sentence, got an empty list; send text")
     if type(value[0]) is int:
@@ -184,9 +207,7 @@ def _sentences(value: object, rules: RequestRules) -> list[str] | list[TokenIdLi
 
 def _text(text: object, rules: RequestRules, *, index: int) -> str:
     if not isinstance(text, str):
-        raise _input_error(
-            f"input[{index}] must be a string like the first, got {_shown(text)}; send one kind of input"
-        )
+        raise _input_error(f"input[{index}] must be a string like the first, got {shown(text)}; send one kind of input")
     if not text:
         raise _input_error(f"input[{index}] must not be empty, got ''; leave it out")
     if len(text) > rules.max_characters:
@@ -204,14 +225,28 @@ def _text(text: object, rules: RequestRules, *, index: int) -> str:
 
 def _token_ids(ids: object, rules: RequestRules, *, index: int) -> TokenIdList:
     if not isinstance(ids, list) or not ids or any(type(i) is not int for i in ids):
-        raise _input_error(f"input[{index}] must be a list of token ids, got {_shown(ids)}; send one kind of input")
+        raise _input_error(f"input[{index}] must be a list of token ids, got {shown(ids)}; send one kind of input")
+    form = rules.token_ids
+    if form is None:
+        raise _input_error(f"token ids are refused here, input[{index}] has {shown(ids)}; {SEND_TEXT}")
+    if not form.prefix and not form.suffix:
+        raise _input_error(
+            "the student's tokenizer adds no special tokens, so its token ids cannot be told from another "
+            f"tokenizer's, input[{index}] has {shown(ids)}; {SEND_TEXT}"
+        )
     most = rules.max_characters if rules.max_tokens is None else rules.max_tokens
     if len(ids) > most:
         raise _input_error(f"a sentence has at most {most} token ids, input[{index}] has {len(ids)}; cut it")
-    if min(ids) < 0 or max(ids) >= rules.vocabulary_size:
+    unknown = form.first_unknown(ids)
+    if unknown is not None:
         raise _input_error(
-            f"token ids lie in 0 to {rules.vocabulary_size - 1}, input[{index}] has {_shown(min(ids))} to "
-            f"{_shown(max(ids))}; use the student's own tokenizer"
+            f"token ids are of the student's own tokenizer, which has {len(form.known)} tokens and none with the id "
+            f"{shown(unknown)} of input[{index}]; {SEND_TEXT}"
+        )
+    if not form.encloses(ids):
+        raise _input_error(
+            f"token ids begin with {list(form.prefix)} and end with {list(form.suffix)}, the special tokens of the "
+            f"student's own tokenizer, without padding; input[{index}] has {shown(ids)}; {SEND_TEXT}"
         )
     return np.array(ids, dtype=np.int32)
 
@@ -220,6 +255,22 @@ def _input_error(message: str) -> RequestError:
     return RequestError(400, message, param="input")
 
 
-def _shown(value: object) -> str:
-    """The beginning of a value, for a message."""
-    return reprlib.repr(value)
+def shown(value: object) -> str:
+    """The beginning of a value, for a message, as JSON writes it."""
+    return _SHOWN.repr(value)
+
+
+class _JsonRepr(reprlib.Repr):
+    """Writes the beginning of a JSON value."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        if x is None or isinstance(x, bool):
+            return json.dumps(x)
+        return super().repr1(x, level)
+
+    def repr_str(self, x: str, level: int) -> str:
+        cut = x if len(x) <= self.maxstring else f"{x[: self.maxstring - 3]}..."
+        return json.dumps(cut, ensure_ascii=False)
+
+
+_SHOWN = _JsonRepr()

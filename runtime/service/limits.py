@@ -8,10 +8,13 @@ The defaults suit one small student on one machine. Both commands that serve, `u
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_type_hints
 
+from runtime.service.api_key import VARIABLE, read_api_key
 from spaces.errors import UserError
 from spaces.fields import Positive, Range, field_breaches, refuse, split_annotation, without_none
 
@@ -23,13 +26,17 @@ class ServingOptions:
     """Where a service listens, how it batches, and which requests it refuses."""
 
     host: str = LOOPBACK
-    """The address to listen on. There is no authentication, so the default is this machine alone."""
+    """The address to listen on. There is no encryption, so the default is this machine alone."""
     port: Annotated[int, Range(low=0, high=65535)] = 8000
     """The port to listen on; 0: any that is free."""
     name: str | None = None
     """The model's name in requests; None: the folder's name."""
+    api_key: str | None = field(default=None, repr=False)
+    """The key that every request must have, except /health; None: none."""
     n_threads: Positive = 1
     """Threads of one encoding."""
+    accept_token_ids: bool = True
+    """Whether inputs may be token ids; only those of the student's own tokenizer ever are."""
     max_batch: Positive = 64
     """Sentences that are encoded together."""
     max_batch_tokens: Positive = 4096  # a short request waits for at most two batches, however long others are
@@ -44,8 +51,12 @@ class ServingOptions:
     """Characters of one sentence, or token ids; the student itself reads no further than its own positions."""
     max_body_bytes: Positive = 4 * 1024 * 1024
     """Bytes of one request's body."""
+    max_header_seconds: Annotated[float, Range(above=0, high=3600)] = 10.0
+    """Seconds in which a request's headers must have arrived."""
     max_body_seconds: Annotated[float, Range(above=0, high=3600)] = 30.0
     """Seconds in which a request's body must have arrived."""
+    max_idle_seconds: Annotated[float, Range(above=0, high=3600)] = 30.0  # httpx's clients close theirs after 5
+    """Seconds between requests, and in which a client must have read some of an answer; then it is disconnected."""
 
     def __post_init__(self) -> None:
         refuse(field_breaches(self))
@@ -55,10 +66,11 @@ class ServingOptions:
 
 
 _FLAGS = {
-    "host": ("--host", "ADDRESS", "where to listen; there is no authentication"),
+    "host": ("--host", "ADDRESS", "where to listen; there is no encryption"),
     "port": ("--port", "N", "0: any that is free, printed on stdout"),
     "name": ("--name", "NAME", "the model's name in requests; default: as it is given here"),
     "n_threads": ("--threads", "N", "threads of one encoding"),
+    "accept_token_ids": ("--no-token-ids", "", "refuse token ids, also those of the student's own tokenizer"),
     "max_batch": ("--max-batch", "N", "sentences encoded together"),
     "max_batch_tokens": ("--max-batch-tokens", "N", "tokens encoded together"),
     "max_wait_ms": ("--max-wait-ms", "MS", "how long a sentence waits for others while nothing is encoded"),
@@ -66,24 +78,44 @@ _FLAGS = {
     "max_sentences": ("--max-sentences", "N", "sentences of one request"),
     "max_characters": ("--max-characters", "N", "characters of one sentence"),
     "max_body_bytes": ("--max-body-bytes", "N", "bytes of one request"),
-    "max_body_seconds": ("--max-body-seconds", "S", "seconds in which a request must have arrived"),
+    "max_header_seconds": ("--max-header-seconds", "S", "seconds in which a request's headers must have arrived"),
+    "max_body_seconds": ("--max-body-seconds", "S", "seconds in which its body must have arrived"),
+    "max_idle_seconds": ("--max-idle-seconds", "S", "seconds after which an idle connection is closed"),
 }
 
 
 def add_serving_options(parser: argparse.ArgumentParser) -> None:
     """Add one option per field of `ServingOptions` to a parser; wrong values are argparse errors."""
     hints = get_type_hints(ServingOptions, include_extras=True)
-    for field in fields(ServingOptions):
-        flag, metavar, words = _FLAGS[field.name]
-        if field.default is not None:
-            words += f"; default: {str(field.default).removesuffix('.0')}"
-        read = _reader(hints[field.name])
-        parser.add_argument(flag, dest=field.name, type=read, default=field.default, metavar=metavar, help=words)
+    words = f"a file with the key that requests must have; default: ${VARIABLE}, else none"
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=words)
+    parser.add_argument("--api-key", type=_refuse_key, help=argparse.SUPPRESS)
+    for option in _options():
+        flag, metavar, words = _FLAGS[option.name]
+        if option.default is True:
+            parser.add_argument(flag, dest=option.name, action="store_false", help=words)
+            continue
+        if option.default is not None:
+            words += f"; default: {str(option.default).removesuffix('.0')}"
+        read = _reader(hints[option.name])
+        parser.add_argument(flag, dest=option.name, type=read, default=option.default, metavar=metavar, help=words)
 
 
 def serving_options(options: argparse.Namespace) -> ServingOptions:
-    """The options that a command line gave. Raises ValueError as `ServingOptions` does."""
-    return ServingOptions(**{field.name: getattr(options, field.name) for field in fields(ServingOptions)})
+    """The options that a command line gave, and the API key. Raises ValueError as `ServingOptions` does."""
+    api_key = read_api_key(options.api_key_file, os.environ)
+    return ServingOptions(api_key=api_key, **{option.name: getattr(options, option.name) for option in _options()})
+
+
+def _options() -> list[Field[Any]]:
+    """The fields that the command line gives directly."""
+    return [option for option in fields(ServingOptions) if option.name != "api_key"]
+
+
+def _refuse_key(text: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(
+        f"a key on the command line can be read by every user of the machine; use --api-key-file FILE or {VARIABLE}"
+    )
 
 
 def _reader(annotation: Any) -> Callable[[str], Any]:

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A student as an ASGI application: OpenAI's embeddings API, health and metrics.
 
-    POST /v1/embeddings   sentences or token ids to vectors          GET /health    200 when ready, else 503
-    GET  /v1/models       the one model                              GET /metrics   Prometheus' text format
+    POST /v1/embeddings         sentences or token ids to vectors    GET /health    200 when ready, else 503
+    GET  /v1/models[/{model}]   the one model                        GET /metrics   Prometheus' text format
 
-Every error is OpenAI's error object. There is no authentication and no encryption: put a reverse proxy
-in front of it. A body must be `application/json`, which a web page cannot send to another host without a CORS
-preflight.
+Every error is OpenAI's error object. With an API key, every route but /health needs it. There is no encryption: put a
+reverse proxy in front of it. A body must be `application/json`, which a web page cannot send to another host without a
+CORS preflight.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from functools import partial
@@ -26,16 +25,16 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.layers import Array
-from runtime.service.embeddings_format import RequestError, read_request, write_response
+from runtime.service.content_encoding import decode_body, require_encoding
+from runtime.service.embeddings_format import RequestError, read_request, require_model, shown, write_response
 from runtime.service.limits import ServingOptions
 from runtime.service.metrics import CONTENT_TYPE, ServiceMetrics
+from runtime.service.middleware import MODELS, ROUTES, Guarded, Measured, error_response, json_response
 from runtime.service.sentence_encoder import SentenceEncoder
 from runtime.service.served_student import ServedStudent
 
-ROUTES = ("/v1/embeddings", "/v1/models", "/health", "/metrics")
 FEW_NUMBERS = 4096  # written within 1 ms, which blocks the event loop for less than a thread switch costs under load
 RETRY_LATER = {"retry-after": "1"}  # seconds: a small student answers many requests in one
 CLIENT_LEFT = 499  # nginx's number for a client that closed the connection; nobody receives it
@@ -67,7 +66,7 @@ class Service:
         self.state = State.LOADING
         self.failure: Exception | None = None
         self._load = load
-        self._options = options
+        self.options = options
         self._on_loaded = on_loaded
         self._student: ServedStudent | None = None
         self._n_requests = 0
@@ -79,11 +78,15 @@ class Service:
         application = Starlette(
             routes=[
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
-                Route("/v1/models", self._models, methods=["GET"]),
+                Route(MODELS, self._models, methods=["GET"]),
+                Route(f"{MODELS}/{{model:path}}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
                 Route("/metrics", self._show_metrics, methods=["GET"]),
             ],
-            middleware=[Middleware(_Measured, metrics=self._metrics)],
+            middleware=[
+                Middleware(Measured, metrics=self._metrics),
+                Middleware(Guarded, api_key=self.options.api_key),
+            ],
             exception_handlers={
                 RequestError: _answer_request_error,
                 HTTPException: _answer_http_error,
@@ -111,7 +114,7 @@ class Service:
     async def _start(self) -> None:
         try:
             encoder = await asyncio.to_thread(self._load)
-            self._student = ServedStudent(encoder, self._options, name=self.name, observe=self._metrics.observe_batch)
+            self._student = ServedStudent(encoder, self.options, name=self.name, observe=self._metrics.observe_batch)
             await self._student.warm_up()
         except Exception as error:
             self.failure = error
@@ -126,7 +129,10 @@ class Service:
             raise RequestError(503, f"the service is {self.state}; try again later", headers=RETRY_LATER)
         _check_content_type(request.headers.get("content-type", ""))
         with self._place():
+            coding = require_encoding(request.headers.get("content-encoding", ""))
             body = await self._read_body(request)
+            if coding != "identity":
+                body = await asyncio.to_thread(decode_body, body, coding, most=self.options.max_body_bytes)
             asked = read_request(body, student.rules)
             sentences = await student.tokenise(asked.sentences)
             vectors = await _unless_client_leaves(request, student.encode(sentences))
@@ -141,11 +147,17 @@ class Service:
         return Response(content, media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
-        model = {"id": self.name, "object": "model", "created": self._started, "owned_by": "understudy"}
-        return _json_response({"object": "list", "data": [model]})
+        return json_response({"object": "list", "data": [self._description()]})
+
+    async def _model(self, request: Request) -> Response:
+        require_model(request.path_params["model"], self.name)
+        return json_response(self._description())
+
+    def _description(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self._started, "owned_by": "understudy"}
 
     async def _health(self, request: Request) -> Response:
-        return _json_response({"status": self.state}, status=200 if self.state is State.READY else 503)
+        return json_response({"status": self.state}, status=200 if self.state is State.READY else 503)
 
     async def _show_metrics(self, request: Request) -> Response:
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
@@ -153,10 +165,10 @@ class Service:
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Count the request as in progress while the block runs. Raises RequestError when `max_queue` are."""
-        if self._n_requests >= self._options.max_queue:
+        if self._n_requests >= self.options.max_queue:
             raise RequestError(
                 429,
-                f"at most {self._options.max_queue} requests are served at a time; try again later",
+                f"at most {self.options.max_queue} requests are served at a time; try again later",
                 code="rate_limit_exceeded",
                 headers=RETRY_LATER,
             )
@@ -169,7 +181,7 @@ class Service:
 
     async def _read_body(self, request: Request) -> bytes:
         """The body; its size is checked while it arrives, not only by its header."""
-        most, seconds = self._options.max_body_bytes, self._options.max_body_seconds
+        most, seconds = self.options.max_body_bytes, self.options.max_body_seconds
         too_large = RequestError(413, f"a body has at most {most} bytes, got more; send several requests")
         if _declared_length(request) > most:  # spares the client from sending it
             raise too_large
@@ -185,33 +197,6 @@ class Service:
                 408, f"a body must arrive within {seconds:g} s; send it faster", headers={"connection": "close"}
             ) from None
         return bytes(body)
-
-
-class _Measured:
-    """Counts and times every request of an application."""
-
-    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 500  # of a request that ends in an exception
-        start = time.perf_counter()
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, note_status)
-        finally:
-            route = scope["path"] if scope["path"] in ROUTES else "other"  # a bounded number of labels
-            self._metrics.observe_request(route, status, time.perf_counter() - start)
 
 
 async def _unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Array]) -> Array:
@@ -238,7 +223,7 @@ def _check_content_type(header: str) -> None:
     if content_type != "application/json":
         raise RequestError(
             415,
-            f"a body must be application/json, got {content_type!r}; send the header Content-Type: application/json",
+            f"a body must be application/json, got {shown(content_type)}; send Content-Type: application/json",
         )
 
 
@@ -249,13 +234,9 @@ def _declared_length(request: Request) -> int:
         return 0
 
 
-def _json_response(document: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(document), status_code=status, headers=headers, media_type="application/json")
-
-
 async def _answer_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return _json_response(error.to_json(), status=error.status, headers=error.headers)
+    return error_response(error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -267,7 +248,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         message = f"{path} takes {headers.get('Allow')}, got {request.method}; change the method"
     else:
         message = f"there is nothing at {path}; there are {', '.join(ROUTES)}"
-    return await _answer_request_error(request, RequestError(error.status_code, message, headers=headers))
+    return error_response(RequestError(error.status_code, message, headers=headers))
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
@@ -276,4 +257,4 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 
 async def _answer_failure(request: Request, error: Exception) -> Response:
     """Answer an unexpected exception with 500; the server logs its traceback."""
-    return await _answer_request_error(request, RequestError(500, "the service failed to answer; its log says why"))
+    return error_response(RequestError(500, "the service failed to answer; its log says why"))

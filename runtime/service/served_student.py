@@ -9,9 +9,10 @@ from functools import partial
 
 from runtime.layers import Array
 from runtime.service.batcher import Batcher, Observe
-from runtime.service.embeddings_format import RequestRules, TokenIdList
+from runtime.service.embeddings_format import RequestError, RequestRules, TokenIdList
 from runtime.service.limits import ServingOptions
 from runtime.service.sentence_encoder import Sentence, SentenceEncoder
+from runtime.text_growth import TextGrowthError
 from spaces.errors import UserError
 
 FEW_CHARACTERS = 2000  # tokenised within 0.5 ms: less than a thread switch costs under load
@@ -29,7 +30,7 @@ class ServedStudent:
         self.rules = RequestRules(
             model=name,
             output_dim=encoder.spec.output_dim,
-            vocabulary_size=encoder.spec.vocabulary_size,
+            token_ids=encoder.tokenizer.token_ids if options.accept_token_ids else None,
             max_tokens=encoder.tokenizer.max_tokens,
             max_sentences=options.max_sentences,
             max_characters=options.max_characters,
@@ -47,13 +48,19 @@ class ServedStudent:
         await asyncio.to_thread(self._encode, await self.tokenise(["a sentence"]))
 
     async def tokenise(self, inputs: Sequence[str] | Sequence[TokenIdList]) -> list[Sentence]:
-        """Token ids of the inputs: texts are tokenised (long ones in a thread), token ids are returned as they are."""
+        """Token ids of the inputs: texts are tokenised (long ones in a thread), token ids are returned as they are.
+
+        Raises RequestError for a text that the tokenizer would multiply.
+        """
         texts = [text for text in inputs if isinstance(text, str)]
         if not texts:
             return [ids for ids in inputs if not isinstance(ids, str)]
-        if sum(map(len, texts)) <= FEW_CHARACTERS:
-            return self._tokenizer.encode(texts)
-        return await asyncio.to_thread(self._tokenizer.encode, texts)
+        try:
+            if sum(map(len, texts)) <= FEW_CHARACTERS:
+                return self._tokenizer.encode(texts)
+            return await asyncio.to_thread(self._tokenizer.encode, texts)
+        except TextGrowthError as error:
+            raise RequestError(400, str(error), param="input") from None
 
     async def encode(self, sentences: Sequence[Sentence]) -> Array:
         """Vectors [n, output_dim], encoded in batches with other requests."""

@@ -18,11 +18,11 @@ import uvicorn
 
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
+from runtime.service.connection import limited_connection
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
 from spaces.errors import UserError
 
-KEEP_ALIVE_SECONDS = 30  # longer than HTTP clients keep idle connections (httpx: 5), so that the client closes them
 WAITING_CONNECTIONS = 2048  # as uvicorn has it; the kernel may allow fewer
 CLOSING_SECONDS = 25  # Kubernetes kills 30 s after SIGTERM
 
@@ -47,7 +47,7 @@ def serve(
         port = listening.getsockname()[1]
         address = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
         if not is_loopback(options.host):
-            say(f"warning: there is no authentication: whoever reaches {address} can use it; put a proxy before it")
+            say(f"warning: {_exposure(options)} {address}; put a proxy before it")
 
         def tell() -> None:
             if service.state is State.READY:
@@ -69,7 +69,7 @@ def make_server(service: Service) -> uvicorn.Server:
     """A server of the service's application."""
     config = uvicorn.Config(
         service.application(),
-        http="h11",  # whatever else is installed: this is what is tested
+        http=limited_connection(service.options),  # h11, whatever else is installed: this is what is tested
         ws="none",
         lifespan="on",
         access_log=False,
@@ -77,7 +77,6 @@ def make_server(service: Service) -> uvicorn.Server:
         log_level="warning",
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     return _Server(config, service)
@@ -108,6 +107,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _exposure(options: ServingOptions) -> str:
+    if options.api_key is None:
+        return "there is no API key (--api-key-file): everyone can use"
+    return "there is no encryption: the key can be read on its way to"
 
 
 class _Server(uvicorn.Server):

@@ -172,7 +172,7 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_with_more_tokens_than_the_table_is_refused(tmp_path: Path) -> None:
     small = StudentSpec(vocabulary_size=5, output_dim=16, static=StaticSpec())
-    with pytest.raises(ValueError, match="12 tokens but the student's table 5 rows"):
+    with pytest.raises(ValueError, match="ids need 12 rows but the student's table has 5"):
         load(folder_of(small, tmp_path / "student"))
 
 

@@ -21,12 +21,13 @@ def test_an_empty_command_line_gives_the_defaults() -> None:
 
 def test_every_field_has_an_option() -> None:
     options = {action.dest for action in parser()._actions} - {"help"}
-    assert options == {field.name for field in fields(ServingOptions)}
+    assert options == {field.name for field in fields(ServingOptions)} | {"api_key_file"}
 
 
 def test_options_reach_their_fields() -> None:
     given = ["--host", "::1", "--port", "0", "--name", "small", "--threads", "2", "--max-wait-ms", "1.5"]
-    expected = ServingOptions(host="::1", port=0, name="small", n_threads=2, max_wait_ms=1.5)
+    given += ["--no-token-ids"]
+    expected = ServingOptions(host="::1", port=0, name="small", n_threads=2, max_wait_ms=1.5, accept_token_ids=False)
     assert serving_options(parser().parse_args(given)) == expected
 
 
@@ -40,6 +41,9 @@ def test_options_reach_their_fields() -> None:
         (["--max-batch", "2.5"], "--max-batch: .* got '2.5'"),
         (["--max-wait-ms", "nan"], "--max-wait-ms: must be a number, at least 0 and at most 10000, got 'nan'"),
         (["--max-body-seconds", "0"], "--max-body-seconds: must be a number, greater than 0"),
+        (["--max-header-seconds=-1"], "--max-header-seconds: must be a number, greater than 0"),
+        (["--max-idle-seconds", "inf"], "--max-idle-seconds: must be a number, greater than 0"),
+        (["--api-key", "secret"], "--api-key: a key on the command line can be read .* use --api-key-file FILE"),
         (["--host", ""], "--host: must be text that is not empty, got ''"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

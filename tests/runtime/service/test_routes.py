@@ -6,101 +6,21 @@ from __future__ import annotations
 import base64
 import json
 import signal
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
-from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import Engine, load
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import FEW_NUMBERS, Service, State
-from runtime.service.sentence_encoder import SentenceEncoder
 from runtime.service.served_student import FEW_CHARACTERS
-from runtime.service.server import make_server, open_socket
+from tests.runtime.serving import GOOD, JSON, SECONDS, Client, refusal, send, serving, wait_until, wait_until_ready
 from tests.runtime.tiny_student import ATOL, MAX_TOKENS, GatedEngine, random_sentences, write_tiny_student
-
-SECONDS = 60.0
-JSON = {"Content-Type": "application/json"}
-
-
-class Client:
-    """Asks a server that runs in this process."""
-
-    def __init__(self, service: Service, server: uvicorn.Server, port: int) -> None:
-        self.service = service
-        self.server = server
-        self.port = port
-
-    def connect(self) -> HTTPConnection:
-        return HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers in lower case, and body of the answer."""
-        connection = self.connect()
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return response.status, {name.lower(): text for name, text in response.getheaders()}, response.read()
-        finally:
-            connection.close()
-
-    def embed(self, **document: Any) -> tuple[int, Any]:
-        """Status and document of an embeddings request."""
-        body = json.dumps({"model": "tiny", **document})
-        status, _, answer = self.ask("POST", "/v1/embeddings", body, JSON)
-        return status, json.loads(answer)
-
-    def vectors(self, **document: Any) -> np.ndarray:
-        status, answer = self.embed(**document)
-        assert status == 200, answer
-        return np.array([entry["embedding"] for entry in answer["data"]], dtype=np.float32)
-
-    def metrics(self) -> dict[tuple[str, tuple[str, ...]], float]:
-        """Value by name and labels' values."""
-        _, _, answer = self.ask("GET", "/metrics")
-        families = text_string_to_metric_families(answer.decode())
-        return {(s.name, tuple(s.labels.values())): s.value for family in families for s in family.samples}
-
-
-@contextmanager
-def serving(engine: Callable[[], SentenceEncoder], options: ServingOptions | None = None) -> Iterator[Client]:
-    """A service in a thread; it is not waited for until it is ready."""
-    service = Service(engine, options or ServingOptions(), name="tiny")
-    server = make_server(service)
-    with open_socket("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield Client(service, server, listening.getsockname()[1])
-        finally:
-            server.should_exit = True
-            thread.join(SECONDS)
-            assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    for _ in range(int(SECONDS * 100)):
-        if condition():
-            return
-        tick.wait(0.01)
-    raise AssertionError("what was waited for did not come")
-
-
-def wait_until_ready(client: Client) -> Client:
-    wait_until(lambda: client.service.state is State.READY)
-    return client
 
 
 @pytest.fixture(scope="module")
@@ -204,23 +124,17 @@ def test_the_model_is_listed(client: Client) -> None:
     assert (status, headers["content-type"], document["object"]) == (200, "application/json", "list")
     assert set(model) == {"id", "object", "created", "owned_by"}
     assert (model["id"], model["object"], type(model["created"])) == ("tiny", "model", int)
+    assert json.loads(client.ask("GET", "/v1/models/tiny")[2]) == model
+
+
+def test_a_model_whose_name_has_a_slash_is_found(folder: Path) -> None:
+    service = Service(lambda: load(folder), ServingOptions(), name="study/3")
+    with serving(service) as client:
+        for path in ("/v1/models/study/3", "/v1/models/study%2F3"):  # the openai client sends the second
+            assert json.loads(client.ask("GET", path)[2])["id"] == "study/3"
 
 
 # What is refused
-
-
-def refusal(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, Any]]:
-    """Status and error object of an answer that must be one."""
-    status, headers, body = answer
-    document = json.loads(body)
-    assert headers["content-type"] == "application/json"
-    assert set(document) == {"error"}
-    assert set(document["error"]) == {"message", "type", "param", "code"}
-    assert document["error"]["type"] == "invalid_request_error"
-    return status, document["error"]
-
-
-GOOD = '{"model": "tiny", "input": "the cat"}'
 
 
 @pytest.mark.parametrize(
@@ -231,13 +145,26 @@ GOOD = '{"model": "tiny", "input": "the cat"}'
         ("[]", JSON, 400, "must be a JSON object"),
         (b"\xff", JSON, 400, "must be JSON"),
         (GOOD, {}, 415, "application/json"),
-        (GOOD, {"Content-Type": "text/plain"}, 415, "'text/plain'"),
+        (GOOD, {"Content-Type": "text/plain"}, 415, '"text/plain"'),
         ('{"model": "tiny"}', JSON, 400, "input"),
         ('{"input": "the cat"}', JSON, 400, "model"),
         ('{"model": "tiny", "input": []}', JSON, 400, "empty list"),
         ('{"model": "tiny", "input": ["a", ""]}', JSON, 400, "input[1]"),
         ('{"model": "tiny", "input": "the cat", "dimensions": 8}', JSON, 400, "16"),
-        ('{"model": "tiny", "input": [1, 99]}', JSON, 400, "0 to 11"),
+        ('{"model": "tiny", "input": [1, 99, 2]}', JSON, 400, "none with the id 99"),
+        # what LangChain's OpenAIEmbeddings sends by default: tiktoken's ids of "hello world" and of "the cat"
+        (
+            '{"model": "tiny", "input": [[15339, 1917]], "encoding_format": "base64"}',
+            JSON,
+            400,
+            "none with the id 15339",
+        ),
+        (
+            '{"model": "tiny", "input": [[4, 5]], "encoding_format": "base64"}',
+            JSON,
+            400,
+            "begin with [1] and end with [2]",
+        ),
         ('{"model": "other", "input": "the cat"}', JSON, 404, "/v1/models"),
         (json.dumps({"model": "tiny", "input": ["a"] * 31}), JSON, 400, "at most 30 sentences"),
         (json.dumps({"model": "tiny", "input": "a" * 201}), JSON, 400, "at most 200 characters"),
@@ -254,6 +181,40 @@ def test_a_request_that_cannot_be_answered(
     assert (error["code"] == "model_not_found") == (status == 404)
 
 
+def test_a_text_that_the_tokenizer_would_multiply_is_400(tmp_path: Path) -> None:
+    folder = write_tiny_student(tmp_path / "tiny")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["normalizer"] = {"type": "Replace", "pattern": {"String": "x"}, "content": "y" * 2000}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with serving(lambda: load(folder)) as client:
+        wait_until_ready(client)
+        assert client.embed(input="x")[0] == 200
+        status, answer = client.embed(input=["a mat", "x" * 2000])
+        assert (status, answer["error"]["param"]) == (400, "input")
+        assert "would make 4e+06 of one of 2000 characters; send a shorter one" in answer["error"]["message"]
+
+
+def test_the_openai_client_is_answered(client: Client, student: Engine) -> None:
+    """The request as openai 3.57 for Python sends it."""
+    headers = {"Accept-Encoding": "gzip, deflate", "Connection": "keep-alive", "authorization": "Bearer none"}
+    headers |= {"accept": "application/json", "content-type": "application/json", "x-stainless-async": "false"}
+    body = b'{"model":"tiny","input":["the cat","a mat"],"encoding_format":"base64"}'
+    status, _, answer = client.ask("POST", "/v1/embeddings", body, headers)
+    decoded = [base64.b64decode(entry["embedding"]) for entry in json.loads(answer)["data"]]
+    vectors = np.stack([np.frombuffer(data, dtype="<f4") for data in decoded])
+    assert status == 200
+    np.testing.assert_allclose(vectors, student.encode(["the cat", "a mat"]), atol=ATOL)
+
+
+def test_token_ids_may_be_refused_altogether(folder: Path) -> None:
+    with serving(lambda: load(folder), ServingOptions(accept_token_ids=False)) as client:
+        wait_until_ready(client)
+        assert client.embed(input="the cat")[0] == 200
+        status, answer = client.embed(input=[1, 4, 5, 2])
+        assert (status, answer["error"]["param"]) == (400, "input")
+        assert "token ids are refused here" in answer["error"]["message"]
+
+
 def test_a_content_type_may_name_its_character_set(client: Client) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert client.ask("POST", "/v1/embeddings", GOOD, headers)[0] == 200
@@ -264,13 +225,6 @@ def test_a_body_without_a_length_is_counted_while_it_arrives(client: Client) -> 
     assert small[0] == 200
     large = client.ask("POST", "/v1/embeddings", iter([b" " * 1000] * 9), JSON)
     assert refusal(large)[0] == 413
-
-
-def send(client: Client, head: str, body: bytes) -> socket.socket:
-    """A connection on which a raw request was sent."""
-    connection = socket.create_connection(("127.0.0.1", client.port), timeout=SECONDS)
-    connection.sendall(f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
-    return connection
 
 
 def test_a_length_that_is_too_large_is_refused_before_the_body_is_sent(client: Client) -> None:
@@ -288,6 +242,14 @@ def test_a_length_beside_chunks_does_not_lift_the_limit(client: Client) -> None:
     head = "Content-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: chunked"
     with send(client, head, b"2000\r\n" + b" " * 0x2000 + b"\r\n0\r\n\r\n") as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("model", ["other", "tin", "tiny/1", "", "tiny%00", "%F0%9F%90%88"])
+def test_a_model_that_is_not_served_is_404_as_openai_says_it(client: Client, model: str) -> None:
+    status, error = refusal(client.ask("GET", f"/v1/models/{model}"))
+    assert status == (404 if model else 400)
+    assert (error["param"], error["code"]) == ("model", "model_not_found" if model else None)
+    assert '"tiny"' in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings/", "/docs"])
@@ -442,6 +404,8 @@ def test_metrics_count_requests_sentences_tokens_and_batches(folder: Path) -> No
         assert before["understudy_batch_sentences_count", ()] == 0
         client.embed(input=["the cat", "a mat", "the cat sat"])  # 4 + 4 + 5 tokens in batches of 2 and 1
         client.embed(input=[])
+        client.ask("GET", "/v1/models/some")
+        client.ask("GET", "/v1/models/other")
         client.ask("GET", "/nowhere")
         client.ask("GET", "/else/where")
         counted = client.metrics()
@@ -449,6 +413,7 @@ def test_metrics_count_requests_sentences_tokens_and_batches(folder: Path) -> No
         ("understudy_requests_total", ("/v1/embeddings", "200")): 1,
         ("understudy_requests_total", ("/v1/embeddings", "400")): 1,
         ("understudy_requests_total", ("other", "404")): 2,
+        ("understudy_requests_total", ("/v1/models/{model}", "404")): 2,
         ("understudy_request_seconds_count", ("/v1/embeddings",)): 2,
         ("understudy_sentences_total", ()): 3,
         ("understudy_tokens_total", ()): 13,

@@ -69,7 +69,7 @@ def test_a_process_serves_until_it_is_told_to_end(folder: Path, module: list[str
     vectors = np.array([entry["embedding"] for entry in answer["data"]], dtype=np.float32)
     np.testing.assert_allclose(vectors, load(folder).encode(["the cat sat", "a mat"]), atol=ATOL)
     first, second = error.splitlines()
-    assert first == f"warning: there is no authentication: whoever reaches {address} can use it; put a proxy before it"
+    assert first == f"warning: there is no API key (--api-key-file): everyone can use {address}; put a proxy before it"
     assert second == f"tiny is served at {address} (Ctrl-C ends it)"
 
 
