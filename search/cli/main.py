@@ -13,9 +13,9 @@
     validate  search.study.preflight.validate_study
     doctor    runtime.doctor.diagnose
 
-Messages for people go to stderr, what programs read to stdout. Exit status: 0; 2 for bad input or a full disk, with one
-message; 1 for an internal error, whose traceback is written to the store; 130 after Ctrl-C, once the command has shut
-down.
+What a command is asked for goes to stdout, messages go to stderr. Exit status: 0; 2 for bad input, a full disk or files
+that must not be written, with one message; 1 for an internal error, whose traceback is written to the store; 130 after
+Ctrl-C, once the command has shut down.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ _EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; `arguments` None is `sys.argv[1:]`."""
     options: argparse.Namespace | None = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names may hold letters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = build_parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
         with disk_full_explained(*_output_folders(options)), _notices():
