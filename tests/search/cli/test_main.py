@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -539,6 +540,69 @@ def test_a_full_disk_is_one_message_whatever_the_command(bench: Bench, capsys: p
     alias = ("select", "toy", "--balanced", "--alias", "new")
     error = fails(capsys, *alias, "--store", store.root)
     says(error, f"no space left in {store.root} (", " MB free): free some and run the command again")
+
+
+@pytest.fixture
+def protected(bench: Bench) -> Iterator[Path]:
+    """A folder with a copy of the store that this process may read and not write."""
+    folder = bench.folder / "protected"
+    shutil.copytree(bench.store.root, folder / "store")
+    shutil.copy(bench.folder / "text.txt", folder)
+    paths = (folder, *folder.rglob("*"))
+    user = os.geteuid()
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    if user == 0:  # to root everything is permitted; another user must be able to enter the folders of tests
+        for parent in {*bench.folder.parents, *bench.store.root.parents}:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        for path in paths:
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["select", "toy", "--balanced", "--alias", "new"], ["{}/store", "must not"]),
+        (["report", "toy", "{}/page.html"], ["{}", "Permission denied"]),
+        (["export", "toy", "{}/out", "--format", "folder"], ["{}", "Permission denied"]),
+        (["export", "toy", "{}/out", "--format", "onnx"], ["{}", "Permission denied"]),
+        (["embed", "toy", "{}/text.txt"], ["{}", "Permission denied"]),
+        (["embed", "toy", "text.txt", "--out", "{}/rows.npy"], ["{}", "Permission denied"]),
+        (["search", "quickstart"], ["{}/store", "can be written", "--store"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_what_must_not_be_written_is_one_message(
+    bench: Bench, protected: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]
+) -> None:
+    command = [argument.format(protected) for argument in arguments]
+    message = fails(capsys, *command, "--store", protected / "store")
+    says(message, *(part.format(protected) for part in parts))
+    assert "choose another" in message and message.count("\n") == 1
+    assert not re.search(r"/\.\w", message)  # the name of a temporary file means nothing to its reader
+
+
+def test_a_store_that_may_be_read_alone_answers_questions(
+    bench: Bench, protected: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["front"], ["select", "--balanced"]):
+        assert main([*arguments, "--store", str(protected / "store")]) == 0
+    says(capsys.readouterr().out, "trial-0002", "models:/toy/")
+
+
+def test_a_database_of_somebody_else_is_one_message(
+    bench: Bench, protected: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    (protected / "store" / "mlflow.db").chmod(0o000)
+    os.seteuid(user)
+    says(fails(capsys, "front", "--store", protected / "store"), "mlflow.db", "readable", "permissions")
 
 
 def cpu_seconds_of_children() -> float:
