@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command functions: each takes the parsed options, calls one function of another room and prints its result.
 
-Messages for people go to stderr, what programs read to stdout. Every function imports what it needs itself, so that a
-command does not load the dependencies of the others.
+What a command is asked for (a table, a document, a path) goes to stdout, messages go to stderr. Every function imports
+what it needs itself, so that a command does not load the dependencies of the others.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def search_command(options: argparse.Namespace) -> None:
     from search.console.front_table import print_front
     from search.study.run import run_search
 
-    print_front(run_search(study, store=store, address=options.address), file=sys.stderr)
+    print_front(run_search(study, store=store, address=options.address))
 
 
 def watch_command(options: argparse.Namespace) -> None:
@@ -64,17 +64,17 @@ def front_command(options: argparse.Namespace) -> None:
     if options.json:
         _print_json(front.to_json())
     else:
-        print_front(front, file=sys.stderr)
+        print_front(front)
     if options.search:
         from search.cli.search_summary import search_lines
+        from search.console.text import print_text
         from search.report.page import review_of
 
         review = review_of(store, front)
-        say(
-            f"{front.study} has no journal in this store, so its search cannot be summarised"
-            if review is None
-            else search_lines(review)
-        )
+        if review is None:
+            say(f"{front.study} has no journal in this store, so its search cannot be summarised")
+        else:  # stdout of --json is one document
+            print_text(search_lines(review), file=sys.stderr if options.json else sys.stdout)
 
 
 def select_command(options: argparse.Namespace) -> None:
@@ -138,19 +138,22 @@ def ui_command(options: argparse.Namespace) -> None:
 
 
 def validate_command(options: argparse.Namespace) -> None:
+    from search.console.text import print_text
     from search.study.preflight import validate_study
     from spaces.study import describe
 
-    say(describe(validate_study(options.study, say=say)))
+    print_text(describe(validate_study(options.study, say=say)))
 
 
 def doctor_command(options: argparse.Namespace) -> None:
     from runtime.doctor import diagnose
+    from search.console.text import print_text
 
     diagnosis = diagnose()
-    say(str(diagnosis))
     if options.json:
         _print_json(diagnosis.to_json())
+    else:
+        print_text(str(diagnosis))
 
 
 def store_of(options: argparse.Namespace) -> Store:
@@ -162,6 +165,7 @@ def store_of(options: argparse.Namespace) -> Store:
 
 
 def _describe(entry: MeasuredStudent, front: Front) -> str:
+    from search.records.formatting import format_ms, format_speedup
     from spaces.student import StudentSpec
     from spaces.student_words import describe
 
@@ -169,8 +173,8 @@ def _describe(entry: MeasuredStudent, front: Front) -> str:
     fidelity = front.objective.format(front.fidelity_of(entry))
     return (
         f"{entry.name} (version {entry.version}): {describe(StudentSpec.from_json(dict(entry.spec)))}; "
-        f"{front.objective.label} {fidelity}, {entry.latency_ms:.3g} ms ({low_ms:.3g} to {high_ms:.3g}), "
-        f"{entry.speedup:.3g} times as fast as the teacher"
+        f"{front.objective.label} {fidelity}, {format_ms(entry.latency_ms)} ms "
+        f"({format_ms(low_ms)} to {format_ms(high_ms)}), {format_speedup(entry.speedup)} the teacher's speed"
     )
 
 

@@ -13,9 +13,9 @@
     validate  search.study.preflight.validate_study
     doctor    runtime.doctor.diagnose
 
-Messages for people go to stderr, what programs read to stdout. Exit status: 0; 2 for bad input or a full disk, with one
-message; 1 for an internal error, whose traceback is written to the store; 130 after Ctrl-C, once the command has shut
-down.
+What a command is asked for goes to stdout, messages go to stderr. Exit status: 0; 2 for bad input, a full disk or files
+that must not be written, with one message; 1 for an internal error, whose traceback is written to the store; 130 after
+Ctrl-C, once the command has shut down.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from search.cli import commands
 from search.cli.commands import say, store_of
 from search.cli.parser import BAD_INPUT, PROGRAM, build_parser, join_negative
 from search.storage.disk_space import disk_full_explained, is_disk_full
+from search.storage.write_protection import write_protection_explained
 from spaces.errors import UserError
 
 INTERNAL_ERROR = 1
@@ -51,9 +54,13 @@ _EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; `arguments` None is `sys.argv[1:]`."""
     options: argparse.Namespace | None = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names may hold letters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = build_parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
-        with disk_full_explained(*_output_folders(options)), _notices():
+        folders = _output_folders(options)
+        with write_protection_explained(*folders), disk_full_explained(*folders), _notices():
             options.run(options)
         sys.stdout.flush()
         return 0
@@ -83,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _output_folders(options: argparse.Namespace) -> list[Path]:
     """Folders that the command writes to."""
     folders = [store_of(options).root] if "store" in options else []
-    out: Path | None = getattr(options, "out", None)
+    out: Path | None = getattr(options, "out", None) or getattr(options, "file", None)  # embed writes beside its file
     return folders if out is None else [*folders, out.absolute().parent]
 
 
@@ -99,15 +106,18 @@ def _summary(error: Exception) -> str:
 
 
 def _save_traceback(options: argparse.Namespace | None) -> str:
-    """Writes the current traceback to the store, or prints it; returns the sentence that says where it is."""
-    text = traceback.format_exc()
+    """Writes the current traceback to the store, else to a temporary file, or prints it; returns where it is."""
+    text = f"{shlex.join(sys.argv)}\n{traceback.format_exc()}"
     root = store_of(options).root if options is not None and "store" in options else None
     if root is not None and root.is_dir():
         file = root / "errors" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
         with suppress(OSError):
             file.parent.mkdir(exist_ok=True)
-            file.write_text(f"{shlex.join(sys.argv)}\n{text}", encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
             return f"the traceback is in {file}"
+        with suppress(OSError), NamedTemporaryFile("w", prefix="understudy-", suffix=".txt", delete=False) as temporary:
+            temporary.write(text)
+            return f"the traceback is in {temporary.name}"
     say(text)
     return "the traceback is above"
 

@@ -7,6 +7,7 @@ most one polling interval later. It may be started and stopped at any time.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -43,7 +44,7 @@ def watch(store: Store, name: str | None, *, say: Callable[[str], None]) -> None
     records: tuple[TrialRecord, ...] = ()
     objective = objective_of(study.objective)
     n_rungs, n_trials = len(study.search.rungs), study.search.n_trials
-    with LiveTable(n_rungs=n_rungs, objective=objective, n_trials=n_trials) as table:
+    with LiveTable(n_rungs=n_rungs, objective=objective, n_trials=n_trials, file=sys.stdout) as table:
         while True:
             holder = holder_of(state.folder)
             before, records = records, reader.records()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows a running search on stderr: a live table on a terminal, else one line for each event."""
+"""Shows a running search: a live table on a terminal, else one line for each event.
+
+A narrow terminal leaves out columns (`DROPPED_FIRST`). A terminal that cannot move its cursor (`TERM=dumb`) gets lines.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,25 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.console.columns import GAP, ColumnWidth, fit_columns
+from search.console.progress import is_live
+from search.records.formatting import format_ms
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 from spaces.student_words import describe
 
 REFRESHES_PER_S = 2.0
 MIN_ROWS = 5  # shown even on a terminal of fewer lines
+
+DROPPED_FIRST = ("latency", "rung", "student")
+"""Columns that a narrow terminal leaves out, in this order; never the trial, its fidelity or its state."""
+
+_LEAST = {"student": 20, "state": 11}  # characters of the columns that are cut
 
 _STYLES = {
     TrialState.RUNNING: "cyan",
@@ -55,8 +66,8 @@ class LiveTable:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        """Starts the live table, if the output is a terminal."""
-        if self._console.is_terminal:
+        """Starts the live table, if the output is a terminal that can move its cursor."""
+        if is_live(self._console):
             self._live = Live(
                 console=self._console,
                 get_renderable=self._render,
@@ -110,24 +121,32 @@ class LiveTable:
         records = [self._records[number] for number in sorted(self._records)]
         running = [record for record in records if record.state is TrialState.RUNNING]
         ended = [record for record in records if record.state is not TrialState.RUNNING]
-        n_rows = max(MIN_ROWS, self._console.size.height - 6)  # header, summary and lines above the table
+        summary = self._summary(records)
+        n_lines = -(-len(summary) // self._console.width)
+        n_rows = max(MIN_ROWS, self._console.size.height - 5 - n_lines)  # header and lines above the table
         n_ended = max(0, n_rows - len(running))
-        table = Table(expand=False, pad_edge=False, box=None)
-        table.add_column("trial", no_wrap=True)
-        table.add_column("student", overflow="fold")
-        for name in ("rung", "fidelity", "latency"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("state", no_wrap=True, overflow="ellipsis")
-        for record in [*(ended[-n_ended:] if n_ended else []), *running]:
-            table.add_row(
-                record.name,
-                describe(record.spec),
-                f"{len(record.rungs)}/{self._n_rungs}",
-                self._fidelity(record),
-                _latency(record),
-                Text(_state(record), style=_STYLES[record.state]),
-            )
-        return Group(table, Text(self._summary(records), style="bold"))
+        shown = [*(ended[-n_ended:] if n_ended else []), *running]
+        cells = {
+            "trial": [record.name for record in shown],
+            "student": [describe(record.spec) for record in shown],
+            "rung": [f"{len(record.rungs)}/{self._n_rungs}" for record in shown],
+            "fidelity": [self._fidelity(record) for record in shown],
+            "latency": [_latency(record) for record in shown],
+            "state": [_state(record) for record in shown],
+        }
+        widths = fit_columns(
+            {name: ColumnWidth.of(name, texts, cut_to=_LEAST.get(name)) for name, texts in cells.items()},
+            drop_first=DROPPED_FIRST,
+            room=self._console.width,
+        )
+        table = Table(expand=False, pad_edge=False, box=None, padding=(0, GAP, 0, 0))
+        for name, width in widths.items():
+            justify: JustifyMethod = "right" if name in ("rung", "fidelity", "latency") else "left"
+            table.add_column(name, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+        for i, record in enumerate(shown):
+            styles = [_STYLES[record.state] if name == "state" else "" for name in widths]
+            table.add_row(*(Text(cells[name][i], style=style) for name, style in zip(widths, styles, strict=True)))
+        return Group(table, Text(summary, style="bold"))
 
     def _summary(self, records: list[TrialRecord]) -> str:
         counts = Counter(record.state for record in records)
@@ -149,7 +168,7 @@ class LiveTable:
 
 
 def _latency(record: TrialRecord) -> str:
-    return "" if record.predicted_latency_ms is None else f"{record.predicted_latency_ms:.3g} ms"
+    return "" if record.predicted_latency_ms is None else f"{format_ms(record.predicted_latency_ms)} ms"
 
 
 def _state(record: TrialRecord) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports the steps of a study on stderr: a progress bar on a terminal, else lines.
+"""Reports the steps of a study on stderr: a progress bar on a terminal that can move its cursor, else lines.
 
 Trials have a table of their own (`search.console.live_table`); this is for the steps before and after.
 """
@@ -17,6 +17,11 @@ LINE_INTERVAL_S = 15.0  # minimum time between two lines of one step without a t
 
 Bar = Callable[[int, int], None]
 """A progress function, called with (done, total) of a step."""
+
+
+def is_live(console: Console) -> bool:
+    """Whether the console may be redrawn: a terminal, not a dumb one, and not a pipe that $FORCE_COLOR declares one."""
+    return console.is_interactive and console.file.isatty()
 
 
 class Reporter(Protocol):
@@ -40,7 +45,7 @@ class ConsoleReporter:
     def step(self, what: str) -> Bar:
         """Shows a progress bar, or prints a line at most every `LINE_INTERVAL_S` seconds."""
         self._end_bar()
-        return self._bar(what) if self._console.is_terminal else self._lines(what)
+        return self._bar(what) if is_live(self._console) else self._lines(what)
 
     def say(self, line: str) -> None:
         """Prints a line; ends the current step."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from search.records.formatting import describe_profile, format_ms
+from search.records.formatting import describe_profile, format_ms, format_speedup
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import MEASUREMENTS, Measurement
 from spaces.student import StudentSpec
@@ -43,7 +43,7 @@ COLUMNS = (
         text=lambda _, entry: " to ".join(format_ms(end_ms) for end_ms in entry.latency_interval_ms),
         value=lambda entry: entry.latency_interval_ms[1] - entry.latency_interval_ms[0],
     ),
-    Column(heading="speed-up", text=lambda _, entry: f"{entry.speedup:.3g} x", value=lambda entry: entry.speedup),
+    Column(heading="speed-up", text=lambda _, entry: format_speedup(entry.speedup), value=lambda entry: entry.speedup),
     *(_measurement(measurement) for measurement in MEASUREMENTS),
     Column(
         heading="parameters", text=lambda _, entry: f"{entry.n_parameters:,}", value=lambda entry: entry.n_parameters

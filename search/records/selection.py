@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from search.records.formatting import format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective
 from spaces.errors import UserError
@@ -80,4 +81,6 @@ def balanced(students: Sequence[MeasuredStudent], objective: Objective) -> int:
 
 def _numbers(front: Front, student: MeasuredStudent) -> str:
     value = front.objective.format(front.fidelity_of(student))
-    return f"{student.name} (version {student.version}) with {student.latency_ms:.3g} ms and a fidelity of {value}"
+    return (
+        f"{student.name} (version {student.version}) with {format_ms(student.latency_ms)} ms and a fidelity of {value}"
+    )

@@ -32,21 +32,24 @@ class DiskFullError(UserError):
     """A disk is full; everything that was measured before is kept."""
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one of its causes, says that a disk is full."""
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes, each once."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
         current = queue.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in _ERRNOS:
-            return True
-        if _MESSAGES.search(str(current)):
-            return True
-        queue += [current.__cause__, current.__context__]
-    return False
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            queue += [current.__cause__, current.__context__]
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one of its causes, says that a disk is full."""
+    return any(
+        (isinstance(cause, OSError) and cause.errno in _ERRNOS) or _MESSAGES.search(str(cause))
+        for cause in causes_of(error)
+    )
 
 
 @contextmanager

@@ -165,6 +165,11 @@ class Store:
             with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("select count(*) from sqlite_master")
         except sqlite3.DatabaseError as error:
+            if not os.access(self.database, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise UserError(
+                    f"the store's database must be readable, and {self.database} is not for this user; change its "
+                    "owner or permissions"
+                ) from None
             raise UserError(
                 f"the store's database must be an sqlite file: {self.database}: {error}; move it away and search again"
             ) from None

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from search.console.progress import Reporter
+from search.records.formatting import format_ms
 from search.storage.disk_space import require_disk_space
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StateFile, StudyState
@@ -133,7 +134,9 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
             f"has a median error of {error.median_absolute_percentage_error:.1f}% on {error.n} unseen architectures, "
             f"rank correlation {error.rank_correlation:.3f}"
         )
-    reporter.say(f"{teachers[0].name} takes {calibration.teacher_latency_ms:.3g} ms; the latency predictor {quality}")
+    reporter.say(
+        f"{teachers[0].name} takes {format_ms(calibration.teacher_latency_ms)} ms; the latency predictor {quality}"
+    )
     corpora = _corpora(study, teachers, store=store, reporter=reporter)
     held_out = embed_held_out(teachers, corpora, store=store, device=device, reporter=reporter)
     caches = cache_outputs(study, teachers, corpora, store=store, state=state, plan=plan, reporter=reporter)

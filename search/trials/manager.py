@@ -24,6 +24,7 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from search.optimiser.surrogate import Surrogate
+from search.records.formatting import format_ms
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, RungRecord, TrialRecord, TrialState
 from search.storage.error_files import write_error
@@ -290,7 +291,7 @@ class TrialManager:
         latency = record.predicted_latency_ms
         assert latency is not None
         if latency >= (to_beat := self._teacher_latency_ms):
-            details = f"predicted {latency:.3g} ms, no faster than the teacher's {to_beat:.3g} ms"
+            details = f"predicted {format_ms(latency)} ms, no faster than the teacher's {format_ms(to_beat)} ms"
             return Outcome(OutcomeKind.HOPELESS, details)
         for other in self._records.values():
             if other.state in (TrialState.REFUSED, TrialState.INTERRUPTED):
@@ -335,7 +336,7 @@ class TrialManager:
         rivals = [self._records[number] for number in decision.rivals[:2]]
         if not rivals:
             return Outcome(OutcomeKind.PRUNED, f"at {step:,} tokens, by {decision.by}")
-        names = [f"{rival.name} ({rival.predicted_latency_ms:.3g} ms)" for rival in rivals]
+        names = [f"{rival.name} ({format_ms(rival.predicted_latency_ms)} ms)" for rival in rivals]
         details = f"at {step:,} tokens, predicted to end behind {' and '.join(names)}"
         return Outcome(OutcomeKind.DOMINATED, details, tuple(rival.number for rival in rivals))
 

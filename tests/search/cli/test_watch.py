@@ -86,7 +86,7 @@ def test_watching_shows_another_process_search_and_ends_with_it(tmp_path, capfd)
         assert watcher.is_alive()
     watcher.join(timeout=10.0)
     assert not watcher.is_alive()
-    shown = capfd.readouterr().err
+    shown = capfd.readouterr().out
     assert "trial-0000 rung 3 of" in shown
     assert "trial-0000 complete" in shown
     assert "graduating the front's students" in shown

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.console.live_table import LiveTable
+from search.console.progress import ConsoleReporter
 from search.records.objective import COSINE
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
@@ -88,15 +89,33 @@ def test_a_trial_that_cannot_be_built_is_shown_with_its_reason(monkeypatch):
         assert "refused: cannot be built" in file.getvalue()
 
 
+@pytest.mark.parametrize("columns", [40, 80, 120])
 @pytest.mark.parametrize("n", [0, 200])
-def test_a_table_fits_its_terminal(monkeypatch, n):
+def test_a_table_fits_its_terminal(monkeypatch, n, columns):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("COLUMNS", str(columns))
     file = Terminal()
-    with LiveTable(n_rungs=3, objective=COSINE, file=file) as table:
+    with LiveTable(n_rungs=3, objective=COSINE, n_trials=300, deadline=1e6, clock=lambda: 0.0, file=file) as table:
         for number in range(n):
             table.trial_ended(replace(PRUNED, number=number))
-        lines = table._console.render_lines(table._render())
+        lines = ["".join(segment.text for segment in line) for line in table._console.render_lines(table._render())]
     assert len(lines) < 24
+    assert max(map(len, lines)) <= columns
     if n:
-        assert "trial-0199" in "".join(segment.text for line in lines for segment in line)
+        rows = [line for line in lines if "trial-0" in line]
+        assert "trial-0199" in rows[-1]
+        for row in rows:  # one line each, and what matters is whole
+            assert "0.9313" in row and "pruned" in row
+            assert ("4 x 32" in row) == (columns >= 80)
+
+
+@pytest.mark.parametrize("settings", [{"TERM": "dumb"}, {"TERM": "xterm", "FORCE_COLOR": "1"}], ids=["dumb", "forced"])
+def test_what_cannot_be_redrawn_gets_lines(monkeypatch, settings):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    file = io.StringIO() if "FORCE_COLOR" in settings else Terminal()
+    tell(LiveTable(n_rungs=3, objective=COSINE, file=file))
+    ConsoleReporter(file).step("caching the teacher")(1, 2)
+    assert "\x1b[2K" not in file.getvalue() and "\x1b[?25l" not in file.getvalue()  # erased lines, a hidden cursor
+    assert [line.partition(" ")[0] for line in file.getvalue().splitlines()] == ["trial-0003"] * 3 + ["["]

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One error for every way in which a folder or database that must not be written shows.
+
+The operating system reports it by errno, sqlite in the message of an error that MLflow wraps; the file that an errno
+names may be a temporary one, so the folder is named instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from search.storage.disk_space import causes_of
+from spaces.errors import UserError
+
+_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MESSAGES = re.compile(r"attempt to write a readonly database|unable to open database file")
+
+
+class WriteProtectedError(UserError):
+    """A folder or a file in it must not be written."""
+
+
+@contextmanager
+def write_protection_explained(*folders: Path) -> Iterator[None]:
+    """Within the block errors from files in `folders` that must not be written are raised as WriteProtectedError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = _protected(error, folders)
+        if found is None:
+            raise
+        folder, reason = found
+        raise WriteProtectedError(
+            f"this command writes to {folder}, which this user must not: {reason}; change its owner or permissions, or "
+            "choose another folder"
+        ) from error
+
+
+def _protected(error: BaseException, folders: tuple[Path, ...]) -> tuple[Path, str] | None:
+    """(folder, reason) if the error, or one of its causes, comes from write protection in one of the folders."""
+    for cause in causes_of(error):
+        if isinstance(cause, OSError) and cause.errno in _ERRNOS and cause.filename is not None:
+            path = Path(os.fsdecode(cause.filename)).absolute()
+            inside = [folder for folder in folders if path.is_relative_to(folder)]
+            if inside and not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+                return max(inside, key=lambda folder: len(folder.parts)), os.strerror(cause.errno)
+        if folders and (message := _MESSAGES.search(str(cause))):
+            return folders[0], message[0]
+    return None
