@@ -48,7 +48,7 @@ from search.trials.identity import require_same_study
 from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect
 from spaces.errors import UserError
-from spaces.study.spec import StudySpec
+from spaces.study.spec import SourceKind, SourceSpec, StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 
 _RETRY_INTERVAL_S = 1.0
@@ -277,7 +277,15 @@ class _Run:
             device=prepared.device,
             document={
                 "study": study.name,
-                "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
+                "teacher": {
+                    "name": prepared.teacher_name,
+                    "weights_sha256": teacher.weights_sha256,
+                    "sources": [spec.source for spec in study.teachers if spec.kind is not SourceKind.FOLDER],
+                },
+                "corpus": {
+                    "sources": [_public_name(source) for source in study.corpus.sources],
+                    "key": prepared.corpus.key,
+                },
                 "tokenizer": {"max_tokens": teacher.max_tokens},
             },
             connect=lambda: self._connect(prepared),
@@ -334,6 +342,11 @@ def _with_ended_state(record: TrialRecord) -> TrialRecord:
     if record.state is not TrialState.RUNNING:
         return record
     return replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
+
+
+def _public_name(source: SourceSpec) -> str:
+    """A source of text without the folders of this machine."""
+    return Path(source.source).name if source.kind is SourceKind.FILE else source.source
 
 
 def _n_cpus(study: StudySpec) -> int | None:
