@@ -61,17 +61,24 @@ def build_parser() -> argparse.ArgumentParser:
     limit.add_argument(
         "--balanced", action="store_true", help="the one with the alias balanced, at the knee of the front"
     )
+    limit.add_argument(
+        "--student", metavar="NAME", help="the one of this name, such as trial-0007 or the reference teacher-on-engine"
+    )
     select.add_argument("--alias", type=named("alias"), metavar="ALIAS", help="set this alias to it: production")
     select.add_argument("--json", action="store_true", help="print the student as one JSON document")
 
     export = _add_command(subparsers, "export", commands.export_command, "write a registered student in another format")
-    export.add_argument("model", metavar="MODEL", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
+    export.add_argument(
+        "model", metavar="MODEL", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder"
+    )
     export.add_argument("out", metavar="OUT", type=Path, help="the path to write; must not exist")
     formats = ("folder", "sentence-transformers", "onnx")
     export.add_argument("--format", required=True, choices=formats, help="the format")
 
     embed = _add_command(subparsers, "embed", commands.embed_command, "embed a file of sentences")
-    embed.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
+    embed.add_argument(
+        "model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder"
+    )
     embed.add_argument("file", metavar="FILE", type=Path, help="UTF-8 text, one sentence a line")
     embed.add_argument("--out", type=Path, metavar="OUT.npy", help="default: FILE with the suffix .npy")
     embed.add_argument("--threads", type=count, default=1, metavar="N", help="default: 1")
@@ -79,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     serve = _add_command(
         subparsers, "serve", commands.serve_command, "serve a student over HTTP, as OpenAI's embeddings API"
     )
-    serve.add_argument("model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder")
+    serve.add_argument(
+        "model", metavar="MODEL_OR_FOLDER", help="NAME, NAME@ALIAS, NAME/VERSION or a student folder"
+    )
     add_serving_options(serve)
 
     report = _add_command(subparsers, "report", commands.report_command, "write a front as one self-contained page")
