@@ -27,7 +27,7 @@ from search.report.page import write_report
 from search.storage.store import Store
 from search.study.preflight import validate_study
 from search.study.run import run_search
-from search.tracking.registry import select
+from search.tracking.select import select
 
 STUDY = """\
 name: reviews

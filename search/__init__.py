@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from search.storage.store import Store
     from search.study.preflight import validate_study
     from search.study.run import run_search
-    from search.tracking.registry import load_front, resolve_model, select, set_alias
+    from search.tracking.registry import load_front, resolve_model, set_alias
+    from search.tracking.select import select
     from spaces.study import load_study
 
 _MODULES = {
@@ -34,7 +35,7 @@ _MODULES = {
     "load_study": "spaces.study",
     "resolve_model": "search.tracking.registry",
     "run_search": "search.study.run",
-    "select": "search.tracking.registry",
+    "select": "search.tracking.select",
     "serve_ui": "search.cli.ui",
     "set_alias": "search.tracking.registry",
     "validate_study": "search.study.preflight",

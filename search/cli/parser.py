@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     limit.add_argument(
         "--balanced", action="store_true", help="the one with the alias balanced, at the knee of the front"
     )
+    limit.add_argument(
+        "--student", metavar="NAME", help="the one of this name, such as trial-0007 or the reference teacher-on-engine"
+    )
     select.add_argument("--alias", type=named("alias"), metavar="ALIAS", help="set this alias to it: production")
     select.add_argument("--json", action="store_true", help="print the student as one JSON document")
 

@@ -13,10 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
-from tokenizers import Tokenizer
-
 from runtime.atomic import move_into_place
 from runtime.folder import StudentFolder, read_folder
+from search.export.onnx_folder import write_onnx_folder
 from search.export.sentence_transformers import write_sentence_transformers
 from search.storage.store import Store
 from search.tracking.registry import resolve_model
@@ -60,11 +59,10 @@ def export(folder: Path, out: Path, *, format: ExportFormat | str) -> Path:
                 _copy(student, written)
             case ExportFormat.SENTENCE_TRANSFORMERS:
                 write_sentence_transformers(student, written)
+            case ExportFormat.ONNX if out.suffix == ".onnx":
+                written = _single_onnx_file(student, written, out)
             case ExportFormat.ONNX:
-                write_onnx(student, written / "model.onnx")
-                _write_tokenizer(student, written / "tokenizer.json")
-                if out.suffix == ".onnx":
-                    written = _single_onnx_file(written, out)
+                write_onnx_folder(student, written)
             case _:
                 assert_never(wanted)
         for path in (written, *written.rglob("*")):
@@ -78,18 +76,8 @@ def _copy(student: StudentFolder, out: Path) -> None:
         shutil.copyfile(student.path / name, out / name)
 
 
-def _write_tokenizer(student: StudentFolder, out: Path) -> None:
-    """The tokenizer for the graph: truncates to the student's maximum and pads batches (any token, as it is masked)."""
-    tokenizer = Tokenizer.from_file(str(student.tokenizer_path))
-    if student.max_tokens is None:
-        tokenizer.no_truncation()
-    else:
-        tokenizer.enable_truncation(student.max_tokens)
-    tokenizer.enable_padding(pad_id=0, pad_token=tokenizer.id_to_token(0) or "[PAD]")
-    tokenizer.save(str(out))
-
-
-def _single_onnx_file(folder: Path, out: Path) -> Path:
-    if sorted(path.name for path in folder.iterdir()) != ["model.onnx", "tokenizer.json"]:
+def _single_onnx_file(student: StudentFolder, folder: Path, out: Path) -> Path:
+    write_onnx(student, folder / "model.onnx")
+    if len(list(folder.iterdir())) > 1:
         raise UserError(f"this student's weights exceed one ONNX file; give a folder instead of {out}")
     return folder / "model.onnx"

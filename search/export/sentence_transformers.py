@@ -1,178 +1,170 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a student as a folder of standard sentence-transformers modules: no remote code, no pickle, no torch.
 
-An encoder becomes Hugging Face's BertModel. Its head width is hidden_size / num_attention_heads, so narrower heads are
-padded with zeros and their queries scaled to keep the scores; a factorised token table is multiplied out.
+    an encoder        Transformer (BertModel), Pooling, Dense if it has a projection
+    a static path     Transformer (XLNetModel without layers, whose hidden states are the token vectors), Pooling
+    both              the encoder's modules, then WordEmbeddings, Dense, Pooling, Dense
+    either            Normalize, if its vectors have length 1
 
-A static student becomes an XLNetModel without layers, whose hidden states are the token vectors. The module
-StaticEmbedding does not fit: it drops the special tokens, which are part of a student's mean.
+The module StaticEmbedding does not fit: it drops the special tokens, which are part of a student's mean.
+
+Both paths are added as follows. WordEmbeddings reads the token ids that Transformer has left, and replaces the token
+vectors by the static path's. The first Dense moves the encoder's vector to the place of a first token's, so that the
+Pooling of `cls` and `mean` joins both vectors, and the second Dense adds them: its matrix is [identity, expansion].
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from runtime.folder import StudentFolder
+from search.export.bert import Weights, bert_config, bert_tensors
+from search.export.model_card import model_card
+from search.export.tokenizer_files import write_json, write_tokenizer
 from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec
 
-Weights = Mapping[str, NDArray[np.float32]]
-
-_ACTIVATIONS = {Activation.GELU: "gelu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.RELU: "relu"}
-_PAD_TOKENS = ("[PAD]", "<pad>")
-_SPECIAL_TOKENS = {  # names of special tokens by role
-    "pad_token": _PAD_TOKENS,
-    "unk_token": ("[UNK]", "<unk>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
+_MODELS = "sentence_transformers.models"  # the import path that works in all versions since 1.0
+_ENCODER_ALONE = "1_Pooling"
+_ENCODER_OF_TWO = "1_EncoderPooling"
+"""Folder of the encoder's pooling. Programs that know 1_Pooling but not the modules after it would serve the encoder's
+vectors alone; without it, and with an architecture that they do not know, they refuse."""
+TWO_PATHS = "BertModelBesideStaticPath"
 
 
 def write_sentence_transformers(student: StudentFolder, out: Path) -> None:
     """Writes the modules to the folder `out`. Raises ValueError first if they cannot represent the student."""
-    spec = student.spec
+    spec, weights = student.spec, student.weights
     _require_standard(spec)
-    modules = ["Transformer", "Pooling"]
-    if spec.encoder is not None:
-        _write_bert(spec, spec.encoder, student.weights, out)
-        width, pooling = spec.encoder.width, spec.encoder.pooling
+    pad_token_id = write_tokenizer(student, out)
+    modules = [("Transformer", "")]
+    if spec.encoder is None:
+        _write_table(spec, weights, out, pad_token_id=pad_token_id)
+        modules.append(("Pooling", _write_pooling(out / _ENCODER_ALONE, spec.output_dim, Pooling.MEAN)))
     else:
-        _write_table(spec, student.weights, out)
-        width, pooling = spec.output_dim, Pooling.MEAN
-    max_tokens = student.max_tokens
-    _write_tokenizer(student.tokenizer_path, max_tokens, out)
-    _write_json(out / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
-    _write_json(
-        out / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": pooling is Pooling.CLS,
-            "pooling_mode_mean_tokens": pooling is Pooling.MEAN,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
-    if spec.encoder is not None and spec.encoder.projection is not None:
-        modules.append("Dense")
-        _write_projection(spec, spec.encoder, student.weights, out / "2_Dense")
+        modules += _write_encoder(spec, spec.encoder, weights, out, pad_token_id=pad_token_id)
     if spec.normalise:
-        modules.append("Normalize")
-        (out / f"{len(modules) - 1}_Normalize").mkdir()
-    _write_json(
+        modules.append(("Normalize", f"{len(modules)}_Normalize"))
+        (out / modules[-1][1]).mkdir()
+    write_json(
         out / "modules.json",
         [
-            {
-                "idx": i,
-                "name": str(i),
-                "path": "" if i == 0 else f"{i}_{name}",
-                "type": f"sentence_transformers.models.{name}",  # the import path that works in all versions since 1.0
-            }
-            for i, name in enumerate(modules)
+            {"idx": i, "name": str(i), "path": path, "type": f"{_MODELS}.{name}"}
+            for i, (name, path) in enumerate(modules)
         ],
     )
-    _write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    write_json(out / "sentence_bert_config.json", {"max_seq_length": student.max_tokens, "do_lower_case": False})
+    write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    card = model_card(student, library="sentence-transformers", tags=("sentence-transformers",), usage=_usage(spec))
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _usage(spec: StudentSpec) -> str:
+    """How to load it, and what cannot."""
+    other = "text-embeddings-inference cannot serve it."
+    if spec.encoder is not None and spec.static is not None:
+        other = f"They need sentence-transformers 5.4 or later. {other}"
+    elif spec.encoder is not None and spec.encoder.activation is not Activation.GELU_TANH:
+        other = "text-embeddings-inference serves it as well: `text-embeddings-router --model-id FOLDER`."
+    return f"""```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("FOLDER").encode(["a sentence", "another one"])
+```
+
+Its modules are sentence-transformers' own; no remote code is needed. {other}
+"""
 
 
 def _require_standard(spec: StudentSpec) -> None:
-    other = "export it as onnx or folder instead"
-    if spec.encoder is None:
-        return
-    if spec.static is not None:
+    if spec.encoder is not None and not isinstance(spec.encoder.feed_forward, Dense):
         raise UserError(
-            "sentence-transformers has no module that adds a static path to an encoder, and this student has both; "
-            + other
+            "sentence-transformers' BertModel has no Switch layers, and this student has them; "
+            "export it as onnx or folder instead"
         )
-    if not isinstance(spec.encoder.feed_forward, Dense):
-        raise UserError(f"sentence-transformers' BertModel has no Switch layers, and this student has them; {other}")
 
 
-def _write_bert(spec: StudentSpec, encoder: EncoderSpec, weights: Weights, out: Path) -> None:
-    _write_json(
-        out / "config.json",
-        {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "vocab_size": spec.vocabulary_size,
-            "hidden_size": encoder.width,
-            "num_hidden_layers": encoder.n_layers,
-            "num_attention_heads": encoder.n_heads,
-            "intermediate_size": encoder.feed_forward.units,
-            "hidden_act": _ACTIVATIONS[encoder.activation],
-            "max_position_embeddings": encoder.max_tokens,
-            "type_vocab_size": 1,
-            "layer_norm_eps": encoder.layer_norm_epsilon,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-            "dtype": "float32",
-        },
-    )
-    tensors = {name: np.ascontiguousarray(array) for name, array in _bert_tensors(encoder, weights)}
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-
-
-def _bert_tensors(encoder: EncoderSpec, weights: Weights) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """BertModel's state dict; tensors that a student lacks (token types, pooler) are zero."""
-    width = encoder.width
-    tokens = weights["embeddings.tokens"]
-    if encoder.embedding_dim is not None:
-        tokens = tokens @ weights["embeddings.expand"].T
-    yield "embeddings.word_embeddings.weight", tokens
-    yield "embeddings.position_embeddings.weight", weights["embeddings.positions"]
-    yield "embeddings.token_type_embeddings.weight", np.zeros((1, width), np.float32)
-    yield from _renamed("embeddings.LayerNorm", weights, "embeddings.norm")
-    for i in range(encoder.n_layers):
-        ours, theirs = f"layers.{i}", f"encoder.layer.{i}"
-        # BertModel divides the scores by the square root of the padded head's width.
-        scale_up = math.sqrt(width // encoder.n_heads / encoder.head_width)
-        qkv = zip(
-            ("query", "key", "value"),
-            np.split(weights[f"{ours}.attention.qkv.weight"], 3),
-            np.split(weights[f"{ours}.attention.qkv.bias"], 3),
-            (scale_up, 1.0, 1.0),
-            strict=True,
-        )
-        for part, weight, bias, scale in qkv:
-            yield f"{theirs}.attention.self.{part}.weight", _pad_heads(weight * np.float32(scale), encoder)
-            yield f"{theirs}.attention.self.{part}.bias", _pad_heads(bias * np.float32(scale), encoder)
-        output = weights[f"{ours}.attention.output.weight"]
-        yield f"{theirs}.attention.output.dense.weight", _pad_heads(output.T, encoder).T
-        yield f"{theirs}.attention.output.dense.bias", weights[f"{ours}.attention.output.bias"]
-        yield from _renamed(f"{theirs}.attention.output.LayerNorm", weights, f"{ours}.attention.norm")
-        yield from _renamed(f"{theirs}.intermediate.dense", weights, f"{ours}.feed_forward.input")
-        yield from _renamed(f"{theirs}.output.dense", weights, f"{ours}.feed_forward.output")
-        yield from _renamed(f"{theirs}.output.LayerNorm", weights, f"{ours}.feed_forward.norm")
-    yield "pooler.dense.weight", np.zeros((width, width), np.float32)
-    yield "pooler.dense.bias", np.zeros(width, np.float32)
-
-
-def _renamed(theirs: str, weights: Weights, ours: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    yield f"{theirs}.weight", weights[f"{ours}.weight"]
-    yield f"{theirs}.bias", weights[f"{ours}.bias"]
-
-
-def _pad_heads(rows: NDArray[np.float32], encoder: EncoderSpec) -> NDArray[np.float32]:
-    """Pads each head's rows with zeros: [n_heads * head_width, ...] to [width, ...]."""
-    wide = encoder.width // encoder.n_heads
-    heads = rows.reshape(encoder.n_heads, encoder.head_width, *rows.shape[1:])
-    padded = np.zeros((encoder.n_heads, wide, *rows.shape[1:]), dtype=np.float32)
-    padded[:, : encoder.head_width] = heads
-    return padded.reshape(encoder.width, *rows.shape[1:])
-
-
-def _write_table(spec: StudentSpec, weights: Weights, out: Path) -> None:
+def _write_encoder(
+    spec: StudentSpec, encoder: EncoderSpec, weights: Weights, out: Path, *, pad_token_id: int
+) -> list[tuple[str, str]]:
+    """The modules after the first, (name, folder), with a static path if the student has one."""
+    config = bert_config(spec, encoder, pad_token_id=pad_token_id)
+    if spec.static is not None:
+        config["architectures"] = [TWO_PATHS]
+    write_json(out / "config.json", config)
+    _save(out, dict(bert_tensors(encoder, weights)))
+    matrix = weights.get("projection.weight", np.eye(encoder.width, dtype=np.float32))
+    bias = weights.get("projection.bias")
+    is_tanh = encoder.projection is Projection.TANH
+    if spec.static is None:
+        modules = [("Pooling", _write_pooling(out / _ENCODER_ALONE, encoder.width, encoder.pooling))]
+        if encoder.projection is not None:
+            modules.append(("Dense", _write_dense(out / "2_Dense", matrix, bias, is_tanh=is_tanh)))
+        return modules
     table = weights["static.tokens"]
-    if "static.expand" in weights:
-        table = table @ weights["static.expand"].T
-    _write_json(
+    first_token = "cls_token_embeddings"
+    joined = np.concatenate([np.eye(spec.output_dim, dtype=np.float32), _expansion(spec, weights)], axis=1)
+    return [
+        ("Pooling", _write_pooling(out / _ENCODER_OF_TWO, encoder.width, encoder.pooling)),
+        ("WordEmbeddings", _write_word_embeddings(out / "2_StaticPath", table)),
+        ("Dense", _write_dense(out / "3_Encoder", matrix, bias, is_tanh=is_tanh, output=first_token)),
+        ("Pooling", _write_pooling(out / "4_Both", table.shape[1], Pooling.CLS, Pooling.MEAN)),
+        ("Dense", _write_dense(out / "5_Sum", joined, None)),
+    ]
+
+
+def _write_pooling(out: Path, width: int, *modes: Pooling) -> str:
+    config = {
+        "word_embedding_dimension": width,
+        "pooling_mode_cls_token": Pooling.CLS in modes,
+        "pooling_mode_mean_tokens": Pooling.MEAN in modes,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    write_json(out / "config.json", config)
+    return out.name
+
+
+def _write_dense(
+    out: Path,
+    matrix: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    *,
+    is_tanh: bool = False,
+    output: str | None = None,
+) -> str:
+    config = {
+        "in_features": matrix.shape[1],
+        "out_features": matrix.shape[0],
+        "bias": bias is not None,
+        "activation_function": f"torch.nn.modules.{'activation.Tanh' if is_tanh else 'linear.Identity'}",
+    }
+    if output is not None:
+        config |= {"module_input_name": "sentence_embedding", "module_output_name": output}
+    write_json(out / "config.json", config)
+    _save(out, {"linear.weight": matrix} | ({} if bias is None else {"linear.bias": bias}))
+    return out.name
+
+
+def _write_word_embeddings(out: Path, table: NDArray[np.float32]) -> str:
+    config = {
+        "tokenizer_class": f"{_MODELS}.tokenizer.WhitespaceTokenizer",  # not used: only a first module splits text
+        "update_embeddings": False,
+        "max_seq_length": 1_000_000,
+    }
+    write_json(out / "wordembedding_config.json", config)
+    unused = {"vocab": [], "stop_words": [], "do_lower_case": False}
+    write_json(out / "whitespacetokenizer_config.json", unused)
+    _save(out, {"emb_layer.weight": table})
+    return out.name
+
+
+def _write_table(spec: StudentSpec, weights: Weights, out: Path, *, pad_token_id: int) -> None:
+    write_json(
         out / "config.json",
         {
             "architectures": ["XLNetModel"],
@@ -183,51 +175,24 @@ def _write_table(spec: StudentSpec, weights: Weights, out: Path) -> None:
             "n_head": 1,
             "d_inner": 1,
             "dropout": 0.0,
+            "pad_token_id": pad_token_id,
             "dtype": "float32",
+            "torch_dtype": "float32",
         },
     )
+    table = weights["static.tokens"]
     tensors = {
-        "word_embedding.weight": np.ascontiguousarray(table, dtype=np.float32),
+        "word_embedding.weight": table @ weights["static.expand"].T if "static.expand" in weights else table,
         "mask_emb": np.zeros((1, 1, spec.output_dim), np.float32),  # used in pre-training only
     }
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    _save(out, tensors)
 
 
-def _write_projection(spec: StudentSpec, encoder: EncoderSpec, weights: Weights, out: Path) -> None:
-    activation = "Tanh" if encoder.projection is Projection.TANH else "Identity"
-    module = "activation" if activation == "Tanh" else "linear"
-    _write_json(
-        out / "config.json",
-        {
-            "in_features": encoder.width,
-            "out_features": spec.output_dim,
-            "bias": True,
-            "activation_function": f"torch.nn.modules.{module}.{activation}",
-        },
-    )
-    tensors = {f"linear.{part}": np.ascontiguousarray(weights[f"projection.{part}"]) for part in ("weight", "bias")}
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+def _expansion(spec: StudentSpec, weights: Weights) -> NDArray[np.float32]:
+    """[output_dim, columns of the static table]; the identity for a table that is not factorised."""
+    return weights.get("static.expand", np.eye(spec.output_dim, dtype=np.float32))
 
 
-def _write_tokenizer(path: Path, max_tokens: int | None, out: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    (out / "tokenizer.json").write_text(text, encoding="utf-8")
-    added = [token["content"] for token in json.loads(text).get("added_tokens", ())]
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    if max_tokens is not None:
-        config["model_max_length"] = max_tokens
-    for role, names in _SPECIAL_TOKENS.items():
-        found = next((name for name in names if name in added), None)
-        if found is None and role == "pad_token" and added:
-            found = added[0]  # padding is masked, so any token works
-        if found is not None:
-            config[role] = found
-    _write_json(out / "tokenizer_config.json", config)
-
-
-def _write_json(path: Path, document: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+def _save(folder: Path, tensors: Weights) -> None:
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+    save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})

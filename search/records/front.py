@@ -13,6 +13,7 @@ from typing import Any
 
 from search.optimiser.pareto import Point, dominator, is_finite, non_dominated
 from search.records.objective import Objective, objective_from_json
+from search.storage.reference_students import TEACHER
 from spaces.cost import cost
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
@@ -42,7 +43,7 @@ class MeasuredStudent:
     fidelity: Fidelity
     """Agreement with the teacher on held-out text."""
     version: str | None = None
-    """Version of the study's registered model; None for references and unregistered students."""
+    """Version of the study's registered model; None for what is not registered."""
     aliases: tuple[str, ...] = ()
     """Aliases that point to this version."""
     dominated_by: str | None = None
@@ -182,6 +183,13 @@ class Front:
             students=tuple(front),
             dominated=tuple(dominated),
         )
+
+    def competing_references(self) -> tuple[MeasuredStudent, ...]:
+        """The references that are students and that no student and no other of them dominates."""
+        references = [entry for entry in self.references if entry.name != TEACHER]
+        points = [self.point_of(entry) for entry in (*references, *self.students)]
+        kept = {i for i in non_dominated(points) if is_finite(points[i])}
+        return tuple(entry for i, entry in enumerate(references) if i in kept)
 
     def fidelity_of(self, entry: MeasuredStudent) -> float:
         """The fidelity of a student or reference, in the measurement that the objective names."""

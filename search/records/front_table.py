@@ -105,7 +105,7 @@ def words_of(entry: MeasuredStudent) -> str:
 
 def notes_of(kind: str, entry: MeasuredStudent) -> list[str]:
     """Its aliases, whether it is a reference, and what dominates it."""
-    notes = [*entry.aliases]
+    notes = [alias for alias in entry.aliases if alias != entry.name]  # a reference's name is an alias too
     if kind == "reference":
         notes.append("reference")
     if entry.dominated_by:

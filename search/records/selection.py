@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from search.records.formatting import format_ms
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective
+from search.storage.reference_students import TEACHER, require_student
 from spaces.errors import UserError
 
 FASTEST = "fastest"
@@ -24,38 +25,43 @@ def select_student(
     max_latency_ms: float | None = None,
     min_fidelity: float | None = None,
     balanced: bool = False,
+    student: str | None = None,
 ) -> MeasuredStudent:
-    """The front student for exactly one condition.
+    """The student for exactly one condition: of the front, or a reference that is a student and registered with it.
 
     `max_latency_ms`: the most faithful student at most that slow. `min_fidelity`: the fastest one with at least
-    that fidelity, in the measurement that the front's objective names. `balanced`: the one with the alias. Raises
-    ValueError, naming the nearest student, if none fits.
+    that fidelity, in the measurement that the front's objective names. `balanced`: the one with the alias. `student`:
+    the one of this name, or any reference of this name, registered or not. Raises ValueError, naming the nearest
+    student, if none fits.
     """
-    if (max_latency_ms is not None) + (min_fidelity is not None) + balanced != 1:
-        raise UserError("give exactly one of max_latency_ms, min_fidelity and balanced")
+    if (max_latency_ms is not None) + (min_fidelity is not None) + balanced + (student is not None) != 1:
+        raise UserError("give exactly one of max_latency_ms, min_fidelity, balanced and student")
     if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0.0):
         raise UserError(f"max_latency_ms must be a finite number above 0, got {max_latency_ms}")
     if min_fidelity is not None:
         front.objective.require("min_fidelity", min_fidelity)
-    if not front.students:
+    if student is not None:
+        return _named(front, student)
+    registered = [*front.students, *(entry for entry in front.references if entry.version is not None)]
+    if not registered:
         raise UserError(f"the front of {front.study} holds no student; search for longer")
     if max_latency_ms is not None:
-        within = [student for student in front.students if student.latency_ms <= max_latency_ms]
+        within = [entry for entry in registered if entry.latency_ms <= max_latency_ms]
         if not within:
-            nearest = _numbers(front, min(front.students, key=lambda student: student.latency_ms))
+            nearest = _numbers(front, min(registered, key=lambda entry: entry.latency_ms))
             raise UserError(f"no student of {front.study} is within {max_latency_ms:g} ms; the nearest is {nearest}")
         return max(within, key=front.fidelity_of)
     if min_fidelity is not None:
-        within = [student for student in front.students if front.fidelity_of(student) >= min_fidelity]
+        within = [entry for entry in registered if front.fidelity_of(entry) >= min_fidelity]
         if not within:
-            nearest = _numbers(front, max(front.students, key=front.fidelity_of))
+            nearest = _numbers(front, max(registered, key=front.fidelity_of))
             raise UserError(
                 f"no student of {front.study} has a fidelity of {min_fidelity:g} or more; the nearest is {nearest}"
             )
-        return min(within, key=lambda student: student.latency_ms)
-    for student in front.students:
-        if BALANCED in student.aliases:
-            return student
+        return min(within, key=lambda entry: entry.latency_ms)
+    for entry in front.students:
+        if BALANCED in entry.aliases:
+            return entry
     raise UserError(f"no student of {front.study} has the alias {BALANCED}; search again to set it")
 
 
@@ -77,6 +83,23 @@ def balanced(students: Sequence[MeasuredStudent], objective: Objective) -> int:
         return (value - least) * (slowest_ms - fastest_ms) - (latency_ms - fastest_ms) * (most - least)
 
     return max(order[1:-1], key=height)
+
+
+def _named(front: Front, name: str) -> MeasuredStudent:
+    """The front student or reference of this name."""
+    references = [entry.name for entry in front.references]
+    require_student(name, others=references)
+    for entry in (*front.students, *front.references):
+        if entry.name == name:
+            return entry
+    for entry in front.dominated:
+        if entry.name == name:
+            raise UserError(
+                f"{name} of {front.study} is not registered: {entry.dominated_by} is no slower and no less faithful; "
+                f"choose {entry.dominated_by}"
+            )
+    known = [entry.name for entry in front.students] + [each for each in references if each != TEACHER]
+    raise UserError(f"there is no student {name} on the front of {front.study}; there are {', '.join(known)}")
 
 
 def _numbers(front: Front, student: MeasuredStudent) -> str:

@@ -234,12 +234,11 @@ def _commands(front: Front, entry: MeasuredStudent) -> list[tuple[str, str]]:
         return []
     spec = StudentSpec.from_json(dict(entry.spec))
     switch = spec.encoder is not None and isinstance(spec.encoder.feed_forward, Switch)
-    standard = not switch and (spec.encoder is None or spec.static is None)
     model = f"{front.study}/{entry.version}"
     budget_ms = _rounded_up(entry.latency_ms)
     return [
         ("select it by its latency", f"understudy select {front.study} --max-latency-ms {budget_ms:g}"),
-        ("export it", f"understudy export {model} OUT --format {'sentence-transformers' if standard else 'onnx'}"),
+        ("export it", f"understudy export {model} OUT --format {'onnx' if switch else 'sentence-transformers'}"),
         ("embed a file with it", f"understudy embed {model} FILE"),
         ("load it in Python", f'mlflow.pyfunc.load_model("models:/{model}").predict(["a sentence"])'),
     ]

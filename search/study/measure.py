@@ -19,9 +19,10 @@ from runtime.folder import read_folder, student_digest
 from search.console.progress import Reporter
 from search.graduation.graduate import Graduate
 from search.records.front import MeasuredStudent
+from search.storage.reference_students import TEACHER
 from search.storage.study_state import StateFile, StudyState
 from search.study.prepare import Prepared
-from search.study.references import TEACHER, Reference, fidelity_on
+from search.study.references import Reference, fidelity_on
 from spaces.profile import LatencyProfile, Runtime
 from trainers.measure.backends.backend import Runnable
 from trainers.measure.backends.runtimes import backend_of
@@ -99,7 +100,7 @@ def measure_all(
                 fidelity=graduate.fidelity if is_exact else fidelity_on(runnables[name], prepared.data),
             )
         )
-        _write_measurements(graduate.folder, students[-1], profile)
+        write_measurements(graduate.folder, students[-1], profile)
     measured = FinalMeasurement(
         key=key,
         references=tuple(
@@ -133,7 +134,7 @@ def _runnable(folder: Path, profile: LatencyProfile) -> Runnable:
     return backend_of(profile.runtime).build(student.spec, student.weights, n_threads=profile.n_threads)
 
 
-def _write_measurements(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -> None:
+def write_measurements(folder: Path, entry: MeasuredStudent, profile: LatencyProfile) -> None:
     """Adds the measurements to the folder's student.json, so that they are part of every copy of it."""
     path = folder / "student.json"
     document = read_json(path)

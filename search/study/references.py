@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from search.console.progress import Reporter
+from search.storage.reference_students import STATIC_TABLE, TEACHER, first_layers_name, teacher_name_on
 from search.storage.study_state import StateFile, StudyState
 from search.study.prepare import Prepared
 from spaces.profile import Runtime
@@ -27,9 +28,6 @@ from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.fidelity import Fidelity, measure_fidelity
 from trainers.modules.build import student_from_weights
 from trainers.modules.embed import embed_tokens
-
-TEACHER = "teacher"
-STATIC_TABLE = "static-table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +91,8 @@ def reference_specs(teacher: StudentSpec, runtime: Runtime) -> dict[str, Student
     encoder = teacher.encoder
     assert encoder is not None, "a teacher has layers"
     for k in range(encoder.n_layers - 1, 0, -1):
-        specs[f"teacher-first-{k}-layer{'s' if k > 1 else ''}"] = replace(teacher, encoder=replace(encoder, n_layers=k))
+        specs[first_layers_name(k)] = replace(teacher, encoder=replace(encoder, n_layers=k))
     return {**specs, STATIC_TABLE: static_spec(teacher)}
-
-
-def teacher_name_on(runtime: Runtime) -> str:
-    """The name of the reference that is the teacher on an inexact runtime."""
-    return f"{TEACHER}-on-{runtime}"
 
 
 def _measure_fidelity(name: str, spec: StudentSpec, prepared: Prepared) -> Fidelity:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from search.console.live_table import LiveTable
 from search.console.progress import ConsoleReporter, Reporter
@@ -34,6 +35,7 @@ from search.study.interrupts import Interrupts
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import measure_all
 from search.study.prepare import Prepared, prepare
+from search.study.reference_students import registered_folders, write_reference_students
 from search.study.references import measure_references
 from search.study.search import plan_of, search_trials
 from search.tracking.async_writer import TrialWriter
@@ -48,7 +50,7 @@ from search.trials.identity import require_same_study
 from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect
 from spaces.errors import UserError
-from spaces.study.spec import StudySpec
+from spaces.study.spec import SourceKind, SourceSpec, StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 from trainers.text.filter import counts_lines
 
@@ -171,6 +173,13 @@ class _Run:
                 state=self.state,
                 reporter=self.reporter,
             )
+            write_reference_students(
+                prepared,
+                measured.references,
+                profile=self.study.profile,
+                folder=self.state.folder,
+                document=self._origin(prepared),
+            )
             front = Front.of(
                 self.study.name,
                 teacher=prepared.teacher_name,
@@ -180,6 +189,7 @@ class _Run:
                 students=measured.students,
             )
             folders = {one.record.name: one.folder for one in graduates}
+            folders |= registered_folders(front, self.state.folder)
             latest = {record.name: record for record in (*records, *graduated)}
             front = self._register(front, folders, latest.values(), writer=writer, params=self._run_params(prepared))
         n_most = self.study.graduation.max_students
@@ -277,11 +287,7 @@ class _Run:
             folder=folder,
             tokenizer_json=teacher.tokenizer_json,
             device=prepared.device,
-            document={
-                "study": study.name,
-                "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
-                "tokenizer": {"max_tokens": teacher.max_tokens},
-            },
+            document=self._origin(prepared),
             connect=lambda: self._connect(prepared),
             deadline=None if seconds is None else time.monotonic() + seconds,
             memory_gib=study.search.trial_memory_gib,
@@ -316,6 +322,23 @@ class _Run:
                 "(space: relative_learning_rate), or train for longer"
             )
         return kept
+
+    def _origin(self, prepared: Prepared) -> dict[str, Any]:
+        """What every student.json of the study says of where it comes from."""
+        study, teacher = self.study, prepared.teacher
+        return {
+            "study": study.name,
+            "teacher": {
+                "name": prepared.teacher_name,
+                "weights_sha256": teacher.weights_sha256,
+                "sources": [spec.source for spec in study.teachers if spec.kind is not SourceKind.FOLDER],
+            },
+            "corpus": {
+                "sources": [_public_name(source) for source in study.corpus.sources],
+                "key": prepared.corpus.key,
+            },
+            "tokenizer": {"max_tokens": teacher.max_tokens},
+        }
 
     def _connect(self, prepared: Prepared) -> None:
         n_cpus, n_object_bytes = _n_cpus(self.study), prepared.n_object_bytes
@@ -356,6 +379,11 @@ def _with_ended_state(record: TrialRecord) -> TrialRecord:
     if record.state is not TrialState.RUNNING:
         return record
     return replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
+
+
+def _public_name(source: SourceSpec) -> str:
+    """A source of text without the folders of this machine."""
+    return Path(source.source).name if source.kind is SourceKind.FILE else source.source
 
 
 def _n_cpus(study: StudySpec) -> int | None:

@@ -13,7 +13,7 @@ class Tag(StrEnum):
     """Tags of runs, and of the study's experiment, registered model and logged models."""
 
     KIND = "understudy.kind"
-    """`trial`, or `summary` for the run of the study's front."""
+    """`trial`, `reference` for a registered reference, or `summary` for the run of the study's front."""
     STUDY = "understudy.study"
     """Name of the study."""
     OWNER = "understudy.store"
@@ -32,11 +32,13 @@ class VersionTag(StrEnum):
     """Tags of a registered model's versions: a measured student, readable without its files."""
 
     STUDENT = "student"
-    """Name of its trial."""
+    """Name of its trial or reference."""
     DIGEST = "sha256"
     """Digest of its folder; the same student is the same version. A tag of the logged model, too."""
     ON_FRONT = "on_front"
     """`true`, or `false` once another student or a reference dominates it."""
+    IS_REFERENCE = "is_reference"
+    """`true` for a reference, such as `teacher-on-engine`; absent for the students of the search."""
     DOMINATED_BY = "dominated_by"
     """Name of the reference that dominates it, or empty."""
     PROFILE = "profile"

@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from search.records.front_table import front_columns, front_markdown
 from search.records.objective import Objective
 from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL, SEARCH_ALIASES, balanced
 from search.records.trial import TrialPoint
+from search.storage.reference_students import is_reference, reference_student
 from search.storage.store import Store
 from search.tracking.client import activated, client_of
 from search.tracking.experiment import (
@@ -40,9 +41,10 @@ from search.tracking.experiment import (
 from search.tracking.metrics import STUDENT as STUDENT_METRICS
 from search.tracking.metrics import SUMMARY, Summary, values_of
 from search.tracking.names import Tag, VersionTag
-from search.tracking.registry import RECORD_FILE, load_trials, registered_students, versions_of
+from search.tracking.registry import RECORD_FILE, as_registered, load_trials, versions_of
 from search.tracking.trial_runs import RunParams, provenance
 from search.tracking.version_tags import tags_of
+from spaces.errors import UserError
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
@@ -69,9 +71,9 @@ def register_front(
     """Registers a front's students as versions of its study's model; returns the front with versions and aliases.
 
     `folders` holds the folder of every front student by its name (dominated ones may be in it: they get no
-    version, but one that they have is brought up to date). `page` writes the registered front and the study's trials
-    as an HTML page, an artifact of the summary run; `params` become tags of that run. Versions that are not in it
-    are no longer on the front.
+    version, but one that they have is brought up to date), and those of the references that are registered too.
+    `page` writes the registered front and the study's trials as an HTML page, an artifact of the summary run; `params`
+    become tags of that run. Versions that are not in it are no longer on the front.
     """
     missing = [entry.name for entry in front.students if entry.name not in folders]
     if missing:
@@ -86,11 +88,15 @@ def register_front(
     runs = {run.data.tags[Tag.TRIAL]: run.info.run_id for run in runs_of_kind(client, experiment, "trial")}
     known = {version.tags.get(VersionTag.DIGEST): str(version.version) for version in versions_of(client, study)}
     versions: dict[str, MeasuredStudent] = {}
-    for entry in front.students:
+    references = {entry.name: entry for entry in front.references if entry.name in folders}
+    for entry in (*front.students, *references.values()):
         digest = student_digest(folders[entry.name])
         if digest not in known:
-            run = runs.get(entry.name, summary)
-            new = _NewVersion(entry=entry, folder=folders[entry.name], digest=digest, run=run)
+            is_reference = entry.name in references
+            run = _reference_run(client, experiment, front, entry) if is_reference else runs.get(entry.name, summary)
+            new = _NewVersion(
+                entry=entry, folder=folders[entry.name], digest=digest, run=run, is_reference=is_reference
+            )
             _delete_abandoned(client, experiment, digest)
             known[digest] = _create_version(store, client, front, new)
         versions[known[digest]] = entry
@@ -99,13 +105,39 @@ def register_front(
         if number is not None:
             versions.setdefault(number, entry)
 
-    _update_versions(client, front, versions)
-    on_front = {number: entry for number, entry in versions.items() if entry.on_front}
-    _update_aliases(client, study, on_front, front.objective)
-    students = tuple(entry for entry in registered_students(client, study) if entry.on_front)
-    registered = replace(front, students=students)
+    _update_versions(client, front, versions, references)
+    own = {number: entry for number, entry in versions.items() if entry.on_front and entry.name not in references}
+    names = {entry.name: number for number, entry in versions.items() if entry.name in references}
+    _update_aliases(client, study, _search_aliases(own, front.objective) | names)
+    registered = as_registered(client, front)
     _write_summary(store, client, summary, registered, page=page, params=params or {})
     return registered
+
+
+def register_reference(store: Store, front: Front, entry: MeasuredStudent) -> MeasuredStudent:
+    """The reference of the front with its version, which it is given now if it has none; a student stays as it is.
+
+    A search registers those references that nothing on the front dominates. Raises ValueError if the store does not
+    have its files.
+    """
+    if entry.version is not None:
+        return entry
+    folder = reference_student(store.study_folder(front.study), entry.name)
+    if folder is None:
+        raise UserError(
+            f"the files of {entry.name} of {front.study} are not in {store.root}: a search writes them at its end; "
+            "search again there with more trials"
+        )
+    entry = replace(entry, on_front=False)  # a student of the front dominates it
+    experiment, client, digest = study_experiment(store, front.study), client_of(store), student_digest(folder)
+    known = {version.tags.get(VersionTag.DIGEST): str(version.version) for version in versions_of(client, front.study)}
+    if digest not in known:
+        run = _reference_run(client, experiment, front, entry)
+        new = _NewVersion(entry=entry, folder=folder, digest=digest, run=run, is_reference=True)
+        _delete_abandoned(client, experiment, digest)
+        known[digest] = _create_version(store, client, front, new)
+    client.set_registered_model_alias(front.study, entry.name, known[digest])
+    return next(one for one in as_registered(client, front).references if one.name == entry.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +146,19 @@ class _NewVersion:
     folder: Path
     digest: str
     run: str
+    is_reference: bool
+
+
+def _reference_run(client: MlflowClient, experiment: str, front: Front, entry: MeasuredStudent) -> str:
+    """Id of the run that has a reference's measurements, in the list beside those of the trials."""
+    for run in runs_of_kind(client, experiment, "reference"):
+        if run.info.run_name == entry.name:
+            found: str = run.info.run_id
+            return found
+    words = describe(StudentSpec.from_json(dict(entry.spec)))
+    tags: dict[str, str] = {Tag.KIND: "reference", Tag.STUDY: front.study, Tag.STUDENT: words}
+    created: str = client.create_run(experiment, run_name=entry.name, tags=tags).info.run_id
+    return created
 
 
 def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewVersion) -> str:
@@ -151,6 +196,8 @@ def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewV
             )
         client.log_batch(run, metrics=metrics_of(values_of(STUDENT_METRICS, entry), step=0, model_id=logged.model_id))
         tags = tags_of(replace(entry, on_front=False), teacher=front.teacher, profile=front.profile)
+        if new.is_reference:
+            tags[VersionTag.IS_REFERENCE] = "true"
         version = client.create_model_version(
             front.study,
             source=logged.model_uri,
@@ -194,31 +241,41 @@ def _end_preserved(client: MlflowClient, run: str) -> Iterator[None]:
             client.set_terminated(run, status=before.status, end_time=before.end_time)
 
 
-def _update_versions(client: MlflowClient, front: Front, versions: Mapping[str, MeasuredStudent]) -> None:
+def _update_versions(
+    client: MlflowClient, front: Front, versions: Mapping[str, MeasuredStudent], references: Container[str]
+) -> None:
     for version in versions_of(client, front.study):
         entry = versions.get(str(version.version))
         tags: dict[str, str] = {VersionTag.ON_FRONT: "false"}
         if entry is not None:
             tags = tags_of(entry, teacher=front.teacher, profile=front.profile)
+            if entry.name in references:
+                tags[VersionTag.IS_REFERENCE] = "true"
         for name, value in tags.items():
             if version.tags.get(name) != value:
                 client.set_model_version_tag(front.study, str(version.version), name, value)
 
 
-def _update_aliases(
-    client: MlflowClient, study: str, versions: Mapping[str, MeasuredStudent], objective: Objective
-) -> None:
-    wanted: dict[str, str] = {}
-    if versions:
-        wanted[FASTEST] = min(versions, key=lambda number: versions[number].latency_ms)
-        wanted[MOST_FAITHFUL] = max(versions, key=lambda number: objective.of(versions[number].fidelity))
-        wanted[BALANCED] = list(versions)[balanced(list(versions.values()), objective)]
+def _search_aliases(versions: Mapping[str, MeasuredStudent], objective: Objective) -> dict[str, str]:
+    """Version by alias, of the front's ends and its knee."""
+    if not versions:
+        return {}
+    return {
+        FASTEST: min(versions, key=lambda number: versions[number].latency_ms),
+        MOST_FAITHFUL: max(versions, key=lambda number: objective.of(versions[number].fidelity)),
+        BALANCED: list(versions)[balanced(list(versions.values()), objective)],
+    }
+
+
+def _update_aliases(client: MlflowClient, study: str, wanted: Mapping[str, str]) -> None:
+    """Sets the aliases that belong to the search, its own and the references', and deletes those that it does not."""
     present = client.get_registered_model(study).aliases
-    for alias in SEARCH_ALIASES:
-        if alias not in wanted and alias in present:
+    for alias in present:
+        if (alias in SEARCH_ALIASES or is_reference(alias)) and alias not in wanted:
             client.delete_registered_model_alias(study, alias)
-        elif alias in wanted and str(present.get(alias)) != wanted[alias]:
-            client.set_registered_model_alias(study, alias, wanted[alias])
+    for alias, version in wanted.items():
+        if str(present.get(alias)) != version:
+            client.set_registered_model_alias(study, alias, version)
 
 
 def _write_summary(

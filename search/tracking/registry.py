@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a study from MLflow: its front, the student for a limit, the folder of a model; sets aliases.
+"""Reads a study from MLflow: its front, the folder of a model; sets aliases.
 
 Nothing else is read or written, and no search needs to run. Artifacts are looked up relative to the store, so a store
 that was copied elsewhere can still be read.
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 from runtime.folder import DOCUMENT_FILE
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective
-from search.records.selection import BALANCED, SEARCH_ALIASES, select_student
+from search.records.selection import BALANCED, SEARCH_ALIASES
 from search.records.trial import TrialPoint
+from search.storage.reference_students import is_reference, reference_student, require_student
 from search.storage.store import Store
 from search.tracking.artifacts import read_artifact, student_folder
 from search.tracking.client import connected
 from search.tracking.experiment import runs_of_kind
 from search.tracking.metrics import PREDICTED_LATENCY, TRAINING_TOKENS, fidelity_metric
-from search.tracking.names import Tag
+from search.tracking.names import Tag, VersionTag
 from search.tracking.version_tags import student_from_tags
 from spaces.errors import UserError
 from spaces.fields import require_name
@@ -75,11 +76,26 @@ def load_front(store: Store, name: str | None = None) -> Front:
     name = _study(store, name)
     with connected(store) as client:
         document = Front.from_record(json.loads(read_artifact(store, client, _summary(client, name), RECORD_FILE)))
-        return replace(document, students=tuple(entry for entry in registered_students(client, name) if entry.on_front))
+        return as_registered(client, document)
+
+
+def as_registered(client: MlflowClient, front: Front) -> Front:
+    """The front with the registry's students; students and references have today's versions and aliases."""
+    aliases = _aliases(client, front.study)
+
+    def registered(entry: MeasuredStudent) -> MeasuredStudent:
+        version = aliases.get(entry.name)  # a registered reference has its name as an alias
+        if version is None:
+            return replace(entry, version=None, aliases=(), uri=None)
+        pointing = tuple(sorted(alias for alias, target in aliases.items() if target == version))
+        return replace(entry, version=version, aliases=pointing, uri=f"models:/{front.study}/{version}")
+
+    students = tuple(entry for entry in registered_students(client, front.study) if entry.on_front)
+    return replace(front, students=students, references=tuple(map(registered, front.references)))
 
 
 def registered_students(client: MlflowClient, name: str) -> tuple[MeasuredStudent, ...]:
-    """Every version of the study's model, on the front or not, oldest first."""
+    """Every version of the study's model that is no reference, on the front or not, oldest first."""
     aliases = _aliases(client, name)
     return tuple(
         student_from_tags(
@@ -89,32 +105,16 @@ def registered_students(client: MlflowClient, name: str) -> tuple[MeasuredStuden
             aliases=tuple(sorted(alias for alias, target in aliases.items() if target == str(version.version))),
         )
         for version in versions_of(client, name)
-    )
-
-
-def select(
-    store: Store,
-    name: str | None = None,
-    *,
-    max_latency_ms: float | None = None,
-    min_fidelity: float | None = None,
-    balanced: bool = False,
-) -> MeasuredStudent:
-    """The front student for exactly one condition (`search.records.selection.select_student`), with its `uri`.
-
-    `name` None is the latest study. Raises ValueError, naming the nearest student, if none fits.
-    """
-    return select_student(
-        load_front(store, name), max_latency_ms=max_latency_ms, min_fidelity=min_fidelity, balanced=balanced
+        if version.tags.get(VersionTag.IS_REFERENCE) != "true"
     )
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
     """Points `alias` of model `name` to a version (and away from any other). Raises ValueError if either is wrong."""
     require_name("alias", alias)
-    if alias in SEARCH_ALIASES or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
+    if alias in SEARCH_ALIASES or is_reference(alias) or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise UserError(
-            f"the alias {alias} is not free: {', '.join(SEARCH_ALIASES)} are set by every search, "
+            f"the alias {alias} is not free: {', '.join(SEARCH_ALIASES)} and the references' are set by every search, "
             "latest and v1, v2, ... are MLflow's; choose another, such as production"
         )
     store.require_exists()
@@ -125,6 +125,8 @@ def set_alias(store: Store, name: str, version: str, alias: str) -> None:
 
 def resolve_model(store: Store, model: str | Path) -> Path:
     """The student folder of `NAME` (its balanced student), `NAME@ALIAS`, `NAME/VERSION`, `models:/...` or a folder.
+
+    An alias may be a reference's name, `NAME@teacher-on-engine`: any reference that is a student has a folder.
 
     Raises ValueError for an unknown model, alias or version, listing those that exist.
     """
@@ -144,6 +146,11 @@ def resolve_model(store: Store, model: str | Path) -> Path:
     name, alias, version = match["name"], match["alias"], match["version"]
     store.require_exists()
     with connected(store) as client:
+        if alias is not None and is_reference(alias) and alias not in _aliases(client, name):
+            require_student(alias, others=tuple(_aliases(client, name)))
+            folder = reference_student(store.study_folder(name), alias)
+            if folder is not None:
+                return folder
         found = _version(client, name, version=version, alias=alias or (None if version else BALANCED))
         return student_folder(store, client.get_model_version_download_uri(name, found.version))
 

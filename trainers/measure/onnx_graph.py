@@ -37,7 +37,7 @@ def write_onnx(student: StudentFolder, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, path)
     else:
-        onnx.save(model, path, save_as_external_data=True, location="model.onnx.data")
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}_data")  # as transformers.js names it
         onnx.checker.check_model(str(path))
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from runtime.folder import expected_tensors, write_folder
+from runtime.folder import expected_tensors, student_digest, write_folder
 from runtime.loading import load_exact as load
+from runtime.tokenizer import SentenceTokenizer
 from search.export.formats import ExportFormat, export, export_model
 from search.storage.store import Store
 from spaces.student import (
@@ -78,8 +79,16 @@ STATICS = {
     "static factorised": student(static=StaticSpec(embedding_dim=6)),
     "static not normalised": student(static=StaticSpec(), normalise=False),
 }
+TWO_PATHS = {
+    "both": student(encoder(), static=StaticSpec()),
+    "both factorised": student(encoder(embedding_dim=12), static=StaticSpec(embedding_dim=6)),
+    "both projected": student(encoder(projection=Projection.LINEAR), static=StaticSpec(), output_dim=20),
+    "both tanh": student(encoder(projection=Projection.TANH), static=StaticSpec(embedding_dim=6), output_dim=20),
+    "both first token": student(encoder(pooling=Pooling.CLS), static=StaticSpec()),
+    "both not normalised": student(encoder(head_width=5), static=StaticSpec(), normalise=False),
+}
+STANDARD = ENCODERS | STATICS | TWO_PATHS
 OTHERS = {
-    "both paths": student(encoder(), static=StaticSpec(embedding_dim=6)),
     "switch": student(encoder(feed_forward=Switch(n_experts=3, units=24))),
 }
 
@@ -93,7 +102,32 @@ def tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
-def student_folder(path: Path, spec: StudentSpec, *, seed: int = 0) -> Path:
+MEASURED = {
+    "study": "own",
+    "trial": "trial-0007",
+    "teacher": {"name": "MiniLM", "weights_sha256": "ab" * 32, "sources": ["hub:org/MiniLM", "package:gt-minilm"]},
+    "corpus": {"sources": ["reviews.parquet", "installed-docs"], "key": "cd" * 16},
+    "training": {"n_tokens": 1_200_000},
+    "measurements": {
+        "latency_ms": 0.415,
+        "latency_interval_ms": [0.41, 0.42],
+        "speedup": 27.0,
+        "profile": {"runtime": "engine", "batch_size": 1, "n_tokens": 32, "n_threads": 1},
+        "machine": "a processor",
+        "fidelity": {
+            "cosine": 0.95617,
+            "cosine_p5": 0.9012,
+            "cosine_centred": 0.9521,
+            "spearman": 0.9231,
+            "overlap_at_1": 0.7,
+            "overlap_at_10": 0.685,
+            "constant_baseline": 0.285,
+        },
+    },
+}
+
+
+def student_folder(path: Path, spec: StudentSpec, *, seed: int = 0, document: dict[str, object] | None = None) -> Path:
     """A folder of random weights, large enough that attention, experts and activations matter."""
     generator = np.random.default_rng(seed)
     weights = {}
@@ -106,7 +140,7 @@ def student_folder(path: Path, spec: StudentSpec, *, seed: int = 0) -> Path:
         for name in weights:
             if name.startswith("layers") and name.endswith("weight") and weights[name].ndim == 2:
                 weights[name][:16, :4] = 0.0
-    return write_folder(path, spec, weights=weights, tokenizer_json=tokenizer_json())
+    return write_folder(path, spec, weights=weights, tokenizer_json=tokenizer_json(), document=document)
 
 
 def assert_same(vectors: np.ndarray, expected: np.ndarray) -> None:
@@ -138,20 +172,20 @@ def onnx_vectors(model: Path, tokenizer: Path) -> np.ndarray:
 
 
 @pytest.mark.slow  # importing sentence-transformers takes seconds
-@pytest.mark.parametrize("spec", (ENCODERS | STATICS).values(), ids=(ENCODERS | STATICS).keys())
+@pytest.mark.parametrize("spec", STANDARD.values(), ids=STANDARD.keys())
 def test_sentence_transformers_gives_the_same_vectors(spec: StudentSpec, tmp_path: Path) -> None:
     folder = student_folder(tmp_path / "student", spec)
     out = export(folder, tmp_path / "out", format="sentence-transformers")
     assert_same(sentence_transformers_vectors(out), load(folder).encode(SENTENCES))
 
 
-@pytest.mark.parametrize("spec", (ENCODERS | STATICS | OTHERS).values(), ids=(ENCODERS | STATICS | OTHERS).keys())
+@pytest.mark.parametrize("spec", (STANDARD | OTHERS).values(), ids=(STANDARD | OTHERS).keys())
 def test_onnx_gives_the_same_vectors(spec: StudentSpec, tmp_path: Path) -> None:
     folder = student_folder(tmp_path / "student", spec)
     out = export(folder, tmp_path / "out", format="onnx")
-    vectors = onnx_vectors(out / "model.onnx", out / "tokenizer.json")
+    vectors = onnx_vectors(out / "onnx" / "model.onnx", out / "tokenizer.json")
     assert_same(vectors, load(folder).encode(SENTENCES))
-    assert all(path.stat().st_mode & 0o044 for path in out.iterdir())  # others may read it
+    assert all(path.stat().st_mode & 0o044 for path in out.rglob("*"))  # others may read it
 
 
 def test_onnx_takes_any_batch_and_length_alone(tmp_path: Path) -> None:
@@ -171,22 +205,19 @@ def test_onnx_takes_any_batch_and_length_alone(tmp_path: Path) -> None:
 def test_a_switch_layer_runs_each_token_through_its_own_expert(tmp_path: Path) -> None:
     folder = student_folder(tmp_path / "student", student(encoder(feed_forward=Switch(n_experts=9, units=8))))
     out = export(folder, tmp_path / "out", format="onnx")  # with 9 experts and few tokens some experts get none
-    vectors = onnx_vectors(out / "model.onnx", out / "tokenizer.json")
+    vectors = onnx_vectors(out / "onnx" / "model.onnx", out / "tokenizer.json")
     assert_same(vectors, load(folder).encode(SENTENCES))
 
 
-@pytest.mark.parametrize(("name", "reason"), [("switch", "no Switch layers"), ("both paths", "static path")])
-def test_what_sentence_transformers_cannot_hold_is_refused_with_the_reason(
-    name: str, reason: str, tmp_path: Path
-) -> None:
-    folder = student_folder(tmp_path / "student", OTHERS[name])
-    with pytest.raises(ValueError, match=f"{reason}.*onnx"):
+def test_what_sentence_transformers_cannot_hold_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", OTHERS["switch"])
+    with pytest.raises(ValueError, match=r"no Switch layers.*onnx"):
         export(folder, tmp_path / "out", format="sentence-transformers")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["student"]
 
 
 def test_a_folder_is_copied_whole(tmp_path: Path) -> None:
-    folder = student_folder(tmp_path / "student", OTHERS["both paths"])
+    folder = student_folder(tmp_path / "student", TWO_PATHS["both factorised"])
     out = export_model(Store(tmp_path / "no-store"), folder, tmp_path / "new" / "out", format=ExportFormat.FOLDER)
     np.testing.assert_array_equal(load(out).encode(SENTENCES), load(folder).encode(SENTENCES))
     assert (out / "student.json").read_bytes() == (folder / "student.json").read_bytes()
@@ -228,3 +259,110 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
     (folder / "student.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match="missing"):
         export(folder, tmp_path / "out", format="folder")
+
+
+# Fields without a default in `BertConfig`, `ModelConfig`, `PoolConfig` and `STConfig` of text-embeddings-inference
+# (backends/candle/src/models/bert.rs, router/src/lib.rs); its `HiddenAct` knows gelu and relu.
+TEI_CONFIG = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"), int),
+    **dict.fromkeys(("intermediate_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"), int),
+    **dict.fromkeys(("hidden_dropout_prob", "initializer_range", "layer_norm_eps"), float),
+    **dict.fromkeys(("hidden_act", "model_type"), str),
+    "architectures": list,
+}
+TEI_POOLING = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+
+
+@pytest.mark.parametrize("name", ["dense", "narrow heads", "factorised", "first token", "projected", "tanh", "relu"])
+def test_an_encoder_is_complete_for_text_embeddings_inference(name: str, tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", ENCODERS[name])
+    out = export(folder, tmp_path / "out", format="sentence-transformers")
+    config = json.loads((out / "config.json").read_text())
+    assert {key: type(config.get(key)) for key in TEI_CONFIG} == TEI_CONFIG
+    assert config["position_embedding_type"] == "absolute"
+    assert config["hidden_act"] in ("gelu", "relu")
+    assert config["pad_token_id"] == VOCABULARY.index("[PAD]")
+    pooling = json.loads((out / "1_Pooling" / "config.json").read_text())
+    assert all(isinstance(pooling[f"pooling_mode_{mode}"], bool) for mode in TEI_POOLING)
+    assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 24
+    activations = [json.loads(path.read_text())["activation_function"] for path in out.glob("2_Dense/config.json")]
+    assert set(activations) <= {"torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"}
+
+
+@pytest.mark.parametrize("spec", TWO_PATHS.values(), ids=TWO_PATHS.keys())
+def test_nothing_serves_the_encoder_of_two_paths_alone(spec: StudentSpec, tmp_path: Path) -> None:
+    """text-embeddings-inference needs 1_Pooling, vLLM and llama.cpp an architecture that they know."""
+    out = export(student_folder(tmp_path / "student", spec), tmp_path / "out", format="sentence-transformers")
+    assert not (out / "1_Pooling").exists()
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModelBesideStaticPath"]
+
+
+@pytest.mark.parametrize("format", ["sentence-transformers", "onnx"])
+@pytest.mark.parametrize("name", ["both", "static", "dense"])
+def test_the_tokenizer_files_say_what_fastembed_and_transformers_read(format: str, name: str, tmp_path: Path) -> None:
+    spec = STANDARD[name]
+    out = export(student_folder(tmp_path / "student", spec), tmp_path / "out", format=format)
+    config = json.loads((out / "tokenizer_config.json").read_text())
+    special = json.loads((out / "special_tokens_map.json").read_text())
+    roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    assert special == roles | {"mask_token": "[MASK]"}
+    assert special.items() <= config.items()
+    assert 0 < config["model_max_length"] <= sys.maxsize
+    assert config["model_max_length"] == (spec.max_tokens or 2**31 - 1)
+    assert json.loads((out / "config.json").read_text())["pad_token_id"] == 0
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    tokenizer.enable_truncation(config["model_max_length"])
+    ids = [tokenizer.encode(sentence).ids for sentence in SENTENCES]
+    expected = SentenceTokenizer(tokenizer_json(), max_tokens=spec.max_tokens).encode(SENTENCES)
+    assert ids == [each.tolist() for each in expected]
+
+
+def test_a_tokenizer_without_special_tokens_is_refused_where_batches_are_padded(tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", STATICS["static"])
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    plain.save(str(folder / "tokenizer.json"))
+    for format in ("sentence-transformers", "onnx"):
+        with pytest.raises(ValueError, match=r"pads batches with a special token.*folder"):
+            export(folder, tmp_path / "out", format=format)
+    assert (export(folder, tmp_path / "out", format="folder") / "student.json").is_file()
+
+
+@pytest.mark.parametrize("format", ["sentence-transformers", "onnx"])
+def test_the_model_card_has_what_was_measured(format: str, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    folder = student_folder(tmp_path / "student", TWO_PATHS["both"], document=MEASURED)
+    out = export(folder, tmp_path / "out", format=format)
+    card = ModelCard.load(out / "README.md")
+    assert card.data.pipeline_tag == "sentence-similarity"
+    assert card.data.base_model == ["org/MiniLM"]
+    measured = {each.metric_type: each.metric_value for each in card.data.eval_results}
+    fidelity = dict(MEASURED["measurements"]["fidelity"])
+    assert measured == pytest.approx(
+        {name: fidelity[name] for name in fidelity if name != "constant_baseline"}, abs=1e-4
+    )
+    assert set(fidelity) == set(card.data.metrics)
+    for said in (
+        "0.415 ms (95% interval of the median 0.410 to 0.420 ms), 27 times as fast",
+        "engine, batch 1, 32 tokens, 1 thread on a processor",
+        "| teacher | MiniLM |",
+        f"| SHA-256 of the teacher's weights | {'ab' * 32} |",
+        "| trained on | reviews.parquet, installed-docs |",
+        f"| digest of the prepared text | {'cd' * 16} |",
+        "| tokens of its last training | 1,200,000 |",
+        "| mean cosine with the teacher | 0.9562 |",
+        "| cosine of a constant vector | 0.2850 |",
+        student_digest(folder),
+    ):
+        assert said in card.text
+
+
+@pytest.mark.parametrize("document", [None, {"teacher": "a name", "measurements": {"fidelity": []}, "study": "a|b: c"}])
+def test_a_card_leaves_out_what_a_folder_does_not_say(document: dict[str, object] | None, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    folder = student_folder(tmp_path / "student", STATICS["static"], document=document)
+    card = ModelCard.load(export(folder, tmp_path / "out", format="sentence-transformers") / "README.md")
+    assert card.data.library_name == "sentence-transformers"
+    assert card.data.base_model is None and card.data.eval_results is None
+    assert "Latency" not in card.text and "held-out" not in card.text

@@ -42,7 +42,8 @@ from search.study.search import identity_of
 from search.tracking.client import client_of, create_store
 from search.tracking.experiment import runs_of_kind
 from search.tracking.publish import register_front
-from search.tracking.registry import load_front, load_trials, select
+from search.tracking.registry import load_front, load_trials
+from search.tracking.select import select
 from search.tracking.trial_runs import TrialLog
 from search.trials.journal import read_study, read_trials
 from spaces.objective import FidelityMeasure, ObjectiveSpec

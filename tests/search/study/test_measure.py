@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from runtime.engine import INSTRUCTION_SET, instruction_sets
+from search.storage.reference_students import teacher_name_on
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.measure import FinalMeasurement, measure_all
 from search.study.prepare import prepare
-from search.study.references import REFERENCES, measure_references, teacher_name_on
+from search.study.references import REFERENCES, measure_references
 from spaces.profile import Runtime
 from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study

@@ -6,15 +6,20 @@ from __future__ import annotations
 import pytest
 
 from runtime.engine import Engine
+from runtime.folder import read_folder
+from search.records.front import MeasuredStudent
+from search.storage.reference_students import STATIC_TABLE, TEACHER, reference_student, teacher_name_on
 from search.storage.store import Store
 from search.storage.study_state import StudyState
 from search.study.budget import TimePlan
 from search.study.prepare import Prepared, prepare
-from search.study.references import STATIC_TABLE, TEACHER, measure_references, reference_specs, teacher_name_on
+from search.study.reference_students import write_reference_students
+from search.study.references import fidelity_on, measure_references, reference_specs
 from spaces.profile import Runtime
 from spaces.student import Dense, EncoderSpec, StudentSpec
 from tests.search.reporters import Silent
 from tests.search.tiny_study import tiny_study
+from trainers.measure.backends.runtimes import backend_of
 from trainers.measure.fidelity import measure_fidelity
 from trainers.modules.build import student_from_weights
 from trainers.modules.device import CPU
@@ -78,3 +83,37 @@ def test_fidelities_are_those_of_the_students_that_the_names_say(
     assert found[TEACHER].fidelity.cosine == pytest.approx(1.0, abs=1e-6)
     again = {one.name: one for one in measure_references(prepared, state=state, reporter=Silent())}
     assert again == found
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_reference_is_what_was_measured(
+    prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("study")
+    found = measure_references(prepared, state=StudyState(folder), reporter=Silent())
+    measured = [
+        MeasuredStudent.measured(
+            one.name,
+            one.spec,
+            latency_ms=1.0 + i,
+            latency_interval_ms=(1.0, 9.0),
+            teacher_latency_ms=1.0,
+            fidelity=one.fidelity,
+        )
+        for i, one in enumerate(found)
+    ]
+    profile = prepared.calibration.profile
+    document = {"study": "tiny", "tokenizer": {"max_tokens": 16}}
+    for _ in range(2):  # the second command finds the folders of the first
+        write_reference_students(prepared, measured, profile=profile, folder=folder, document=document)
+        for entry in measured[1:]:
+            path = reference_student(folder, entry.name)
+            assert path is not None
+            student = read_folder(path)
+            backend = backend_of(Runtime.ENGINE if entry.name == "teacher-on-engine" else Runtime.TORCH)
+            runnable = backend.build(student.spec, student.weights, n_threads=1)
+            assert fidelity_on(runnable, prepared.data).cosine == pytest.approx(entry.fidelity.cosine, abs=1e-5)
+            assert student.max_tokens == 16
+            assert student.document["trial"] == entry.name
+            assert student.document["measurements"]["latency_ms"] == entry.latency_ms
+            assert student.document["measurements"]["fidelity"] == entry.fidelity.to_json()

@@ -158,6 +158,8 @@ def test_a_study_ends_with_a_registered_front_and_all_references(front: Front) -
         assert low_ms <= student.latency_ms <= high_ms
         assert not any(dominates(front.point_of(reference), front.point_of(student)) for reference in front.references)
     assert {alias for student in front.students for alias in student.aliases} >= {"fastest", "most-faithful"}
+    for entry in front.competing_references():
+        assert (entry.aliases, entry.uri) == ((entry.name,), f"models:/{front.study}/{entry.version}")
     json.dumps(front.to_json(), allow_nan=False)
 
 
@@ -200,7 +202,7 @@ def test_graduates_see_all_their_tokens_and_beat_their_trials(front: Front, stud
 def test_a_registered_student_embeds_as_its_folder_does(front: Front, store: Store) -> None:
     import mlflow
 
-    for student in front.students:
+    for student in (*front.students, *front.competing_references()):
         with activated(store):
             vectors = np.asarray(mlflow.pyfunc.load_model(student.uri).predict(SENTENCES))
         expected = load(resolve_model(store, f"{front.study}/{student.version}")).encode(SENTENCES)

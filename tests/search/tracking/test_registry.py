@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from runtime.engine import native_module
-from runtime.folder import expected_tensors, student_digest, write_folder
+from runtime.folder import expected_tensors, read_folder, student_digest, write_folder
 from runtime.loading import load
 from search.export.embed import embed_file
 from search.records.front import Front, MeasuredStudent
@@ -38,11 +38,11 @@ from search.tracking.registry import (
     load_trials,
     registered_students,
     resolve_model,
-    select,
     set_alias,
     study_names,
     versions_of,
 )
+from search.tracking.select import select
 from search.tracking.trial_runs import TrialLog
 from spaces.profile import LatencyProfile
 from spaces.student import StudentSpec
@@ -451,6 +451,160 @@ def test_a_database_of_another_mlflow_names_the_remedy(store: Store, tmp_path: P
         connection.commit()
     with pytest.raises(ValueError, match="mlflow db upgrade"):
         load_front(Store(tmp_path))
+
+
+# References that are students.
+
+ON_ENGINE = entry("teacher-on-engine", 4, 5.0, 0.9994)
+FIRST_LAYERS = entry("teacher-first-2-layers", 2, 3.0, 0.4)
+
+
+def front_beside(study: str, *references: MeasuredStudent) -> Front:
+    return replace(front(study), references=(REFERENCES[0], *references, REFERENCES[1]))
+
+
+@pytest.fixture(scope="module")
+def beside(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of a study `beside` whose front has a teacher on the engine, and whose first layers are beaten."""
+    paths = folders(tmp_path_factory.mktemp("beside"), (STATIC, SMALL, LARGE, ON_ENGINE))
+    study = front_beside("beside", ON_ENGINE, FIRST_LAYERS)
+    register_front(store, study, page=report_html, folders=paths)
+    kept = store.study_folder("beside") / "references"
+    shutil.copytree(paths["teacher-on-engine"], kept / "teacher")
+    cut = json.loads((kept / "teacher" / "student.json").read_text()) | {"spec": dict(FIRST_LAYERS.spec)}
+    (kept / "teacher-first-2-layers").mkdir()
+    (kept / "teacher-first-2-layers" / "student.json").write_text(json.dumps(cut))
+    shutil.copyfile(kept / "teacher" / "tokenizer.json", kept / "teacher-first-2-layers" / "tokenizer.json")
+    return paths
+
+
+def test_references_compete_that_are_students_and_that_nothing_dominates() -> None:
+    assert [entry.name for entry in front_beside("s", ON_ENGINE, FIRST_LAYERS).competing_references()] == [
+        "teacher-on-engine"
+    ]  # trial-0000 beats the static table
+    alone = replace(front_beside("s", ON_ENGINE, FIRST_LAYERS), students=())
+    assert [entry.name for entry in alone.competing_references()] == ["teacher-on-engine", "static-table"]
+
+
+def test_a_reference_is_registered_beside_the_students(store: Store, beside: dict[str, Path]) -> None:
+    read = load_front(store, "beside")
+    assert [entry.name for entry in read.students] == ["trial-0000", "trial-0001", "trial-0002"]
+    assert {entry.name: (entry.version, entry.aliases, entry.uri) for entry in read.references}[
+        "teacher-on-engine"
+    ] == (
+        "4",
+        ("teacher-on-engine",),
+        "models:/beside/4",
+    )
+    assert read.references[0].version is None and read.references[0].uri is None
+    assert read.students[-1].aliases == ("most-faithful",)  # the aliases of the search are those of its students
+    versions = {str(each.version): each for each in versions_of(client_of(store), "beside")}
+    assert versions["4"].tags["is_reference"] == "true" and versions["4"].tags["on_front"] == "true"
+    assert "is_reference" not in versions["1"].tags
+    client = client_of(store)
+    (run,) = runs_of_kind(client, client.get_experiment_by_name("beside").experiment_id, "reference")
+    assert (run.info.run_name, run.info.status) == ("teacher-on-engine", "FINISHED")
+    assert run.data.metrics["measured/latency_ms"] == 5.0
+    assert run.data.metrics["measured/fidelity/cosine"] == 0.9994
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"),
+    [
+        ({"max_latency_ms": 5.0}, "teacher-on-engine"),
+        ({"max_latency_ms": 100.0}, "teacher-on-engine"),
+        ({"max_latency_ms": 4.9}, "trial-0001"),
+        ({"min_fidelity": 0.95}, "teacher-on-engine"),
+        ({"min_fidelity": 0.93}, "trial-0001"),
+        ({"balanced": True}, "trial-0001"),
+        ({"student": "teacher-on-engine"}, "teacher-on-engine"),
+        ({"student": "trial-0002"}, "trial-0002"),
+    ],
+)
+def test_select_takes_a_reference_where_it_is_the_best(
+    store: Store, beside: dict[str, Path], wish: dict[str, float], name: str
+) -> None:
+    chosen = select(store, "beside", **wish)  # type: ignore[arg-type]
+    assert chosen.name == name
+    found = resolve_model(store, chosen.uri or "")
+    assert student_digest(found) == student_digest(beside[name])
+
+
+def test_a_reference_is_named_wherever_a_model_is(store: Store, beside: dict[str, Path], tmp_path: Path) -> None:
+    import mlflow
+
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(SENTENCES))
+    expected = load(beside["teacher-on-engine"]).encode(SENTENCES)
+    np.testing.assert_array_equal(np.load(embed_file(store, "beside@teacher-on-engine", file)), expected)
+    with activated(store):
+        model = mlflow.pyfunc.load_model("models:/beside@teacher-on-engine")
+    np.testing.assert_allclose(model.predict(SENTENCES), expected, atol=1e-6)
+
+
+def test_a_reference_that_is_beaten_is_there_when_it_is_named(store: Store, beside: dict[str, Path]) -> None:
+    folder = resolve_model(store, "beside@teacher-first-2-layers")
+    weights, teacher = read_folder(folder).weights, read_folder(beside["teacher-on-engine"]).weights
+    assert set(weights) == set(expected_tensors(spec_of(2)))
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, teacher[name])
+    assert all(entry.version is None for entry in load_front(store, "beside").references if entry == FIRST_LAYERS)
+    chosen = select(store, "beside", student="teacher-first-2-layers")  # which registers it
+    assert (chosen.version, chosen.aliases, chosen.uri) == ("5", ("teacher-first-2-layers",), "models:/beside/5")
+    assert select(store, "beside", student="teacher-first-2-layers") == chosen
+    assert student_digest(resolve_model(store, "beside/5")) == student_digest(folder)
+    assert [entry.name for entry in load_front(store, "beside").students] == ["trial-0000", "trial-0001", "trial-0002"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("teacher", "is the baseline, measured in PyTorch, and no student: choose teacher-on-engine"),
+        ("trial-0099", "there is no student trial-0099 .* there are trial-0000, trial-0001, trial-0002, teacher-on"),
+        ("static-table", "files of static-table of beside are not in"),
+    ],
+)
+def test_what_is_no_student_says_so_when_it_is_selected(
+    store: Store, beside: dict[str, Path], name: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        select(store, "beside", student=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("beside@teacher", "is the baseline, measured in PyTorch, and no student: choose teacher-on-engine"),
+        ("shared@teacher", "is the baseline, measured in PyTorch, and no student: load it with sentence-transformers"),
+        ("shared@teacher-on-engine", "there is no alias of shared teacher-on-engine; there are balanced"),
+        ("nowhere@teacher-on-engine", "there is no model nowhere"),
+    ],
+)
+def test_what_is_no_student_says_so_when_it_is_named(
+    store: Store, registered: tuple[str, dict[str, Path]], beside: dict[str, Path], model: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_model(store, model)
+
+
+@pytest.mark.parametrize("alias", ["teacher", "teacher-on-engine", "teacher-first-1-layer", "static-table"])
+def test_a_reference_keeps_its_name_for_itself(store: Store, beside: dict[str, Path], alias: str) -> None:
+    with pytest.raises(ValueError, match="the references' are set by every search"):
+        set_alias(store, "beside", "1", alias)
+
+
+def test_a_reference_that_is_beaten_later_keeps_its_version_but_not_its_alias(store: Store, tmp_path: Path) -> None:
+    students = (STATIC, SMALL, LARGE, ON_ENGINE)
+    register_front(store, front_beside("grown", ON_ENGINE), page=report_html, folders=folders(tmp_path, students))
+    better = entry("trial-0009", 3, 4.0, 0.9996)
+    grown = front("grown", (STATIC, SMALL, better))
+    grown = replace(grown, references=front_beside("grown", ON_ENGINE).references)
+    register_front(store, grown, page=report_html, folders=folders(tmp_path, (STATIC, SMALL, better), seed=1))
+    assert all(entry.version is None for entry in load_front(store, "grown").references)
+    assert "teacher-on-engine" not in client_of(store).get_registered_model("grown").aliases
+    tags = {each.tags["student"]: each.tags for each in versions_of(client_of(store), "grown")}
+    assert tags["teacher-on-engine"]["on_front"] == "false"
+    assert [entry.name for entry in load_front(store, "grown").students] == ["trial-0000", "trial-0001", "trial-0009"]
 
 
 # Trials.
