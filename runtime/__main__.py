@@ -18,7 +18,7 @@ _SERVE_MODULES = ("prometheus_client", "starlette", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the student of a folder; the exit status: 0 after SIGINT or SIGTERM, 2 for bad input."""
+    """Serve the student of a folder; the exit status: 0 after SIGINT, SIGTERM or SIGHUP, 2 for bad input."""
     parser = _Parser(prog=PROGRAM, description="Serve a student's folder over HTTP, as OpenAI's embeddings API.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="what `understudy export --format folder` wrote")
     add_serving_options(parser)

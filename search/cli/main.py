@@ -14,8 +14,8 @@
     doctor    runtime.doctor.diagnose
 
 Messages for people go to stderr, what programs read to stdout. Exit status: 0; 2 for bad input or a full disk, with one
-message; 1 for an internal error, whose traceback is written to the store; 130 after Ctrl-C, once the command has shut
-down.
+message; 1 for an internal error, whose traceback is written to the store; 130 after Ctrl-C, SIGTERM or SIGHUP, once
+the command has shut down.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -32,6 +33,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from runtime.signals import end_at_once, ending_signals
 from search.cli import commands
 from search.cli.commands import say, store_of
 from search.cli.parser import BAD_INPUT, PROGRAM, build_parser, join_negative
@@ -53,13 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: argparse.Namespace | None = None
     try:
         options = build_parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
-        with disk_full_explained(*_output_folders(options)), _notices():
-            options.run(options)
-        sys.stdout.flush()
+        with ending_signals(signal.default_int_handler):
+            with disk_full_explained(*_output_folders(options)), _notices():
+                options.run(options)
+            sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         continues = options is not None and options.run is commands.search_command
         say(f"{PROGRAM}: interrupted{'; run the same command to continue' if continues else ''}")
+        if arguments is None:  # the process is about to end; another signal would print a traceback
+            end_at_once()
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
