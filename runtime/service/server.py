@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service as a process: socket, uvicorn and graceful shutdown.
 
-The socket is bound before the student is loaded, so that a port in use is reported at once. SIGINT and SIGTERM
-end the service: requests in progress are finished, new ones refused. A second signal does not wait for them.
+The socket is bound before the student is loaded, so that a port in use is reported at once. SIGINT, SIGTERM and
+SIGHUP end the service: requests in progress are finished, new ones refused. A second signal does not wait for them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +22,7 @@ from runtime.loading import load
 from runtime.service.connection import limited_connection
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
+from runtime.signals import ending_signals, without_repeats
 from spaces.errors import UserError
 
 WAITING_CONNECTIONS = 2048  # as uvicorn has it; the kernel may allow fewer
@@ -34,7 +36,7 @@ def serve(
     say: Callable[[str], None] = lambda line: None,
     announce: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve the student of a folder until SIGINT or SIGTERM; runs in the main thread.
+    """Serve the student of a folder until SIGINT, SIGTERM or SIGHUP; runs in the main thread.
 
     `say` receives messages for the user, `announce` the service's address when the student is ready. Raises ValueError
     or OSError when the folder holds no student that can be run, or the address cannot be bound, and
@@ -121,6 +123,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handles SIGHUP like uvicorn's own signals, and leaves ignored ones ignored."""
+        with ending_signals(without_repeats(self.handle_exit)):
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.refuse_new()

@@ -15,7 +15,7 @@
 
 What a command is asked for goes to stdout, messages go to stderr. Exit status: 0; 2 for bad input, a full disk or files
 that must not be written, with one message; 1 for an internal error, whose traceback is written to the store; 130 after
-Ctrl-C, once the command has shut down.
+Ctrl-C, SIGTERM or SIGHUP, once the command has shut down.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -34,6 +35,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from runtime.signals import end_at_once, ending_signals
 from search.cli import commands
 from search.cli.commands import say, store_of
 from search.cli.parser import BAD_INPUT, PROGRAM, build_parser, join_negative
@@ -60,13 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = build_parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
         folders = _output_folders(options)
-        with write_protection_explained(*folders), disk_full_explained(*folders), _notices():
-            options.run(options)
-        sys.stdout.flush()
+        with ending_signals(signal.default_int_handler):
+            with write_protection_explained(*folders), disk_full_explained(*folders), _notices():
+                options.run(options)
+            sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         continues = options is not None and options.run is commands.search_command
         say(f"{PROGRAM}: interrupted{'; run the same command to continue' if continues else ''}")
+        if arguments is None:  # the process is about to end; another signal would print a traceback
+            end_at_once()
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

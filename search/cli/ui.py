@@ -8,11 +8,14 @@ loopback by default; from another machine, forward the port with ssh.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
+from runtime.signals import end_with_parent
 from search.storage.store import Store
 from spaces.errors import UserError
 
@@ -44,7 +47,13 @@ def serve_ui(
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
     environment = {**os.environ, **SERVER_ENVIRONMENT}
     # the server writes a line for every request to stdout
-    server = subprocess.Popen(server_command(store, port=port, host=host), env=environment, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        server_command(store, port=port, host=host),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a signal to this process's group is passed on by `stop`, once
+        preexec_fn=end_with_parent,
+    )
     try:
         return server.wait()
     finally:
@@ -77,11 +86,14 @@ def require_free(host: str, port: int) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """Terminates the server and waits for it; kills it after `STOP_SECONDS`."""
-    if server.poll() is None:
-        server.terminate()
+    """Terminates a server that leads a session, and its worker; kills them after `STOP_SECONDS` or a second signal."""
     try:
-        server.wait(timeout=STOP_SECONDS)
+        if server.poll() is None:
+            server.terminate()  # MLflow passes it on to its worker
+            server.wait(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        server.kill()
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a Ctrl-C from being swallowed.
+"""Keeps a Ctrl-C from being swallowed; SIGTERM and SIGHUP are handled alike.
 
 Python raises KeyboardInterrupt wherever the main thread is. In a destructor, a C callback or a too broad `except` it is
 swallowed and the command continues; `Interrupts.check`, called between steps, raises it again.
@@ -7,32 +7,32 @@ swallowed and the command continues; `Interrupts.check`, called between steps, r
 
 from __future__ import annotations
 
-import signal
-import threading
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Self
 
+from runtime.signals import ending_signals, without_repeats
+
 
 class Interrupts:
-    """A context manager: within it a Ctrl-C raises KeyboardInterrupt as usual and is recorded for `check`."""
+    """A context manager: within it these signals raise KeyboardInterrupt and are recorded for `check`.
+
+    The handlers of a program that calls `run_search` stay.
+    """
 
     def __init__(self) -> None:
         self._seen = False
-        self._previous: signal._HANDLER = None
+        self._signals: AbstractContextManager[None] = ending_signals(without_repeats(self._handle), only_defaults=True)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # only the main thread can set a handler
-            self._previous = signal.getsignal(signal.SIGINT)
-            if self._previous is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._handle)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._previous is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._previous)
+        self._signals.__exit__(None, None, None)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there was a Ctrl-C since the block was entered."""
+        """Raise KeyboardInterrupt if there was a signal since the block was entered."""
         if self._seen:
             raise KeyboardInterrupt
 

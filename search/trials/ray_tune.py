@@ -8,19 +8,18 @@ manager's storage, after Ctrl-C, after a kill, or to search for longer.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
-from typing import Any
+from types import FrameType
 
 import ray
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from runtime.signals import ending_signals, without_repeats
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import Observer, TrialRecord
 from search.storage.environ import environment
@@ -38,7 +37,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `_interrupts`
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `_run_tune`
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one is silent at verbosity 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -90,9 +89,15 @@ def _run_tune(manager: TrialManager, work: TrialWork, *, n_workers: int) -> None
     """Runs Tune until the manager begins no more trials and all have ended."""
     deadline = manager.deadline
     stopper = SearchStopper(manager, lambda: deadline is not None and time.monotonic() > deadline + GRACE_S)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if stopper.interrupted.is_set():  # the second signal does not wait
+            raise KeyboardInterrupt
+        stopper.interrupted.set()
+
     with (
         tempfile.TemporaryDirectory(prefix="understudy-tune-") as scratch,
-        _interrupts(stopper.interrupted),
+        ending_signals(without_repeats(interrupt)),
         _quiet(),
         threadpool_limits(limits=1, user_api="blas"),  # the driver's products are small; trials use the cores
     ):
@@ -114,25 +119,6 @@ def _run_tune(manager: TrialManager, work: TrialWork, *, n_workers: int) -> None
         )
     if stopper.interrupted.is_set():
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Within the block the first Ctrl-C sets the event, the second raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -48,11 +50,35 @@ def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_b
     if ray.is_initialized():
         return False
     try:
-        _connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
+        with _signals_kept():
+            _connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
     except BaseException:
         disconnect()  # a partial start, perhaps after a Ctrl-C
         raise
     return True
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """After the block SIGTERM is handled as before it; one that arrives within it raises KeyboardInterrupt.
+
+    `ray.init` sets a handler that raises SystemExit, and then one in C++ that prints a stack and aborts the process 3 s
+    later. Processes that are started within the block inherit that SIGTERM and SIGHUP are blocked, as Ray itself blocks
+    SIGINT: a signal to the process group, or to all processes of a job, must not end the workers before the driver
+    has recorded its trials. Ray ends them with SIGKILL, after a second.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, handler)
+            signal.alarm(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) -> None:

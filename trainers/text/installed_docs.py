@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from runtime.signals import end_with_parent
 from trainers.text.prose import sentences
 
 EXTRACTION_VERSION = 1  # raised when the same files give other sentences
@@ -135,6 +136,7 @@ def _n_cpus() -> int:
 
 def _main() -> None:
     """Read file names from the standard input, separated by NUL, and print their distinct sentences, one a line."""
+    end_with_parent()
     paths = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\0")
     documentation = set(_documentation(filter(None, paths)))
     for sentence in {sentence for text in documentation for sentence in sentences(text)}:

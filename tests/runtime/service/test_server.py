@@ -51,7 +51,9 @@ def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize(
-    ("module", "sent"), [(["runtime"], signal.SIGTERM), (["search", "serve"], signal.SIGINT)], ids=["runtime", "search"]
+    ("module", "sent"),
+    [(["runtime"], signal.SIGTERM), (["runtime"], signal.SIGHUP), (["search", "serve"], signal.SIGINT)],
+    ids=["runtime", "runtime, hang-up", "search"],
 )
 def test_a_process_serves_until_it_is_told_to_end(folder: Path, module: list[str], sent: signal.Signals) -> None:
     with process("-m", *module, folder, "--port", 0, "--host", "0.0.0.0", "--threads", 1) as server:

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
@@ -692,7 +692,25 @@ def free_port() -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_the_ui_serves_the_study_on_loopback_and_ends_with_ctrl_c(bench: Bench, free_port: int) -> None:
+@pytest.mark.parametrize(
+    ("sent", "send"),
+    [
+        (signal.SIGINT, os.killpg),
+        (signal.SIGTERM, os.kill),
+        (signal.SIGTERM, os.killpg),
+        (signal.SIGHUP, os.kill),
+        (signal.SIGKILL, os.kill),
+    ],
+    ids=["ctrl-c", "sigterm", "sigterm to the group", "sighup", "sigkill"],
+)
+def test_the_ui_serves_the_study_on_loopback_until_a_signal_ends_all_its_processes(
+    bench: Bench,
+    free_port: int,
+    sent: signal.Signals,
+    send: Callable[[int, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_TEST_MARK", f"ui-{free_port}")
     process = understudy("ui", "--store", bench.store.root, "--port", free_port)
     try:
         address = f"http://127.0.0.1:{free_port}"
@@ -703,17 +721,36 @@ def test_the_ui_serves_the_study_on_loopback_and_ends_with_ctrl_c(bench: Bench, 
         )
         with urllib.request.urlopen(query) as response:
             assert json.load(response)["experiment"]["name"] == "toy"
-        process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
-        assert process.returncode == 130
+        assert len(processes_marked(f"ui-{free_port}")) > 1
+        send(process.pid, sent)
+        out, error = process.communicate(timeout=60)  # ends once no process holds its stderr
         assert out == ""
-        says(error, f"{address}", "interrupted")
+        if sent is signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            says(error, f"{address}", "interrupted")
+        assert "Traceback" not in error
+        assert processes_marked(f"ui-{free_port}") == []
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.1", free_port), timeout=1).close()
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        for pid in processes_marked(f"ui-{free_port}"):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def processes_marked(mark: str) -> list[int]:
+    """Process ids of running processes with this value of UNDERSTUDY_TEST_MARK, which children inherit."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = f"UNDERSTUDY_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            if marked and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(int(folder.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
 
 
 def wait_until_answered(address: str, process: subprocess.Popen[str]) -> None:

@@ -59,7 +59,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def interrupted(study: StudySpec, store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Ctrl-C in the midst of each phase, and the same command again: what each command said, by its last phase."""
+    """A signal in the midst of each phase, and the same command again: what each command said, by its last phase.
+
+    All processes of the command get it, as from a terminal, systemd or SLURM.
+    """
     scratch, folder = tmp_path_factory.mktemp("interrupted"), store.study_folder(study.name)
     path = scratch / "study.yaml"
     path.write_text(json.dumps(study.to_json()))
@@ -69,6 +72,7 @@ def interrupted(study: StudySpec, store: Store, tmp_path_factory: pytest.TempPat
         "search": lambda: any(record.rungs for record in read_trials(folder, study.name)),
         "graduation": lambda: any(folder.glob("graduation/*/graduation.json")),
     }
+    signals = {"preparation": signal.SIGINT, "search": signal.SIGTERM, "graduation": signal.SIGHUP}
     said: dict[str, str] = {}
     measured: dict[str, int] = {}
     for phase, has_come in moments.items():
@@ -78,9 +82,15 @@ def interrupted(study: StudySpec, store: Store, tmp_path_factory: pytest.TempPat
         while not has_come():
             assert process.poll() is None, log.read_text()
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all that it started
+        os.killpg(process.pid, signals[phase])
         assert process.wait(timeout=100) == 130, log.read_text()
+        end = time.monotonic() + 60
+        with pytest.raises(ProcessLookupError):  # nothing is left of the group
+            while time.monotonic() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
         said[phase] = log.read_text()
+        assert "Traceback" not in said[phase] and "***" not in said[phase], said[phase]
         records = read_trials(folder, study.name)
         assert all(record.state is not TrialState.RUNNING for record in records)
         n_rungs = {record.name: len(record.rungs) for record in records}

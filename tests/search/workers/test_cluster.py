@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 
@@ -30,6 +31,7 @@ def test_what_is_no_address_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with cluster(n_cpus=2):
         assert n_cpus_available() == 2
         assert not connect(n_cpus=1)  # already connected: nothing happens
@@ -44,4 +46,16 @@ def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> No
 
         seen = ray.get(environment.remote())
         assert seen["RAY_AUTH_MODE"] == "token" and len(seen["RAY_AUTH_TOKEN"]) == 64
+
+        @ray.remote
+        def survives(number: int) -> bool:
+            os.kill(os.getpid(), number)
+            return True
+
+        # A signal to all processes of a job ends the driver, in its own way, and the driver ends its workers.
+        assert all(ray.get([survives.remote(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
     assert not ray.is_initialized()
+    assert signal.signal(signal.SIGTERM, before) is signal.default_int_handler
