@@ -21,7 +21,7 @@ _SERVE_MODULES = ("prometheus_client", "starlette", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the student of a folder; the exit status: 0 after a signal that ends it, 2 for bad input, 1 for an internal error."""
+    """Serve the student of a folder; the exit status: 0 after a signal, 2 for bad input, 1 for an internal error."""
     parser = _Parser(prog=PROGRAM, description="Serve a student's folder over HTTP, as OpenAI's embeddings API.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="what `understudy export --format folder` wrote")
     add_serving_options(parser)
