@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.engine import Engine, engine_identity, is_built
 from spaces.student import StudentSpec
-from trainers.measure.backends.backend import Array, Call, Missing, TokenIds
+from trainers.measure.backends.backend import Array, Backend, Call, Missing, TokenIds
 
 
 @final
@@ -49,3 +49,6 @@ class EngineStudent:
         flat = [ids.astype(np.int32).reshape(-1) for ids in inputs]
         offsets = [np.arange(len(ids) + 1, dtype=np.int64) * ids.shape[1] for ids in inputs]
         return lambda i: embed(flat[i % n], offsets[i % n], n_threads=n_threads)
+
+
+BACKEND: Backend = EngineBackend()

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.encoder import Encoder
 from spaces.student import StudentSpec
-from trainers.measure.backends.backend import Array, Call, TokenIds
+from trainers.measure.backends.backend import Array, Backend, Call, TokenIds
 
 
 @final
@@ -44,3 +44,6 @@ class NumpyStudent:
         """NumPy takes the inputs as they are."""
         forward, n = self._encoder.forward, len(inputs)
         return lambda i: forward(inputs[i % n])
+
+
+BACKEND: Backend = NumpyBackend()

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.folder import check_weights
 from spaces.student import StudentSpec
-from trainers.measure.backends.backend import Array, Call, Missing, TokenIds
+from trainers.measure.backends.backend import Array, Backend, Call, Missing, TokenIds
 from trainers.measure.onnx_graph import onnx_model
 
 
@@ -57,3 +57,6 @@ class OnnxStudent:
         run, n = self._session.run, len(inputs)
         feeds = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in inputs]
         return lambda i: run(None, feeds[i % n])[0]
+
+
+BACKEND: Backend = OnnxBackend()

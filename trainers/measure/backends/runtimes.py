@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import assert_never
+from importlib import import_module
 
 from spaces.profile import Runtime
 from trainers.measure.backends.backend import Backend
@@ -12,23 +12,7 @@ from trainers.measure.backends.backend import Backend
 
 @cache
 def backend_of(runtime: Runtime) -> Backend:
-    """The backend of a runtime; packages that it needs are not imported before it builds a student."""
-    match runtime:
-        case Runtime.ENGINE:
-            from trainers.measure.backends.engine_backend import EngineBackend
-
-            return EngineBackend()
-        case Runtime.TORCH:
-            from trainers.measure.backends.torch_backend import TorchBackend
-
-            return TorchBackend()
-        case Runtime.ONNX:
-            from trainers.measure.backends.onnx_backend import OnnxBackend
-
-            return OnnxBackend()
-        case Runtime.NUMPY:
-            from trainers.measure.backends.numpy_backend import NumpyBackend
-
-            return NumpyBackend()
-        case _:
-            assert_never(runtime)
+    """`BACKEND` of the module `NAME_backend` beside this one, imported now; the packages that it needs are not before
+    it builds a student."""
+    backend: Backend = import_module(f"trainers.measure.backends.{runtime}_backend").BACKEND
+    return backend

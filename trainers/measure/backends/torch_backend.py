@@ -13,7 +13,7 @@ from torch import nn
 
 from runtime.folder import TOKEN_TABLES, check_weights
 from spaces.student import StudentSpec
-from trainers.measure.backends.backend import Array, Call, TokenIds
+from trainers.measure.backends.backend import Array, Backend, Call, TokenIds
 from trainers.modules.build import student_from_weights
 from trainers.modules.student import Student
 
@@ -61,3 +61,6 @@ class TorchStudent:
 def _tensor(table: Array) -> torch.Tensor:
     """The table itself, or a copy if it may not be written, which torch cannot express."""
     return torch.from_numpy(table if table.flags.writeable else np.array(table))
+
+
+BACKEND: Backend = TorchBackend()
