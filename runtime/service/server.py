@@ -18,6 +18,7 @@ import uvicorn
 
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
+from runtime.proxies import proxy_explained
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
 from spaces.errors import UserError
@@ -48,6 +49,8 @@ def serve(
         address = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
         if not is_loopback(options.host):
             say(f"warning: there is no authentication: whoever reaches {address} can use it; put a proxy before it")
+        elif proxy := proxy_explained(options.host):
+            say(f"warning: clients with the variables of this shell do not reach {address}: {proxy}")
 
         def tell() -> None:
             if service.state is State.READY:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from runtime.proxies import proxy_explained
 from search.storage.store import Store
 from spaces.errors import UserError
 
@@ -42,6 +43,8 @@ def serve_ui(
         return 0
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
+    if proxy := proxy_explained(host):
+        say(f"warning: clients with the variables of this shell do not reach it: {proxy}")
     environment = {**os.environ, **SERVER_ENVIRONMENT}
     # the server writes a line for every request to stdout
     server = subprocess.Popen(server_command(store, port=port, host=host), env=environment, stdout=subprocess.DEVNULL)
