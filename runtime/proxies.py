@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 HTTP = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 """The variables of http:// addresses, in the order in which they are read."""
@@ -37,7 +37,7 @@ def variables_of(url: str) -> tuple[str, ...]:
 
 def _is_excepted(host: str) -> bool:
     """Whether NO_PROXY has the host, its domain, or a network that its address is in."""
-    if proxy_bypass_environment(host):
+    if proxy_bypass(host):
         return True
     excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     try:

@@ -43,7 +43,7 @@ def serve_ui(
         return 0
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
-    if proxy := proxy_explained(host):
+    if host in (LOOPBACK, "localhost", "::1") and (proxy := proxy_explained(host)):
         say(f"warning: clients with the variables of this shell do not reach it: {proxy}")
     environment = {**os.environ, **SERVER_ENVIRONMENT}
     # the server writes a line for every request to stdout
