@@ -20,6 +20,7 @@ import uvicorn
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
 from runtime.service.connection import limited_connection
+from runtime.proxies import proxy_explained
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
 from runtime.signals import ending_signals, without_repeats
@@ -50,6 +51,8 @@ def serve(
         address = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
         if not is_loopback(options.host):
             say(f"warning: {_exposure(options)} {address}; put a proxy before it")
+        elif proxy := proxy_explained(options.host):
+            say(f"warning: clients with the variables of this shell do not reach {address}: {proxy}")
 
         def tell() -> None:
             if service.state is State.READY:

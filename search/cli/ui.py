@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from runtime.proxies import proxy_explained
 from runtime.signals import end_with_parent
 from search.storage.store import Store
 from spaces.errors import UserError
@@ -45,6 +46,8 @@ def serve_ui(
         return 0
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
+    if host in (LOOPBACK, "localhost", "::1") and (proxy := proxy_explained(host)):
+        say(f"warning: clients with the variables of this shell do not reach it: {proxy}")
     environment = {**os.environ, **SERVER_ENVIRONMENT}
     # the server writes a line for every request to stdout
     server = subprocess.Popen(

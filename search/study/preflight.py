@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.workers.memory_limit import require_memory_limits
+from search.workers.temporary_folder import require_temporary_folder
 from spaces.errors import UserError
 from spaces.profile import Runtime
 from spaces.study import SearchSpec, SourceKind, StudySpec, TeacherSpec, impossible_points, load_study
@@ -136,7 +137,7 @@ def require_address(text: str) -> str:
 def check_cluster(address: str | None) -> None:
     """Raises ValueError unless a Ray cluster answers at the address and accepts the token; disconnects again.
 
-    None is `RAY_ADDRESS`. Without either the search starts Ray itself, and nothing is checked.
+    None is `RAY_ADDRESS`. Without either the search starts Ray itself, and its temporary folder is checked.
     """
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if require_address(address) != LOCAL:
@@ -144,6 +145,8 @@ def check_cluster(address: str | None) -> None:
 
         with cluster(address):
             pass
+    else:
+        require_temporary_folder()
 
 
 def _load_available(spec: TeacherSpec, *, download: bool) -> Teacher | None:

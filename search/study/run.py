@@ -48,7 +48,7 @@ from search.tracking.registry import NoFrontError, load_front
 from search.tracking.trial_runs import RunParams, TrialLog
 from search.trials.identity import require_same_study
 from search.trials.journal import read_trials
-from search.workers.cluster import connect, disconnect
+from search.workers.cluster import connect, disconnect, require_startable
 from spaces.errors import UserError
 from spaces.study.spec import SourceKind, SourceSpec, StudySpec
 from trainers.modules.freed_memory import return_freed_memory
@@ -133,6 +133,7 @@ class _Run:
 
     def run_all_steps(self) -> Front:
         """Runs all steps, each from what is already stored; returns the registered front."""
+        require_startable(self.address)
         remembered = self.store.has_tracking_file
         create_store(self.store)
         try:

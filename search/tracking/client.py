@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from runtime.proxies import proxy_explained, variables_of
 from search.storage.environ import environment
 from search.storage.store import Store
 from search.tracking.errors import ANSWER_S, TrackingError, reason_of, tracking_errors
@@ -87,7 +89,9 @@ def connected(store: Store) -> Iterator[MlflowClient]:
     except tracking_errors() as error:
         if not store.on_server:
             raise
-        reason = reason_of(error)
+        host = urlsplit(store.tracking_uri).hostname or ""
+        proxy = proxy_explained(host, variables=variables_of(store.tracking_uri))
+        reason = reason_of(error) if proxy is None else f"{reason_of(error)} ({proxy})"
         raise TrackingError(
             f"an MLflow server must answer at {store.tracking_uri}: {reason}; start it or correct the address, and "
             "give the same command again: what is measured is kept",

@@ -16,6 +16,7 @@ ANSWER_S = 5  # timeout of the request that checks, before a search, that a serv
 
 _REASON_CHARACTERS = 200
 _REASONS = (
+    re.compile(r"(Unable to connect to proxy|Cannot connect to proxy|Tunnel connection failed: \d{3}[ \w]*)"),
     re.compile(r"\[Errno -?\d+\] ([A-Z][A-Za-z ]+)"),  # such as Connection refused, Name or service not known
     re.compile(r"too many (\d{3} error) responses"),
     re.compile(r"failed with (error code \d{3})"),

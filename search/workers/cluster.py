@@ -23,11 +23,14 @@ from contextlib import contextmanager, suppress
 
 import ray
 
+from runtime.proxies import GRPC, proxy_explained
+from search.workers.temporary_folder import require_temporary_folder
 from spaces.errors import UserError
 
 OBJECT_STORE_BYTES = 1 << 30  # enough for 160,000 cached sentences and a teacher; see `n_object_bytes`
 _LOCAL = "local"
 _CONNECT_TIMEOUT_S = 3.0
+_USE_PROXY = "RAY_grpc_enable_http_proxy"  # Ray ignores proxies unless it is set
 
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -49,6 +52,7 @@ def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_b
     """
     if ray.is_initialized():
         return False
+    require_startable(address)
     try:
         with _signals_kept():
             _connect(address, n_cpus=n_cpus, n_object_bytes=n_object_bytes)
@@ -109,6 +113,13 @@ def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) ->
         ) from error
 
 
+def require_startable(address: str | None) -> None:
+    """Raises ValueError if `connect` would start Ray on this machine and it could not start; starts nothing."""
+    if not ray.is_initialized() and (address or os.environ.get("RAY_ADDRESS") or _LOCAL) == _LOCAL:
+        require_temporary_folder()
+        _require_no_proxy(ray.util.get_node_ip_address())
+
+
 def disconnect() -> None:
     """Disconnects from the cluster; a Ray that `connect` started is stopped with everything that runs on it.
 
@@ -136,8 +147,17 @@ def _require_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"a Ray address is HOST:PORT, ray://HOST:PORT or auto, got {address!r}; the head prints it")
+    _require_no_proxy(host.strip("[]"))
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
         pass
+
+
+def _require_no_proxy(host: str) -> None:
+    """Raises ValueError if Ray is told to use proxies and one is set for the host: Ray would wait for minutes."""
+    is_used = os.environ.get(_USE_PROXY, "0").lower() in ("1", "true")
+    explained = proxy_explained(host, variables=GRPC) if is_used else None
+    if explained is not None:
+        raise UserError(f"Ray must reach {host} directly, and {_USE_PROXY} is set: {explained}, or unset it")
 
 
 def n_cpus_available() -> int:

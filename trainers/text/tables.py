@@ -36,8 +36,7 @@ Malformed = Callable[[int], None]
 
 def csv_texts(path: Path, column: str, *, delimiter: str, malformed: Malformed) -> Iterator[str]:
     """The cells of a column; a row that is too short for it has none, one with more cells than the header neither."""
-    unquoted = delimiter == "\t" and is_unquoted(path)
-    rows = _rows(path, delimiter=delimiter, quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL)
+    rows = _rows(path, delimiter=delimiter, unquoted=delimiter == "\t" and is_unquoted(path))
     _, header = next(rows, (0, []))
     _require_column(column, header, origin=str(path), delimiter=delimiter)
     index = header.index(column)
@@ -53,7 +52,7 @@ def is_unquoted(path: Path) -> bool:
     if not any(line.startswith('"') or '\t"' in line for line in lines_of(path)):
         return False
     try:
-        for _ in _rows(path, delimiter="\t", quoting=csv.QUOTE_MINIMAL, strict=True):
+        for _ in _rows(path, delimiter="\t", strict=True):
             pass
     except _StrayQuoteError:
         return True
@@ -64,7 +63,9 @@ class _StrayQuoteError(UserError):
     """A quotation mark opens a cell and is not closed, or closed in another row."""
 
 
-def _rows(path: Path, *, delimiter: str, quoting: int, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    path: Path, *, delimiter: str, unquoted: bool = False, strict: bool = False
+) -> Iterator[tuple[int, list[str]]]:
     """(its first line, its cells) of every row that is not blank, the header included."""
     csv.field_size_limit(sys.maxsize)  # the process's; MOST_CHARACTERS bounds what an open quotation mark swallows
     n_lines = n_columns = n_characters = 0
@@ -86,6 +87,7 @@ def _rows(path: Path, *, delimiter: str, quoting: int, strict: bool = False) -> 
             row_lines.append(line)
             yield line
 
+    quoting = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
     reader = csv.reader(counted(), delimiter=delimiter, quoting=quoting, strict=strict)
     try:
         for row in reader:

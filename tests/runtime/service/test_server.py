@@ -88,6 +88,22 @@ def test_an_error_from_inside_is_no_bad_input(
     assert "in _map_weights" in said
 
 
+def test_a_proxy_that_clients_of_this_shell_would_ask_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    with process("-m", "runtime", folder, "--port", 0) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        server.terminate()
+        _, error = server.communicate(timeout=60)
+    assert error.splitlines()[0] == (
+        f"warning: clients with the variables of this shell do not reach {address}: HTTP_PROXY sends requests for "
+        "127.0.0.1 to the proxy proxy.example:3128; add 127.0.0.1 to NO_PROXY to ask it directly"
+    )
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The message of a command line that must be refused: exit status 2, one message, nothing on stdout."""
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,50 @@ def test_a_server_that_does_not_answer_is_told_at_once(
     assert not (tmp_path / "store" / "tracking.json").exists()
 
 
+class _Refusing(BaseHTTPRequestHandler):
+    """A proxy that lets nobody through."""
+
+    def do_GET(self) -> None:
+        self.send_error(403, "Not allowed by the proxy")
+
+    do_POST = do_CONNECT = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def refusing_proxy() -> Iterator[str]:
+    """The address of a proxy that answers every request with status 403."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_proxy_before_a_server_is_named_as_the_cause(
+    variable: str, answers: bool, refusing_proxy: str, dead_end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    proxy = refusing_proxy if answers else dead_end.removeprefix("http://")
+    monkeypatch.setenv(variable, f"http://me:secret@{proxy}")
+    store = Store(tmp_path, "http://127.0.0.1:5000")
+    explained = f"{variable} sends requests for 127.0.0.1 to the proxy {proxy}; add 127.0.0.1 to NO_PROXY"
+    with pytest.raises(ValueError, match=re.escape(explained)) as caught:
+        require_tracking(store)
+    assert explained in reason_of(caught.value) and "secret" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    with pytest.raises(ValueError, match="an MLflow server must answer") as caught:
+        require_tracking(Store(tmp_path, dead_end))
+    assert "proxy" not in str(caught.value)
+
+
 def test_reading_fails_on_a_server_that_is_away_as_writing_does(dead_end: str, tmp_path: Path) -> None:
     """So a registration, which reads the trials that it sums up, is tried again in either case."""
     store = Store(tmp_path, dead_end)
@@ -201,6 +247,11 @@ def test_a_mistake_in_writing_is_raised_at_the_end_and_stops_no_trial(database: 
         ("(Caused by NewConnectionError('[Errno 111] Connection refused'))", "Connection refused"),
         ("failed with timeout exception HTTPConnectionPool: Read timed out. (read timeout=5)", "timed out"),
         ("(Caused by ResponseError('too many 503 error responses'))", "503 error"),
+        (
+            "(Caused by ProxyError('Unable to connect to proxy', x('[Errno 111] Connection r')))",
+            "Unable to connect to proxy",
+        ),
+        ("OSError('Tunnel connection failed: 403 Forbidden')", "Tunnel connection failed: 403 Forbidden"),
         ("API request to endpoint /x failed with error code 401 != 200", "error code 401"),
         ("PERMISSION_DENIED: no\nmore", "PERMISSION_DENIED: no"),
     ],
