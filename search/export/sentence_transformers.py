@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from runtime.folder import StudentFolder
+from runtime.folder import DOCUMENT_FILE, StudentFolder
 from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec
+from trainers.teacher.layout import SIMILARITIES
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -79,7 +80,19 @@ def write_sentence_transformers(student: StudentFolder, out: Path) -> None:
             for i, name in enumerate(modules)
         ],
     )
-    _write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    _write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": _similarity(student)})
+
+
+def _similarity(student: StudentFolder) -> str:
+    """Name of the function that the teacher's vectors are compared by; cosine if the student's folder has none."""
+    teacher = student.document.get("teacher")
+    name = teacher.get("similarity") if isinstance(teacher, dict) else None
+    if name not in (None, *SIMILARITIES):
+        raise UserError(
+            f"{student.path / DOCUMENT_FILE}: the teacher's similarity must be one of {', '.join(SIMILARITIES)}, got "
+            f"{name!r}; correct it, or export the student again"
+        )
+    return name or "cosine"
 
 
 def _require_standard(spec: StudentSpec) -> None:

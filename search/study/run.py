@@ -277,7 +277,11 @@ class _Run:
             device=prepared.device,
             document={
                 "study": study.name,
-                "teacher": {"name": prepared.teacher_name, "weights_sha256": teacher.weights_sha256},
+                "teacher": {
+                    "name": prepared.teacher_name,
+                    "weights_sha256": teacher.weights_sha256,
+                    "similarity": teacher.similarity,
+                },
                 "tokenizer": {"max_tokens": teacher.max_tokens},
             },
             connect=lambda: self._connect(prepared),

@@ -137,9 +137,7 @@ class TrialLog:
             if earlier in runs:
                 run = runs[earlier]
                 self._client.update_run(run.id, name=record.name)
-                self._client.log_batch(
-                    run.id, tags=run_tags({Tag.TRIAL: record.name, "mlflow.runName": record.name})
-                )
+                self._client.log_batch(run.id, tags=run_tags({Tag.TRIAL: record.name, "mlflow.runName": record.name}))
                 runs[record.name] = runs.pop(earlier)
                 return run
             number = self._continued.get(number)

@@ -16,6 +16,7 @@ from tests.trainers.tiny import SPEC, data, encoder_with
 from trainers.distil.loop import Distillation, DistillationData, LostCheckpointError, NotFiniteError
 from trainers.distil.prune import block_sums, prunable_matrices
 from trainers.modules.build import build, weights_of
+from trainers.modules.embed import embed_tokens
 
 RECIPE = RecipeSpec(
     losses=LossWeights(cosine=1.0, query_key=0.1, value_value=0.1, hidden=0.1, similarity=0.1),
@@ -43,6 +44,17 @@ def test_fidelity_rises(spec: StudentSpec, tiny_data: DistillationData) -> None:
     progress = distillation.advance(12_000)
     assert progress.n_tokens >= 12_000 and progress.tokens_per_s > 0.0
     assert distillation.evaluate().cosine > before + 0.05
+
+
+def test_a_student_learns_the_length_of_a_teacher_that_is_not_normalised() -> None:
+    spec, tiny = replace(encoder_with(n_layers=1), normalise=False), data(normalise=False)
+    token_ids, offsets, target = tiny.held_out_token_ids, tiny.held_out_offsets, tiny.held_out_embeddings
+    distillation = Distillation(build(spec, seed=0), COSINE_ONLY, tiny, seed=0)
+    distillation.advance(20_000)
+    vectors = embed_tokens(distillation.averaged(), token_ids, offsets)
+    lengths, right = np.linalg.norm(vectors, axis=1), np.linalg.norm(target, axis=1)
+    assert np.corrcoef(lengths, right)[0, 1] > 0.6
+    assert np.abs(np.log(lengths / right)).mean() < 0.1
 
 
 @pytest.mark.parametrize("precision", list(Precision))
