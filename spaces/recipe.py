@@ -42,7 +42,7 @@ class Loss:
 
 
 LOSSES: Mapping[str, Loss] = {
-    "cosine": Loss(meaning="weight of the cosine loss"),
+    "cosine": Loss(meaning="weight of the cosine loss; with that of the length, if the teacher does not normalise"),
     "query_key": Loss(
         meaning="weight of the queries x keys relations",
         compares=frozenset({TeacherOutput.QUERIES, TeacherOutput.KEYS}),
@@ -62,7 +62,7 @@ class LossWeights:
     """Weights of the terms of the distillation loss; 0 leaves a term (and what it needs cached) out."""
 
     cosine: float = 1.0
-    """1 - cosine of student's and teacher's sentence vectors."""
+    """1 - cosine of student's and teacher's sentence vectors, and the length's loss if they are not normalised."""
     query_key: float = 0.0
     """Deep self-attention relations queries x keys of the last layer (MiniLM, Wang et al. 2020)."""
     value_value: float = 0.0

@@ -19,8 +19,8 @@ import uvicorn
 
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
-from runtime.service.connection import limited_connection
 from runtime.proxies import proxy_explained
+from runtime.service.connection import limited_connection
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
 from runtime.signals import ending_signals, without_repeats

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from runtime.folder import StudentFolder
+from runtime.folder import DOCUMENT_FILE, StudentFolder
 from search.export.bert import Weights, bert_config, bert_tensors
 from search.export.model_card import model_card
 from search.export.tokenizer_files import write_json, write_tokenizer
 from spaces.errors import UserError
 from spaces.student import Activation, Dense, EncoderSpec, Pooling, Projection, StudentSpec
+from trainers.teacher.layout import SIMILARITIES
 
 _MODELS = "sentence_transformers.models"  # the import path that works in all versions since 1.0
 _ENCODER_ALONE = "1_Pooling"
@@ -58,7 +59,7 @@ def write_sentence_transformers(student: StudentFolder, out: Path) -> None:
         ],
     )
     write_json(out / "sentence_bert_config.json", {"max_seq_length": student.max_tokens, "do_lower_case": False})
-    write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": _similarity(student)})
     card = model_card(student, library="sentence-transformers", tags=("sentence-transformers",), usage=_usage(spec))
     (out / "README.md").write_text(card, encoding="utf-8")
 
@@ -78,6 +79,18 @@ vectors = SentenceTransformer("FOLDER").encode(["a sentence", "another one"])
 
 Its modules are sentence-transformers' own; no remote code is needed. {other}
 """
+
+
+def _similarity(student: StudentFolder) -> str:
+    """Name of the function that the teacher's vectors are compared by; cosine if the student's folder has none."""
+    teacher = student.document.get("teacher")
+    name = teacher.get("similarity") if isinstance(teacher, dict) else None
+    if name not in (None, *SIMILARITIES):
+        raise UserError(
+            f"{student.path / DOCUMENT_FILE}: the teacher's similarity must be one of {', '.join(SIMILARITIES)}, got "
+            f"{name!r}; correct it, or export the student again"
+        )
+    return name or "cosine"
 
 
 def _require_standard(spec: StudentSpec) -> None:

@@ -122,6 +122,11 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
     reporter.step("reading the teacher")
     teachers = tuple(load_teacher(spec) for spec in study.teachers)
     require_one_dimension(teachers)
+    if len(teachers) == 1 and not teachers[0].spec.normalise:  # vectors of several teachers are scaled to length 1
+        reporter.say(
+            f"{teachers[0].name}'s vectors are not of length 1 and compared by {teachers[0].similarity}: students "
+            "imitate their length too"
+        )
     if state.read(SEARCHED) is None:
         require_disk_space(store.root, teachers[0].spec, n_workers=study.search.n_workers or os.cpu_count() or 1)
     calibration = _calibrate(study, teachers[0], store=store, plan=plan, reporter=reporter)

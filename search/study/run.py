@@ -332,6 +332,7 @@ class _Run:
             "teacher": {
                 "name": prepared.teacher_name,
                 "weights_sha256": teacher.weights_sha256,
+                "similarity": teacher.similarity,
                 "sources": [spec.source for spec in study.teachers if spec.kind is not SourceKind.FOLDER],
             },
             "corpus": {

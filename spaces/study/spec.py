@@ -60,7 +60,8 @@ class TeacherSpec:
     weight: Annotated[float, Range(above=0)] = 1.0
     """Share of its embeddings in the target, relative to the other teachers'."""
     sha256: str | None = None
-    """Hexadecimal digest that its model.safetensors must have; None: not checked."""
+    """Hexadecimal digest that its model.safetensors must have (several weight files: that of what `sha256sum` prints
+    for model.safetensors.index.json and model-*.safetensors); None: not checked."""
 
     def __post_init__(self) -> None:
         refuse(self._breaches())

@@ -25,14 +25,14 @@ def encoder_with(**changes: object) -> StudentSpec:
     return replace(SPEC, encoder=replace(ENCODER, **changes))  # type: ignore[arg-type]
 
 
-def teacher() -> Teacher:
+def teacher(*, normalise: bool = True) -> Teacher:
     """A teacher with random weights, large enough to make sentences differ."""
     weights = weights_of(build(SPEC, seed=5))
     weights = {name: value * (6.0 if value.ndim == 2 else 1.0) for name, value in weights.items()}
     return Teacher(
         name="tiny",
         source="tiny",
-        spec=SPEC,
+        spec=replace(SPEC, normalise=normalise),
         weights=weights,
         tokenizer_json="",
         weights_sha256="",
@@ -58,9 +58,9 @@ def text(n_sentences: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.integers(0, 60, offsets[-1]).astype(np.int32), offsets
 
 
-def data(n_sentences: int = 300) -> DistillationData:
+def data(n_sentences: int = 300, *, normalise: bool = True) -> DistillationData:
     """Training text with the teacher's vectors, queries, keys, values and hidden states, and 40 held-out sentences."""
-    network = teacher().student()
+    network = teacher(normalise=normalise).student()
     token_ids, offsets = text(n_sentences, seed=0)
     held_out_ids, held_out_offsets = text(40, seed=1)
     qkv, hidden = [], []
@@ -88,14 +88,15 @@ def data(n_sentences: int = 300) -> DistillationData:
     )
 
 
-def inheritance(static_table: np.ndarray | None = None) -> Inheritance:
+def inheritance(static_table: np.ndarray | None = None, *, normalise: bool = True) -> Inheritance:
     """What the tiny teacher's students inherit."""
     token_ids, offsets = text(120, seed=2)
+    source = teacher(normalise=normalise)
     return Inheritance(
-        teacher=teacher(),
+        teacher=source,
         calibration_token_ids=token_ids,
         calibration_offsets=offsets,
-        calibration_embeddings=embed_tokens(teacher().student(), token_ids, offsets),
+        calibration_embeddings=embed_tokens(source.student(), token_ids, offsets),
         token_counts=np.bincount(token_ids, minlength=60),
         layers=choose_layers(teacher().student(), token_ids, offsets),
         static_table=static_table,

@@ -290,7 +290,15 @@ class Distillation:
             static_rows=leaves.get("static.tokens"),
         )
         targets = BatchTargets.of(data.targets, whole, data.offsets, recipe.losses, device=device)
-        loss = distillation_loss(output, mask, targets, recipe, share=share, replica=replica)
+        loss = distillation_loss(
+            output,
+            mask,
+            targets,
+            recipe,
+            share=share,
+            replica=replica,
+            imitates_length=not self.student.normalise,
+        )
         loss.backward()
 
         gradients = {name: self._gradient(name) for name in self.masters}

@@ -16,6 +16,18 @@ def cosine_loss(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "bat
     return 1.0 - functional.cosine_similarity(student, teacher, dim=-1).mean()
 
 
+def length_loss(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    """Mean smooth L1 of the logarithm of the ratio of lengths: half its square, or linear beyond a factor of e.
+
+    For small errors its sum with the cosine loss is half the squared distance relative to the teacher's length. Unlike
+    that distance it does not shorten vectors whose direction is uncertain: its gradient is along the vector, that of
+    the cosine loss across it.
+    """
+    smallest = torch.finfo(torch.float32).tiny
+    lengths = [vectors.norm(dim=-1).clamp_min(smallest).log() for vectors in (student, teacher)]
+    return functional.smooth_l1_loss(*lengths)
+
+
 def similarity_loss(
     student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"], *, temperature: float
 ) -> Float[Tensor, ""]:

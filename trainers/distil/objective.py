@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaces.recipe import LossWeights, RecipeSpec, TeacherOutput
-from trainers.distil.losses import cosine_loss, hidden_loss, relation_loss, similarity_loss
+from trainers.distil.losses import cosine_loss, hidden_loss, length_loss, relation_loss, similarity_loss
 from trainers.distil.replicas import Replica
 from trainers.modules.device import to_tensor
 from trainers.modules.student import StudentOutput
@@ -71,8 +71,12 @@ def distillation_loss(
     *,
     share: slice,
     replica: Replica,
+    imitates_length: bool = False,
 ) -> Tensor:
-    """The loss of this replica's share of a batch, weighted so that the replicas' mean is the whole batch's loss."""
+    """The loss of this replica's share of a batch, weighted so that the replicas' mean is the whole batch's loss.
+
+    With `imitates_length` the cosine loss has the length loss added: for teachers whose vectors are not of length 1.
+    """
     losses = recipe.losses
     n_sentences = len(targets.token_counts)
     sentence_weight = replica.sentence_weight(n_sentences)
@@ -81,7 +85,10 @@ def distillation_loss(
 
     total = recipe.balance_weight * token_weight * output.balance_loss
     if losses.cosine:
-        total = total + losses.cosine * sentence_weight * cosine_loss(embeddings, targets.embeddings[share])
+        term = cosine_loss(embeddings, targets.embeddings[share])
+        if imitates_length:
+            term = term + length_loss(embeddings, targets.embeddings[share])
+        total = total + losses.cosine * sentence_weight * term
     if losses.similarity:
         total = total + losses.similarity * similarity_loss(
             replica.gather(embeddings, n_sentences), targets.embeddings, temperature=recipe.temperature

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from spaces.recipe import Precision, RecipeSpec
 from spaces.student import StaticSpec, StudentSpec
 from trainers.distil.loop import Distillation, DistillationData
+from trainers.inherit.length import match_length
 from trainers.modules.build import student_from_weights, weights_of
 from trainers.modules.embed import embed_tokens
 from trainers.teacher.load import Teacher
@@ -25,6 +26,7 @@ from trainers.teacher.load import Teacher
 FREQUENCY_SMOOTHING = 1e-3  # a in a / (a + p), as in the source
 STATIC_RECIPE = RecipeSpec(batch_tokens=4096, table_learning_rate=5e-3, average_decay=0.98)
 MOST_TOKENS_BETWEEN_LOOKS = 50_000  # at the clock
+LENGTH_SENTENCES = 1024  # on which the table gets the teacher's length
 DECAY_SHARE = 0.5  # of the whole, over which the learning rate falls
 
 
@@ -54,6 +56,8 @@ def train_static_table(
     weights = frequency_weights(data.token_ids, teacher.spec.vocabulary_size)
     table = token_vectors(teacher, device=device) * weights[:, None]
     student = student_from_weights(static_spec(teacher.spec), {"static.tokens": table}, device=device)
+    n = LENGTH_SENTENCES
+    match_length(student, data.token_ids, data.offsets[: n + 1], data.targets.embeddings[:n])
     distillation = Distillation(student, STATIC_RECIPE, data, seed=seed)
     start = time.perf_counter()
     done, end, step = 0.0, n_tokens, min(MOST_TOKENS_BETWEEN_LOOKS, -(-n_tokens // 20))

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.recipe import Precision
-from spaces.student import Dense, EncoderSpec, Projection, StudentSpec
+from spaces.student import Dense, EncoderSpec, StudentSpec
 from trainers.inherit.least_squares import RIDGE, fit_gain, refit
+from trainers.inherit.length import match_length, scale_vectors
 from trainers.inherit.reduce import (
     best_heads,
     best_units,
@@ -144,6 +145,9 @@ def inherit(inheritance: Inheritance, spec: StudentSpec, *, seed: int, device: t
         _set_table(student.static, to_tensor(table, device), inheritance.token_counts)
         if spec.encoder is not None:
             _balance_static_path(student, inheritance)
+    n_refit = inheritance.n_refit_sentences
+    offsets, target = inheritance.calibration_offsets[n_refit:], inheritance.calibration_embeddings[n_refit:]
+    match_length(student, inheritance.calibration_token_ids, offsets, target)
     return student.requires_grad_(True)
 
 
@@ -380,16 +384,10 @@ def _shorten_together(student: Student) -> None:
     With a poor encoder the best table is a hundred times longer than a step of the learning rate, so that neither the
     table nor the encoder's share of the vector would change in training.
     """
-    static, projection = student.static, student.projection
-    assert static is not None
-    if not student.normalise or student.projection_kind is Projection.TANH:
-        return
-    last: Layer = student.layers[-1]  # type: ignore[assignment]
-    encoder = last.feed_forward.norm if projection is None else projection
-    size = static.tokens.square().mean().sqrt().item()
-    if size > STATIC_SIZE:
-        for parameter in (static.tokens, *encoder.parameters()):
-            parameter.mul_(STATIC_SIZE / size)
+    assert student.static is not None
+    size = student.static.tokens.square().mean().sqrt().item()
+    if student.normalise and size > STATIC_SIZE:
+        scale_vectors(student, STATIC_SIZE / size)
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:

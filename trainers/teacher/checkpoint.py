@@ -38,7 +38,7 @@ class Checkpoint:
         files = weight_files(folder)
         self.sha256 = _digest(files)
         if sha256 is not None and self.sha256 != sha256:
-            of = "" if len(files) == 1 else " (of a line `digest name` for each file, the index first)"
+            of = "" if len(files) == 1 else f" (of what `sha256sum {INDEX} model-*.safetensors` prints)"
             raise UserError(
                 f"{files[0]}: its SHA-256{of} must be the study's {sha256}, got {self.sha256}; {DOWNLOAD_AGAIN}, or "
                 "correct the study if these are the weights that you mean"
@@ -116,14 +116,14 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _digest(files: Sequence[Path]) -> str:
-    """SHA-256 of one file; of several, that of a line `digest name` for each."""
+    """SHA-256 of one file; of several, that of what `sha256sum` prints for them."""
     digests = []
     for path in files:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     if len(files) == 1:
         return digests[0]
-    lines = [f"{digest} {path.name}\n" for digest, path in zip(digests, files, strict=True)]
+    lines = [f"{digest}  {path.name}\n" for digest, path in zip(digests, files, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

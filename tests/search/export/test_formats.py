@@ -14,6 +14,7 @@ from runtime.loading import load_exact as load
 from runtime.tokenizer import SentenceTokenizer
 from search.export.formats import ExportFormat, export, export_model
 from search.storage.store import Store
+from spaces.errors import UserError
 from spaces.student import (
     Activation,
     Dense,
@@ -177,6 +178,31 @@ def test_sentence_transformers_gives_the_same_vectors(spec: StudentSpec, tmp_pat
     folder = student_folder(tmp_path / "student", spec)
     out = export(folder, tmp_path / "out", format="sentence-transformers")
     assert_same(sentence_transformers_vectors(out), load(folder).encode(SENTENCES))
+
+
+def name_similarity(folder: Path, name: object) -> None:
+    document = json.loads((folder / "student.json").read_text())
+    (folder / "student.json").write_text(json.dumps(document | {"teacher": {"name": "t", "similarity": name}}))
+
+
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize("name", [None, "cosine", "dot", "euclidean", "manhattan"])
+def test_sentence_transformers_compares_as_with_the_teacher(name: str | None, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = student_folder(tmp_path / "student", STANDARD["dense"])
+    if name is not None:
+        name_similarity(folder, name)
+    out = export(folder, tmp_path / "out", format="sentence-transformers")
+    assert SentenceTransformer(str(out), device="cpu").similarity_fn_name == (name or "cosine")
+
+
+@pytest.mark.parametrize("name", ["maxsim", 3, ["dot"]])
+def test_an_unknown_similarity_is_refused(name: object, tmp_path: Path) -> None:
+    folder = student_folder(tmp_path / "student", STANDARD["dense"])
+    name_similarity(folder, name)
+    with pytest.raises(UserError, match=r"student.json: the teacher's similarity must be one of cosine, dot, euclid"):
+        export(folder, tmp_path / "out", format="sentence-transformers")
 
 
 @pytest.mark.parametrize("spec", (STANDARD | OTHERS).values(), ids=(STANDARD | OTHERS).keys())

@@ -46,6 +46,17 @@ def test_fidelity_rises(spec: StudentSpec, tiny_data: DistillationData) -> None:
     assert distillation.evaluate().cosine > before + 0.05
 
 
+def test_a_student_learns_the_length_of_a_teacher_that_is_not_normalised() -> None:
+    spec, tiny = replace(encoder_with(n_layers=1), normalise=False), data(normalise=False)
+    token_ids, offsets, target = tiny.held_out_token_ids, tiny.held_out_offsets, tiny.held_out_embeddings
+    distillation = Distillation(build(spec, seed=0), COSINE_ONLY, tiny, seed=0)
+    distillation.advance(20_000)
+    vectors = embed_tokens(distillation.averaged(), token_ids, offsets)
+    lengths, right = np.linalg.norm(vectors, axis=1), np.linalg.norm(target, axis=1)
+    assert np.corrcoef(lengths, right)[0, 1] > 0.6
+    assert np.abs(np.log(lengths / right)).mean() < 0.1
+
+
 @pytest.mark.parametrize("precision", list(Precision))
 def test_a_restored_run_goes_on_bit_for_bit(precision: Precision, tiny_data: DistillationData, tmp_path: Path) -> None:
     spec = replace(encoder_with(n_layers=1, sparsity=0.5), static=StaticSpec())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainers.distil.losses import cosine_loss, hidden_loss, relation_loss, similarity_loss
+from trainers.distil.losses import cosine_loss, hidden_loss, length_loss, relation_loss, similarity_loss
 
 
 def test_every_loss_is_zero_when_student_and_teacher_agree() -> None:
@@ -16,6 +16,7 @@ def test_every_loss_is_zero_when_student_and_teacher_agree() -> None:
     assert similarity_loss(vectors, 3.0 * vectors, temperature=0.1).item() == pytest.approx(0.0, abs=1e-6)
     assert relation_loss((states, states), (states, states), None, n_heads=3).item() == pytest.approx(0.0, abs=1e-6)
     assert hidden_loss(states, states, None).item() == 0.0
+    assert length_loss(vectors, -vectors).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_cosine_loss_of_opposite_vectors_is_two() -> None:
@@ -68,3 +69,26 @@ def test_hidden_loss_of_zeros_is_one_whatever_the_padding_holds() -> None:
     student = torch.zeros(2, 4, 6)
     student[1, 2:] = 1e6
     assert hidden_loss(student, teacher, mask).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.1, 0.5 * math.log(1.1) ** 2), (0.01, math.log(100) - 0.5)])
+def test_length_loss_is_half_the_squared_log_ratio_and_linear_for_large_ones(ratio: float, expected: float) -> None:
+    teacher = torch.randn(5, 8)
+    turned = torch.linalg.qr(torch.randn(8, 8)).Q
+    assert length_loss(ratio * teacher @ turned, teacher).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_cosine_and_length_loss_are_half_the_relative_squared_distance_of_near_vectors() -> None:
+    teacher = torch.randn(200, 16).double()
+    student = teacher + 0.01 * torch.randn(200, 16).double()
+    distance = ((student - teacher).square().sum(1) / teacher.square().sum(1) / 2).mean().item()
+    assert (cosine_loss(student, teacher) + length_loss(student, teacher)).item() == pytest.approx(distance, rel=0.02)
+
+
+def test_the_length_losss_gradient_is_along_the_vector_and_finite_at_zero() -> None:
+    student, teacher = torch.randn(3, 8, requires_grad=True), torch.randn(3, 8)
+    (gradient,) = torch.autograd.grad(length_loss(student, teacher), student)
+    assert functional.cosine_similarity(gradient, student).abs().detach().numpy() == pytest.approx([1, 1, 1], abs=1e-5)
+    zero = torch.zeros(2, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(length_loss(zero, teacher[:2]), zero)
+    assert gradient.isfinite().all()

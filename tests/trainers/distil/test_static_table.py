@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The static table starts from each token's own vector and learns to imitate sentences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,3 +46,12 @@ def test_training_the_table_raises_fidelity(seconds: float | None) -> None:
         return float((vectors * tiny.held_out_embeddings).sum(axis=1).mean())
 
     assert cosine(trained) > cosine(untrained)
+
+
+def test_the_table_has_the_length_of_a_teacher_that_is_not_normalised() -> None:
+    tiny, source = data(normalise=False), replace(teacher_with_tokenizer(), spec=teacher(normalise=False).spec)
+    table = train_static_table(source, tiny, n_tokens=20_000, seed=0, device=CPU)
+    student = student_from_weights(static_spec(source.spec), {"static.tokens": table})
+    vectors = embed_tokens(student, tiny.held_out_token_ids, tiny.held_out_offsets)
+    lengths = [np.linalg.norm(rows, axis=1) for rows in (vectors, tiny.held_out_embeddings)]
+    assert abs(np.log(lengths[0] / lengths[1]).mean()) < 0.1

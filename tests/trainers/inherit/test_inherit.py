@@ -56,6 +56,35 @@ def test_refitting_beats_cutting_alone() -> None:
     assert cosine(inherit(inherited, encoder_with(n_layers=2), seed=0, device=CPU)) > cosine(cut)
 
 
+def log_ratio(student: torch.nn.Module) -> float:
+    """Mean logarithm of the student's length to that of the teacher without normalisation."""
+    vectors, target = (embed_tokens(s, *HELD_OUT) for s in (student, teacher(normalise=False).student()))
+    return float(np.log(np.linalg.norm(vectors, axis=1) / np.linalg.norm(target, axis=1)).mean())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        encoder_with(n_layers=1),
+        encoder_with(width=16, n_heads=2, projection=Projection.LINEAR),
+        replace(encoder_with(n_layers=2), static=StaticSpec()),
+        StudentSpec(vocabulary_size=60, output_dim=32, static=StaticSpec()),
+        StudentSpec(vocabulary_size=60, output_dim=32, static=StaticSpec(embedding_dim=8)),
+    ],
+    ids=["one layer", "narrow", "both", "static", "factorised"],
+)
+def test_a_student_begins_with_its_teachers_length(spec: StudentSpec) -> None:
+    table = np.random.default_rng(0).standard_normal((60, 32)).astype(np.float32) * 9
+    student = inherit(inheritance(table, normalise=False), replace(spec, normalise=False), seed=0, device=CPU)
+    assert abs(log_ratio(student)) < 0.1
+
+
+def test_an_unnormalised_teachers_own_shape_is_the_teacher() -> None:
+    student = inherit(inheritance(normalise=False), replace(SPEC, normalise=False), seed=0, device=CPU)
+    right = embed_tokens(teacher(normalise=False).student(), *HELD_OUT)
+    np.testing.assert_allclose(embed_tokens(student, *HELD_OUT), right, atol=1e-4)
+
+
 @pytest.mark.parametrize("projection", [None, Projection.LINEAR])
 def test_a_long_static_table_and_its_encoder_are_shortened_together(projection: Projection | None) -> None:
     table = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)

@@ -300,6 +300,16 @@ def test_a_layout_that_no_student_can_imitate_is_refused(
         teacher_in(folder)
 
 
+@pytest.mark.parametrize("settings", [None, {}, {"similarity_fn_name": None}, {"similarity_fn_name": "dot"}])
+def test_the_function_that_compares_is_sentence_transformers(settings: dict[str, Any] | None, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = write_sentence_transformers(tmp_path, random_model("bert"), normalise=False)
+    if settings is not None:
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert teacher_in(folder).similarity == SentenceTransformer(str(folder), device="cpu").similarity_fn_name
+
+
 def test_a_prompt_before_every_text_is_refused(tmp_path: Path) -> None:
     folder = write_sentence_transformers(tmp_path, random_model("bert"))
     settings = {"prompts": {"query": "query: "}, "default_prompt_name": None}

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +56,10 @@ def test_weights_in_several_files_are_those_in_one(tmp_path: Path) -> None:
     )
     assert all(np.array_equal(one.weights[name], several.weights[name]) for name in one.weights)
     assert one.weights.keys() == several.weights.keys()
-    assert teacher_in(tmp_path / "s", sha256=several.weights_sha256).weights_sha256 != one.weights_sha256
-    with pytest.raises(UserError, match=r"index.json: its SHA-256 \(of a line .*must be the study's"):
+    printed = subprocess.check_output(f"sha256sum {INDEX} model-*.safetensors", shell=True, cwd=tmp_path / "s")
+    right = hashlib.sha256(printed).hexdigest()
+    assert teacher_in(tmp_path / "s", sha256=right).weights_sha256 == right
+    with pytest.raises(UserError, match=r"index.json: its SHA-256 \(of what `sha256sum .*must be the study's"):
         teacher_in(tmp_path / "s", sha256=one.weights_sha256)
 
 
