@@ -49,8 +49,6 @@ class CheckpointKeeper:
 def with_existing_checkpoints(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """The records, with `checkpoint` None where its folder does not exist any more."""
     return [
-        record
-        if record.checkpoint is None or record.checkpoint.is_dir()
-        else replace(record, checkpoint=None)
+        record if record.checkpoint is None or record.checkpoint.is_dir() else replace(record, checkpoint=None)
         for record in records
     ]

@@ -60,9 +60,7 @@ class Limits:
             raise ValueError("a graduation must end: give max_tokens or slice_s")
 
 
-def decide(
-    limits: Limits, *, n_tokens: int, decay_to: int | None, used_s: float, tokens_per_s: float
-) -> Decision:
+def decide(limits: Limits, *, n_tokens: int, decay_to: int | None, used_s: float, tokens_per_s: float) -> Decision:
     """The decision after `n_tokens` training tokens and `used_s` seconds.
 
     `decay_to` is the token count at which a begun decay ends, None before the decay.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the driver and the workers of a graduation exchange: tasks to the workers, state files to the driver.
 
-    FOLDER/graduation.json   progress, learning curve and outcome; its modification time is the heartbeat
-    FOLDER/state/            the last checkpoint of an unfinished graduation (`Distillation.restore`)
-    FOLDER/stable/           the checkpoint before the decay: a longer graduation continues from here
-    FOLDER/student/          the graduated student
+FOLDER/graduation.json   progress, learning curve and outcome; its modification time is the heartbeat
+FOLDER/state/            the last checkpoint of an unfinished graduation (`Distillation.restore`)
+FOLDER/stable/           the checkpoint before the decay: a longer graduation continues from here
+FOLDER/student/          the graduated student
 """
 
 from __future__ import annotations

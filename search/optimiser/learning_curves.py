@@ -149,8 +149,7 @@ class CurveModel:
         return self._means(self._shared_with_trials())
 
     def draws(self, points: Array, generator: np.random.Generator, n: int) -> Array:
-        """Joint posterior draws (n x points) of level + point(x) at points (points x columns); a draw is a function.
-        """
+        """Joint posterior draws (n x points) of level + point(x) at points (points x columns); a draw is a function."""
         scales = self._scales
         within, _ = _matern(_distances(points, points, self._curves.groups, scales.lengths))
         shared = self._shared_with_new(points)

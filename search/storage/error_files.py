@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text files in a study's folder that say what went wrong with a trial or its graduation.
 
-    FOLDER/errors/trial-0007.txt    a traceback, what Ray said of a worker, or that a checkpoint was lost
+FOLDER/errors/trial-0007.txt    a traceback, what Ray said of a worker, or that a checkpoint was lost
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tracking addresses: an MLflow server or an sqlite file.
 
-    http://HOST:PORT, https://HOST/PATH    an MLflow server, which keeps artifacts as well
-    sqlite:///FILE                         a database on this machine, with artifacts in the store
+http://HOST:PORT, https://HOST/PATH    an MLflow server, which keeps artifacts as well
+sqlite:///FILE                         a database on this machine, with artifacts in the store
 """
 
 from __future__ import annotations

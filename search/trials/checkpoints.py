@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deletes checkpoints of a study's trials that are not needed any more.
 
-    FOLDER/trials/trial-0007/rung-2/   what `TrialWork.save` wrote
+FOLDER/trials/trial-0007/rung-2/   what `TrialWork.save` wrote
 """
 
 from __future__ import annotations
