@@ -12,7 +12,7 @@ import webbrowser
 from collections.abc import Mapping
 from typing import TextIO
 
-PATIENCE_SECONDS = 120.0  # MLflow's server needs 5 to 20
+PATIENCE_SECONDS = 300.0  # MLflow's server needs 5 to 20, and more where the machine is busy
 POLL_SECONDS = 0.2
 
 

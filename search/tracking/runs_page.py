@@ -82,8 +82,8 @@ def view_state(objective: Objective) -> dict[str, Any]:
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [_section("front", "The front"), _section("curves", "Fidelity and loss in training")],
         "compareRunCharts": [
-            _scatter("front", STUDENT_LATENCY, measured, title="Registered students: latency in ms, fidelity"),
-            _scatter("front", PREDICTED_LATENCY, fidelity, title="All trials: predicted latency in ms, fidelity"),
+            _scatter("front", STUDENT_LATENCY, measured),  # registered students
+            _scatter("front", PREDICTED_LATENCY, fidelity),  # all trials
             _curve("curves", fidelity),
             _curve("curves", TRAINING_LOSS),
         ],
@@ -96,16 +96,18 @@ def _column(kind: str, name: str) -> str:
 
 
 def _section(uuid: str, name: str) -> dict[str, Any]:
-    return {"uuid": uuid, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    shown = {"display": True, "deleted": False, "isReordered": True, "isGenerated": False}
+    return {"uuid": uuid, "name": name, "columns": 2, "cardHeight": 400} | shown
 
 
-def _scatter(section: str, x: str, y: str, *, title: str) -> dict[str, Any]:
+def _scatter(section: str, x: str, y: str) -> dict[str, Any]:
     axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
-    return _chart(section, "SCATTER", f"{x} {y}", title) | axes
+    return _chart(section, "SCATTER", f"{x} {y}") | axes
 
 
 def _curve(section: str, metric: str) -> dict[str, Any]:
-    return _chart(section, "LINE", metric, metric) | {
+    return _chart(section, "LINE", metric) | {
+        "displayName": metric,
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "lineSmoothness": 0,
@@ -122,7 +124,7 @@ def _curve(section: str, metric: str) -> dict[str, Any]:
     }
 
 
-def _chart(section: str, kind: str, uuid: str, title: str) -> dict[str, Any]:
+def _chart(section: str, kind: str, uuid: str) -> dict[str, Any]:
     return {
         "uuid": uuid,
         "type": kind,
@@ -130,5 +132,4 @@ def _chart(section: str, kind: str, uuid: str, title: str) -> dict[str, Any]:
         "runsCountToCompare": MOST_RUNS,
         "deleted": False,
         "isGenerated": False,
-        "displayName": title,
     }

@@ -76,8 +76,9 @@ def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def surrogate() -> Surrogate:
     return Surrogate(
-        StudentProblem(space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=predict(TEACHER),
-        objective=COSINE)
+        StudentProblem(
+            space=SPACE, teacher=TEACHER, rungs=RUNGS, predict=predict, limit_ms=predict(TEACHER), objective=COSINE
+        )
     )
 
 
