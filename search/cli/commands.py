@@ -133,9 +133,11 @@ def report_command(options: argparse.Namespace) -> None:
 
 
 def ui_command(options: argparse.Namespace) -> None:
+    from search.cli.browser import can_open
     from search.cli.ui import serve_ui
 
-    status = serve_ui(store_of(options), port=options.port, host=options.host, say=say)
+    browse = not options.no_browser and can_open()
+    status = serve_ui(store_of(options), port=options.port, host=options.host, say=say, browse=browse)
     if status:
         raise OSError(f"the MLflow server exited with status {status}; its messages are above")
 

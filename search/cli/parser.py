@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     ui = _add_command(subparsers, "ui", commands.ui_command, "serve the MLflow UI of the store, on loopback")
     ui.add_argument("--port", type=port, default=5000, metavar="N", help="default: 5000")
+    ui.add_argument("--no-browser", action="store_true", help="print the address only; do not open it")
     ui.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1; there are no accounts")
 
     validate = _add_command(

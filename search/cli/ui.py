@@ -17,7 +17,9 @@ from contextlib import suppress
 
 from runtime.proxies import proxy_explained
 from runtime.signals import end_with_parent
+from search.cli.browser import open_when_served
 from search.storage.store import Store
+from search.tracking.runs_page import runs_page
 from spaces.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -33,21 +35,34 @@ SERVER_ENVIRONMENT = {
 
 
 def serve_ui(
-    store: Store, *, port: int = DEFAULT_PORT, host: str = LOOPBACK, say: Callable[[str], None] = lambda line: None
+    store: Store,
+    *,
+    port: int = DEFAULT_PORT,
+    host: str = LOOPBACK,
+    say: Callable[[str], None] = lambda line: None,
+    browse: bool = False,
 ) -> int:
     """Serves the store's MLflow UI until Ctrl-C (KeyboardInterrupt propagates) or until the server exits.
 
-    Returns the server's exit status. For a store that tracks on a remote server it only says that server's address and
-    returns 0. Raises ValueError if there is no store or the port is taken.
+    It says the address of the runs of the latest study, and with `browse` opens it in a browser. Returns the server's
+    exit status. For a store that tracks on a remote server it only says that server's addresses and returns 0. Raises
+    ValueError if there is no store or the port is taken.
     """
     store.require_exists()
     if store.on_server:
         say(f"the MLflow UI of {store.root} is the server's own: {store.tracking_uri}")
+        with suppress(UserError):  # it does not answer now
+            _say_page(f"{store.tracking_uri}/{runs_page(store)}", say)
         return 0
     require_free(host, port)
-    say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    page = f"{address}/{runs_page(store)}"
+    say(f"the MLflow UI of {store.root} is at {address} (Ctrl-C stops it)")
     if host in (LOOPBACK, "localhost", "::1") and (proxy := proxy_explained(host)):
         say(f"warning: clients with the variables of this shell do not reach it: {proxy}")
+    _say_page(page, say)
+    if browse:
+        open_when_served(page, host=host, port=port)
     environment = {**os.environ, **SERVER_ENVIRONMENT}
     # the server writes a line for every request to stdout
     server = subprocess.Popen(
@@ -61,6 +76,10 @@ def serve_ui(
         return server.wait()
     finally:
         stop(server)
+
+
+def _say_page(page: str, say: Callable[[str], None]) -> None:
+    say(f"the runs of the latest study, with the front as a chart: {page}")
 
 
 def server_command(store: Store, *, port: int, host: str = LOOPBACK) -> list[str]:

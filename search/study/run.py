@@ -7,6 +7,7 @@ the study is complete, and continues when its limits were raised.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -363,7 +364,7 @@ class _Run:
             RunParam.DROPPED_TEXTS: "; ".join(counts_lines(self.study.corpus, prepared.corpus.sources)),
             RunParam.TRAINING_SENTENCES: prepared.n_sentences,
             RunParam.HELD_OUT_SENTENCES: len(prepared.data.held_out_embeddings),
-            RunParam.PROFILE: str(self.study.profile.to_json()),
+            RunParam.PROFILE: json.dumps(self.study.profile.to_json()),
             RunParam.OBJECTIVE: self.objective.name,
             RunParam.PREDICTOR_ERROR: None if error is None else error.median_absolute_percentage_error,
             RunParam.PREDICTOR_RANK_CORRELATION: None if error is None else error.rank_correlation,

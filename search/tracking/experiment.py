@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from search.records.objective import objective_of
 from search.storage.store import Store
 from search.tracking.client import client_of, connected
 from search.tracking.names import Tag
+from search.tracking.runs_page import prepare_runs_page
 from spaces.errors import UserError
 from spaces.study.spec import StudySpec
 
@@ -59,11 +61,13 @@ def claim_experiment(store: Store, study: StudySpec) -> None:
 
     Raises ValueError if the name belongs to another store there, or if the server is too old or keeps no artifacts.
     """
+    objective = objective_of(study.objective)
     if not store.on_server:
-        study_experiment(store, study.name)
+        prepare_runs_page(client_of(store), study_experiment(store, study.name), objective)
         return
     with connected(store) as client:
         experiment = study_experiment(store, study.name)
+        prepare_runs_page(client, experiment, objective)
         for model in client.search_registered_models(f"name='{study.name}'"):
             _require_owner(store, "model", study.name, model.tags)
         _require_new_enough(store, client, experiment)

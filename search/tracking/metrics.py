@@ -67,6 +67,11 @@ def fidelity_metric(field: str) -> str:
     return f"fidelity/{field}"
 
 
+def student_fidelity_metric(field: str) -> str:
+    """Name of a registered student's metric of a field of `Fidelity`."""
+    return f"measured/fidelity/{field}"
+
+
 def values_of(metrics: Sequence[Metric[Source]], source: Source) -> dict[str, float]:
     """The values of metrics by name, without those that are None for this source."""
     found = ((metric.name, metric.value(source)) for metric in metrics)
@@ -85,7 +90,7 @@ def _of_rung(field: str, meaning: str) -> Metric[MeasuredRung]:
 def _of_student(field: str, meaning: str) -> Metric[MeasuredStudent]:
     read = _read(field)
     return Metric(
-        name=f"measured/fidelity/{field}",
+        name=student_fidelity_metric(field),
         unit="",
         meaning=f"{meaning}; of the registered student, as its runtime serves it",
         value=lambda one: read(one.fidelity),
@@ -114,6 +119,7 @@ def _score(one: MeasuredRung) -> float | None:
 TRAINING_LOSS = "training/loss"
 PREDICTED_LATENCY = "cost/predicted_latency_ms"
 TRAINING_TOKENS = "cost/training_tokens"
+STUDENT_LATENCY = "measured/latency_ms"
 
 START: tuple[Metric[TrialRecord], ...] = (
     Metric(
@@ -166,7 +172,7 @@ END: tuple[Metric[TrialRecord], ...] = (
 
 STUDENT: tuple[Metric[MeasuredStudent], ...] = (
     Metric(
-        name="measured/latency_ms",
+        name=STUDENT_LATENCY,
         unit="ms",
         meaning="median latency of the registered student under the study's profile",
         value=lambda one: one.latency_ms,

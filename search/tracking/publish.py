@@ -42,6 +42,7 @@ from search.tracking.metrics import STUDENT as STUDENT_METRICS
 from search.tracking.metrics import SUMMARY, Summary, values_of
 from search.tracking.names import Tag, VersionTag
 from search.tracking.registry import RECORD_FILE, as_registered, load_trials, versions_of
+from search.tracking.runs_page import prepare_runs_page
 from search.tracking.trial_runs import RunParams, provenance
 from search.tracking.version_tags import tags_of
 from spaces.errors import UserError
@@ -81,6 +82,7 @@ def register_front(
     study = front.study
     experiment = study_experiment(store, study)
     client = client_of(store)
+    prepare_runs_page(client, experiment, front.objective)
     summary = summary_run(store, client, experiment, study)
     if not client.search_registered_models(f"name='{study}'"):
         client.create_registered_model(study, tags=owner_tags(store, study))

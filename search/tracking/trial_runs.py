@@ -46,11 +46,11 @@ RunParams = Mapping[RunParam, str | int | float | None]
 """What all trials of a search share: teacher, profile, sample counts, commit, device."""
 
 _MOST_METRICS = 1000  # limit of MLflow's `log_batch`
-_MLFLOW_STATUS = {
+_MLFLOW_STATUS = {  # MLflow's UI shows KILLED like FAILED; Ray's and Optuna's own callbacks finish a pruned trial
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "FINISHED",
-    TrialState.PRUNED: "KILLED",
-    TrialState.REFUSED: "KILLED",
+    TrialState.PRUNED: "FINISHED",
+    TrialState.REFUSED: "FINISHED",
     TrialState.INTERRUPTED: "KILLED",
     TrialState.FAILED: "FAILED",
 }
@@ -65,6 +65,8 @@ class _Run:
     status: str
     n_tokens: float
     """-1 until an end was written."""
+    end_ms: int | None
+    """When it ended; None while it runs."""
     known: set[str]
     """Names of what was written at the start."""
     rungs: set[int] | None
@@ -164,7 +166,7 @@ class TrialLog:
         if commit is not None:
             tags["mlflow.source.git.commit"] = str(commit)
         created = self._client.create_run(self._experiment, run_name=record.name, tags=tags).info.run_id
-        run = _Run(created, TrialState.RUNNING, "RUNNING", -1.0, known=set(), rungs=set())
+        run = _Run(created, TrialState.RUNNING, "RUNNING", -1.0, None, known=set(), rungs=set())
         self._lookup()[record.name] = run
         return run
 
@@ -182,8 +184,10 @@ class TrialLog:
             self._client.log_batch(
                 run.id, metrics=metrics_of(values_of(END, record), step=n_tokens), tags=run_tags(tags)
             )
-            self._client.set_terminated(run.id, status=status)
-            run.n_tokens = n_tokens
+            # A run that has ended so already, and of which something else was missing, did not end now.
+            end_ms = run.end_ms if run.state == record.state else None
+            self._client.set_terminated(run.id, status=status, end_time=end_ms)
+            run.n_tokens, run.end_ms = n_tokens, end_ms or int(time.time() * 1000)
         run.state, run.status = record.state.value, status
 
     def _write_start(self, run: _Run, record: TrialRecord) -> None:
@@ -227,7 +231,8 @@ def _known(run: Run) -> _Run:
     tags, metrics = run.data.tags, run.data.metrics
     known = set(metrics) | ({"params"} if run.data.params else set())
     n_tokens = metrics.get(TRAINING_TOKENS, -1.0)
-    return _Run(run.info.run_id, tags.get(Tag.STATE, ""), run.info.status, n_tokens, known=known, rungs=None)
+    state, info = tags.get(Tag.STATE, ""), run.info
+    return _Run(info.run_id, state, info.status, n_tokens, info.end_time or None, known=known, rungs=None)
 
 
 def _agrees(run: _Run, record: TrialRecord) -> bool:

@@ -8,6 +8,7 @@ In this order: the study must have the same identity (`claim_identity`); trials 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -22,12 +23,19 @@ from search.trials.points import initial_point
 
 
 def claim_identity(study: optuna.Study, plan: TrialPlan) -> None:
-    """Writes the plan's identity into a study that lacks it. Raises ValueError if the study was begun with another."""
+    """Writes the plan's identity into a study that lacks it. Raises ValueError if the study was begun with another.
+
+    A new study gets the names of its objectives, too, which Optuna's dashboard and plots show.
+    """
     wanted = json.loads(json.dumps(dict(plan.identity)))
     stored = study.user_attrs.get(IDENTITY)
     require_identity(stored or {}, plan)
     if stored is None or {*wanted} - {*stored}:
         study.set_user_attr(IDENTITY, {**(stored or {}), **wanted})
+    if stored is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["latency_ms", plan.objective.name])
 
 
 def end_running_trials(study: optuna.Study, plan: TrialPlan) -> None:

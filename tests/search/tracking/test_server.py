@@ -367,7 +367,7 @@ def test_a_run_that_was_made_twice_is_one(database: Store) -> None:
     client.create_run(experiment, tags={name: value for name, value in tags.items() if name.startswith("understudy")})
     log.forget()
     log.write(record(0, rungs=[0.8], state=TrialState.PRUNED))
-    assert state_of(database, "twice-made") == {"trial-0000": ("pruned", "KILLED", [1000], True)}
+    assert state_of(database, "twice-made") == {"trial-0000": ("pruned", "FINISHED", [1000], True)}
     assert log.run_id("trial-0000") == run_id
 
 

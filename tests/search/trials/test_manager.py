@@ -57,6 +57,12 @@ def finished(tmp_path_factory):
     return folder, manager.records, witness.events
 
 
+def test_optunas_own_tools_name_the_objectives(finished):
+    study = stored(finished[0])
+    assert study.metric_names == ["latency_ms", "cosine"]
+    assert {"values_latency_ms", "values_cosine"} <= set(study.trials_dataframe())
+
+
 def test_a_search_ends_after_its_trials(finished):
     _, records, _ = finished
     assert sum(record.state is not TrialState.REFUSED for record in records) == 24
