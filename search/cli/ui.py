@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 
 from search.storage.store import Store
+from search.tracking.relocation import relocate
 from spaces.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -40,6 +41,7 @@ def serve_ui(
     if store.on_server:
         say(f"the MLflow UI of {store.root} is the server's own: {store.tracking_uri}")
         return 0
+    relocate(store)
     require_free(host, port)
     say(f"the MLflow UI of {store.root} is at http://{host}:{port} (Ctrl-C stops it)")
     environment = {**os.environ, **SERVER_ENVIRONMENT}

@@ -78,7 +78,7 @@ class Store:
     @property
     def tracking_uri(self) -> str:
         """MLflow's tracking and registry address."""
-        return self.tracking or self._read_tracking().get("uri") or self._own_uri
+        return self.tracking or self._stored_uri or self._own_uri
 
     @property
     def on_server(self) -> bool:
@@ -125,7 +125,7 @@ class Store:
 
     def require_one_address(self) -> None:
         """Raises ValueError if the store already tracks at another address, or its database's folder does not exist."""
-        stored = self._read_tracking().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
+        stored = self._stored_uri or (self._own_uri if database_of(self._own_uri).exists() else None)
         if stored not in (None, self.tracking_uri):
             raise UserError(
                 f"a store tracks at one address: {self.root} tracks at {stored}, so its studies cannot go to "
@@ -168,6 +168,16 @@ class Store:
             raise UserError(
                 f"the store's database must be an sqlite file: {self.database}: {error}; move it away and search again"
             ) from None
+
+    @property
+    def _stored_uri(self) -> str | None:
+        """The address in `tracking.json`; of a database that lies in the store, at the store's present place."""
+        stored: str | None = self._read_tracking().get("uri")
+        if stored is not None and not is_server(stored):
+            own = self.root / database_of(stored).name
+            if own.is_file():
+                return database_uri(own)
+        return stored
 
     @property
     def _own_uri(self) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from search.storage.environ import environment
 from search.storage.store import Store
 from search.tracking.errors import ANSWER_S, TrackingError, reason_of, tracking_errors
+from search.tracking.relocation import relocate
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def client_of(store: Store) -> MlflowClient:
 @contextmanager
 def connected(store: Store) -> Iterator[MlflowClient]:
     """A client; within the block errors of a server that does not answer, or refuses, are raised as TrackingError."""
+    relocate(store)
     client = client_of(store)
     try:
         yield client
