@@ -48,8 +48,10 @@ def relocate(store: Store) -> None:
 def working_on(store: Store) -> Iterator[None]:
     """Within the block the addresses are those of this place, and no other process changes them.
 
-    Raises ValueError if they cannot be corrected: a search works on the store by another path, or it is read-only.
+    Raises ValueError if they cannot be corrected: a search works on the store by another path, or it is read-only. So
+    it does if the store is a copy of another one that tracks on the same server.
     """
+    store.require_no_copy()
     for _ in range(_N_TRIES):
         relocate(store)
         with in_use(store.root):

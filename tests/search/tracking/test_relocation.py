@@ -203,7 +203,38 @@ def test_a_database_of_another_name_in_the_store_goes_with_it(tmp_path: Path, na
     relocate(store)
     assert client_of(store).get_experiment_by_name("toy").artifact_location == f"{store.artifact_uri}/toy"
     assert client_of(first).get_experiment_by_name("toy").artifact_location == f"{first.artifact_uri}/toy"
-    assert json.loads((root / "tracking.json").read_text())["uri"] if name != "mlflow.db" else True
+
+
+def test_a_copy_does_not_write_to_the_original_s_server(tmp_path: Path) -> None:
+    server = "http://127.0.0.1:9"  # which nobody asks
+    original = Store(tmp_path / "original", server)
+    original.root.mkdir()
+    original.write_tracking()
+    with working_on(Store(original.root)):
+        pass
+    store = copied(original, tmp_path / "copy")
+    refused = pytest.raises(ValueError, match=r"copy is a copy of .*original, and both track at .*another --name")
+    with refused, working_on(store):
+        pass
+    (tmp_path / "link").symlink_to(original.root)
+    with working_on(Store(tmp_path / "link")):
+        pass
+    shutil.rmtree(original.root)
+    with working_on(store):  # it is the only one
+        pass
+    assert json.loads((store.root / "tracking.json").read_text())["root"] == str(store.root)
+
+
+def test_a_copy_with_an_identity_of_its_own_goes_on(tmp_path: Path) -> None:
+    original = Store(tmp_path / "original", "http://127.0.0.1:9")
+    original.root.mkdir()
+    original.write_tracking()
+    store = copied(original, tmp_path / "copy")
+    (store.root / "tracking.json").unlink()
+    store = Store(store.root, original.tracking)
+    store.write_tracking()
+    with working_on(store):
+        assert store.identity != original.identity
 
 
 def test_what_is_no_database_of_mlflow_names_no_place(tmp_path: Path) -> None:
