@@ -19,6 +19,7 @@ from runtime.proxies import proxy_explained
 from runtime.signals import end_with_parent
 from search.cli.browser import open_when_served
 from search.storage.store import Store
+from search.tracking.relocation import relocate
 from search.tracking.runs_page import runs_page
 from spaces.errors import UserError
 
@@ -54,6 +55,7 @@ def serve_ui(
         with suppress(UserError):  # it does not answer now
             _say_page(f"{store.tracking_uri}/{runs_page(store)}", say)
         return 0
+    relocate(store)
     require_free(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"{address}/{runs_page(store)}"

@@ -24,6 +24,9 @@ COMMAND = "run.lock"
 TRIALS = "search.lock"
 """Held by the one search that writes trials."""
 
+STORE = "store.lock"
+"""Shared by the searches that work on a store, whatever their study; held alone by who changes its addresses."""
+
 _N_ATTEMPTS = 10  # `holder_of` in another process takes the lock for a moment
 _ATTEMPT_EVERY_S = 0.05
 
@@ -56,6 +59,29 @@ def holder_of(folder: Path, *, lock: str = COMMAND) -> str | None:
             return None if _try_lock(file, fcntl.LOCK_SH) else _holder(file)
     except FileNotFoundError:
         return None
+
+
+@contextmanager
+def in_use(root: Path) -> Iterator[None]:
+    """Within the block `unused` is false for the store in this folder, in every process."""
+    with (root / STORE).open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def unused(root: Path) -> Iterator[bool]:
+    """Yields whether no search works on the store in this folder; then none begins within the block.
+
+    False as well for a folder that cannot be written.
+    """
+    try:
+        file = (root / STORE).open("a", encoding="utf-8")
+    except OSError:
+        yield False
+        return
+    with file:
+        yield _try_lock(file, fcntl.LOCK_EX)
 
 
 def _try_lock(file: IO[str], operation: int) -> bool:

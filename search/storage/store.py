@@ -78,7 +78,7 @@ class Store:
     @property
     def tracking_uri(self) -> str:
         """MLflow's tracking and registry address."""
-        return self.tracking or self._read_tracking().get("uri") or self._own_uri
+        return self.tracking or self._stored_uri or self._own_uri
 
     @property
     def on_server(self) -> bool:
@@ -112,7 +112,23 @@ class Store:
     def write_tracking(self) -> None:
         """Writes the given address into `tracking.json`, unless it is the store's own or one is there already."""
         if self.tracking is not None and not self.has_tracking_file and self.tracking_uri != self._own_uri:
-            write_json(self._tracking_file, {"uri": self.tracking_uri, "store": uuid4().hex}, durable=True)
+            self._write_tracking({"uri": self.tracking_uri, "store": uuid4().hex})
+
+    def require_no_copy(self) -> None:
+        """Raises ValueError if the store is a copy of one that is still there, and both track on one server.
+
+        Both have one identity there, so the server could not tell their runs apart. A store that was moved goes on.
+        """
+        known = self._read_tracking()
+        if not self.on_server or known.get("root") in (None, str(self.root)):
+            return
+        other = Store(Path(known["root"]))
+        if other.identity == self.identity and not other._tracking_file.samefile(self._tracking_file):
+            raise UserError(
+                f"{self.root} is a copy of {other.root}, and both track at {self.tracking_uri}: search in one of them, "
+                f"or delete {self._tracking_file}, give --tracking-uri again and another --name"
+            )
+        self._write_tracking(known)
 
     def make_folders(self) -> None:
         """Creates the folders of artifacts, caches and studies."""
@@ -125,7 +141,7 @@ class Store:
 
     def require_one_address(self) -> None:
         """Raises ValueError if the store already tracks at another address, or its database's folder does not exist."""
-        stored = self._read_tracking().get("uri") or (self._own_uri if database_of(self._own_uri).exists() else None)
+        stored = self._stored_uri or (self._own_uri if database_of(self._own_uri).exists() else None)
         if stored not in (None, self.tracking_uri):
             raise UserError(
                 f"a store tracks at one address: {self.root} tracks at {stored}, so its studies cannot go to "
@@ -175,12 +191,25 @@ class Store:
             ) from None
 
     @property
+    def _stored_uri(self) -> str | None:
+        """The address in `tracking.json`; of a database that lies in the store, at the store's present place."""
+        stored: str | None = self._read_tracking().get("uri")
+        if stored is not None and not is_server(stored):
+            own = self.root / database_of(stored).name
+            if own.is_file():
+                return database_uri(own)
+        return stored
+
+    @property
     def _own_uri(self) -> str:
         return database_uri(self.root / "mlflow.db")
 
     @property
     def _tracking_file(self) -> Path:
         return self.root / "tracking.json"
+
+    def _write_tracking(self, document: dict[str, Any]) -> None:
+        write_json(self._tracking_file, {**document, "root": str(self.root)}, durable=True)
 
     def _read_tracking(self) -> dict[str, Any]:
         return read_json(self._tracking_file) or {}

@@ -46,6 +46,7 @@ from search.tracking.experiment import claim_experiment
 from search.tracking.names import RunParam
 from search.tracking.publish import register_front
 from search.tracking.registry import NoFrontError, load_front
+from search.tracking.relocation import working_on
 from search.tracking.trial_runs import RunParams, TrialLog
 from search.trials.identity import require_same_study
 from search.trials.journal import read_trials
@@ -75,7 +76,7 @@ def run_search(
     state = StudyState(folder)
     store.require_writable()
     require_tracking(store)
-    with disk_full_explained(store.root), exclusive(folder, lock=COMMAND):
+    with disk_full_explained(store.root), working_on(store), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = StudyClock(state)
         reporter = StepRecorder(ConsoleReporter() if progress is None else progress, state, clock)

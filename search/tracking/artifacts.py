@@ -17,6 +17,7 @@ from runtime.atomic import move_into_place
 from runtime.folder import DOCUMENT_FILE
 from search.storage.store import Store
 from search.tracking.client import activated
+from search.tracking.relocation import was_place_of
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,13 +43,23 @@ def student_folder(store: Store, uri: str) -> Path:
 
 
 def artifact_path(store: Store, uri: str) -> Path:
-    """The folder of an artifact address; if the store was moved since, the folder in the store's present place."""
+    """The folder of an artifact address.
+
+    It is looked up in the store's own folder, because an address is that of the place where it was written: a store
+    that was moved has nothing there any more, and one that was copied would find the original's. Only another store
+    that tracks in the same database has its artifacts elsewhere.
+    """
     path = Path(unquote(urlparse(uri).path))
-    if not path.exists():
-        for i, part in enumerate(path.parts[:-1]):
-            moved = store.artifacts.joinpath(*path.parts[i + 1 :])
-            if part == store.artifacts.name and moved.exists():
-                return moved
+    folders = [Path(*path.parts[: i + 1]) for i, part in enumerate(path.parts) if part == store.artifacts.name]
+    for folder in folders:
+        own = store.artifacts / path.relative_to(folder)
+        if own != store.artifacts and own.exists():
+            return own
+    if not path.exists() or any(was_place_of(store, folder) for folder in folders):
+        raise UserError(
+            f"the files of {path} are not in {store.artifacts}: they were deleted, or the store was copied without "
+            "them; copy the whole store again, or search again to register them anew"
+        )
     return path
 
 

@@ -16,6 +16,7 @@ from runtime.proxies import proxy_explained, variables_of
 from search.storage.environ import environment
 from search.storage.store import Store
 from search.tracking.errors import ANSWER_S, TrackingError, reason_of, tracking_errors
+from search.tracking.relocation import relocate
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def client_of(store: Store) -> MlflowClient:
 @contextmanager
 def connected(store: Store) -> Iterator[MlflowClient]:
     """A client; within the block errors of a server that does not answer, or refuses, are raised as TrackingError."""
+    relocate(store)
     client = client_of(store)
     try:
         yield client

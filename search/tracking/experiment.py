@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 from search.records.objective import objective_of
 from search.storage.store import Store
 from search.tracking.client import client_of, connected
 from search.tracking.names import Tag
+from search.tracking.relocation import relocate
 from search.tracking.runs_page import prepare_runs_page
 from spaces.errors import UserError
 from spaces.study.spec import StudySpec
@@ -31,9 +34,10 @@ STUDY_FILE = "study.json"
 def study_experiment(store: Store, study: str) -> str:
     """Id of the study's experiment, which is created, or restored if it was deleted in the UI.
 
-    Raises ValueError if it belongs to another store, or if the store was moved away from its artifacts.
+    Raises ValueError if it belongs to another store.
     """
     store.study_folder(study)  # checks the name
+    relocate(store)
     if study == "Default":
         raise UserError("the study name Default is MLflow's own experiment; choose another name")
     client = client_of(store)
@@ -45,10 +49,11 @@ def study_experiment(store: Store, study: str) -> str:
         created: str = client.create_experiment(study, artifact_location=location, tags=tags)
         return created
     _require_owner(store, "experiment", study, experiment.tags)
-    if location not in (None, experiment.artifact_location):
+    present = experiment.artifact_location
+    if location not in (None, present) and not _is_own(store, present):
         raise UserError(
-            f"the store was moved: study {study} writes to {experiment.artifact_location}, not to {store.root}; "
-            "move the store back, or search under another name (it can still be read here)"
+            f"the artifacts of study {study} belong to the store that made it: they are in {present}, not in "
+            f"{store.root}; search there, or under another name (--name)"
         )
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -131,6 +136,12 @@ def run_tags(values: Mapping[str, str]) -> list[RunTag]:
     from mlflow.entities import RunTag
 
     return [RunTag(name, value) for name, value in values.items()]
+
+
+def _is_own(store: Store, location: str) -> bool:
+    """Whether an experiment's artifacts are in this store's folder, perhaps by another path."""
+    folder = Path(unquote(urlparse(location).path)).parent
+    return folder.is_dir() and folder.samefile(store.artifacts)
 
 
 def _require_owner(store: Store, kind: str, study: str, tags: Mapping[str, str]) -> None:

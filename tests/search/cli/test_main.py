@@ -469,6 +469,17 @@ def test_select_answers_a_budget(bench: Bench, capsys: pytest.CaptureFixture[str
     assert selected(capsys, bench, "--min-fidelity", "0.9")["name"] == "trial-0002"
 
 
+def test_select_takes_a_student_by_its_name(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert selected(capsys, bench, "--student", "trial-0002")["uri"] == "models:/toy/2"
+    for name, said in (("teacher", "is the baseline"), ("trial-9", "there are trial-0001, trial-0002")):
+        assert main(["select", "toy", "--student", name, "--store", str(bench.store.root)]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    for command in (["export", "toy@teacher", "out", "--format", "onnx"], ["embed", "toy@teacher", "text.txt"]):
+        assert main([*command, "--store", str(bench.store.root)]) == 2
+        assert "is the baseline, measured in PyTorch, and no student" in capsys.readouterr().err
+
+
 def test_select_sets_an_alias_that_export_and_embed_understand(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -365,8 +365,9 @@ def test_a_store_that_was_copied_elsewhere_still_reads(
     shutil.rmtree(store.artifacts / "moving")
     assert student_digest(resolve_model(own, "moving/1")) == student_digest(students["trial-0001"])
     assert load_front(own, "moving").references == REFERENCES
-    with pytest.raises(ValueError, match="was moved"):
-        register_front(own, front("moving", (SMALL,)), page=report_html, folders=students)
+    register_front(own, front("moving", (SMALL, STATIC)), page=report_html, folders=students)
+    assert resolve_model(own, "moving/2").is_relative_to(own.root)
+    assert len(versions_of(client_of(store), "moving")) == 1
 
 
 # Selection.
