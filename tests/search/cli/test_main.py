@@ -605,17 +605,15 @@ def free_port() -> Iterator[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "send"),
-    [
-        (signal.SIGINT, os.killpg),
-        (signal.SIGTERM, os.kill),
-        (signal.SIGTERM, os.killpg),
-        (signal.SIGHUP, os.kill),
-        (signal.SIGKILL, os.kill),
-    ],
-    ids=["ctrl-c", "sigterm", "sigterm to the group", "sighup", "sigkill"],
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg), (signal.SIGKILL, os.kill)],
+    ids=["ctrl-c", "sigterm", "hang-up", "sigkill"],
 )
 def test_the_ui_serves_the_study_on_loopback_until_a_signal_ends_all_its_processes(
-    bench: Bench, free_port: int, sent: signal.Signals, send: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
+    free_port: int,
+    sent: signal.Signals,
+    send: Callable[[int, int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("UNDERSTUDY_TEST_MARK", f"ui-{free_port}")
     process = understudy("ui", "--store", bench.store.root, "--port", free_port)
