@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.console.progress import clock_text
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
 from spaces.student_words import describe
@@ -143,9 +144,7 @@ class LiveTable:
     def _time_left(self) -> str | None:
         if self._deadline is None:
             return None
-        seconds = max(0, round(self._deadline - self._clock()))
-        hours, minutes = seconds // 3600, seconds // 60 % 60
-        return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+        return clock_text(self._deadline - self._clock())
 
 
 def _latency(record: TrialRecord) -> str:
