@@ -11,7 +11,7 @@ import pytest
 
 from search.storage.store import Store
 from search.storage.study_state import StudyState
-from search.study.budget import EXTENSIONS_S, PREPARATION_SHARE, TimePlan
+from search.study.budget import PREPARATION_SHARE, TimePlan
 from search.study.clock import CLOCK, Clock
 from search.study.run import run_search
 from search.study.time_left import PreparationReporter, plan_of_time, time_left_line
@@ -120,10 +120,6 @@ def test_a_slow_preparation_is_told_once_and_ended_when_no_trial_can_follow(
             goes_on()
         assert advised(str(raised.value)) >= 2 * 226.0
     assert "five" not in heard.lines and "six" not in heard.lines
-
-
-def test_the_seconds_of_an_extension_grow_so_that_the_first_rung_fits_one_of_them() -> None:
-    assert all(after >= 2 * before for before, after in zip(EXTENSIONS_S, EXTENSIONS_S[1:], strict=False))
 
 
 def test_without_a_budget_a_preparation_takes_its_time(study: StudySpec, state: StudyState) -> None:
