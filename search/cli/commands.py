@@ -20,6 +20,7 @@ from search.tracking.client import require_tracking
 if TYPE_CHECKING:
     from search.records.front import Front, MeasuredStudent
     from search.storage.store import Store
+    from spaces.study import StudySpec
 
 
 def say(text: str) -> None:
@@ -28,7 +29,6 @@ def say(text: str) -> None:
 
 
 def search_command(options: argparse.Namespace) -> None:
-    from search.study.preflight import check_cluster, check_study
     from spaces.study import load_study, with_overrides
 
     study = with_overrides(
@@ -40,13 +40,27 @@ def search_command(options: argparse.Namespace) -> None:
     )
     store = store_of(options)
     store.require_writable()
+    _say_time_left(study, store)
     require_tracking(store)
+    from search.study.preflight import check_cluster, check_study  # imports torch
+
     check_cluster(options.address)
     check_study(study, say=say)
     from search.console.front_table import print_front
     from search.study.run import run_search
 
     print_front(run_search(study, store=store, address=options.address))
+
+
+def _say_time_left(study: StudySpec, store: Store) -> None:
+    """Prints what is left of the time budget, unless the study is complete with its present limits."""
+    from search.storage.study_state import StudyState
+    from search.study.limits import COMPLETE, RequestedLimits
+    from search.study.time_left import time_left_line
+
+    state = StudyState.of(store, study.name)
+    if state.read(COMPLETE) != RequestedLimits.of(study) and (line := time_left_line(study, state)):
+        say(line)
 
 
 def watch_command(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.console.columns import GAP, ColumnWidth, fit_columns
-from search.console.progress import is_live
+from search.console.progress import clock_text, is_live
 from search.records.formatting import format_ms
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
@@ -162,9 +162,7 @@ class LiveTable:
     def _time_left(self) -> str | None:
         if self._deadline is None:
             return None
-        seconds = max(0, round(self._deadline - self._clock()))
-        hours, minutes = seconds // 3600, seconds // 60 % 60
-        return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+        return clock_text(self._deadline - self._clock())
 
 
 def _latency(record: TrialRecord) -> str:

@@ -34,12 +34,20 @@ class Reporter(Protocol):
         """Prints a line that stays on the screen; ends the current step."""
 
 
+def clock_text(seconds: float) -> str:
+    """Minutes and seconds, `1:05`, or hours too, `2:00:30`; a negative time is `0:00`."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
 class ConsoleReporter:
     """Progress bars on a terminal, else lines with the elapsed time."""
 
-    def __init__(self, file: IO[str] | None = None) -> None:
+    def __init__(self, file: IO[str] | None = None, *, spent_s: float = 0.0) -> None:
+        """`spent_s`: seconds that earlier commands spent on the study, with which the shown time begins."""
         self._console = Console(file=file, stderr=file is None, highlight=False)
-        self._started = time.monotonic()
+        self._started = time.monotonic() - spent_s
         self._bars: Progress | None = None
 
     def step(self, what: str) -> Bar:

@@ -8,6 +8,7 @@ each phase is bounded by its own count (trials, tokens) only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 CACHE_SHARE = 0.13
@@ -35,7 +36,17 @@ MIN_SEARCH_SHARE = 0.4
 REDO_FACTOR = 2.0
 """More text is embedded, or the static table retrained, once the time for it has grown by this factor."""
 
-TEXT_SIZES = tuple(step * 10**power for power in (3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
+LEAST_PREPARATION_S, LEAST_TRIAL_S, LEAST_END_S = 5.0, 5.0, 10.0
+"""Lower bounds, on any machine: for a preparation that has stored nothing yet; for the start of Ray and one trial; for
+the start of the graduation, the final measurement and the registration."""
+PREPARATION_SHARE = 0.3
+"""Share of the budget above which a preparation is reported as slow: it should need `CACHE_SHARE` and a little more."""
+SHORT_SEARCH_S = 120.0
+"""A search of less time tries the fastest initial points first: the slowest ones may take all of it."""
+EXTENSIONS_S = (30.0, 60.0, 120.0)
+"""Seconds by which a search is extended, one after another, until a trial has reached a rung."""
+
+TEXT_SIZES = tuple(step * 10**power for power in (2, 3, 4, 5) for step in (10, 15, 20, 30, 40, 60, 80))
 """Sizes of the cached training text, in sentences: fixed values, so that runs on similar machines use equal text."""
 
 
@@ -55,6 +66,14 @@ class TimePlan:
         """Seconds reserved for the final measurement, the registry and the report."""
         wanted = MEASURE_S + MEASURE_STUDENT_S * self.max_students
         return wanted if self.budget_s is None else min(wanted, MAX_RESERVE_SHARE * self.budget_s)
+
+    def least_s(self, *, is_prepared: bool) -> float:
+        """A lower bound of the seconds that a study without any trial needs for its first student."""
+        return (0.0 if is_prepared else LEAST_PREPARATION_S) + LEAST_TRIAL_S + LEAST_END_S
+
+    def advisable_s(self, spent_s: float) -> float:
+        """A time budget, in whole minutes, that should suffice after `spent_s` seconds without a student."""
+        return 60.0 * math.ceil(max(2.0 * spent_s, spent_s + 120.0) / 60.0)
 
     def measure_s(self, n_students: int) -> float:
         """Seconds for the final latencies of `n_students` students and references together."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search.console.live_table import LiveTable
-from search.console.progress import ConsoleReporter, Reporter
+from search.console.progress import ConsoleReporter, Reporter, clock_text
 from search.graduation.checkpoint_retention import CheckpointKeeper, with_existing_checkpoints
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
@@ -30,7 +30,7 @@ from search.storage.disk_space import disk_full_explained
 from search.storage.lock import COMMAND, exclusive
 from search.storage.store import NoStoreError, Store
 from search.storage.study_state import StudyState
-from search.study.budget import TimePlan
+from search.study.budget import EXTENSIONS_S, SHORT_SEARCH_S, TimePlan
 from search.study.clock import StepRecorder, StudyClock
 from search.study.interrupts import Interrupts
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
@@ -39,6 +39,7 @@ from search.study.prepare import Prepared, prepare
 from search.study.reference_students import registered_folders, write_reference_students
 from search.study.references import measure_references
 from search.study.search import plan_of, search_trials
+from search.study.time_left import PreparationReporter, plan_of_time, time_left_line
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
@@ -52,6 +53,7 @@ from search.trials.identity import require_same_study
 from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect, require_startable
 from spaces.errors import UserError
+from spaces.study import format_duration
 from spaces.study.spec import SourceKind, SourceSpec, StudySpec
 from trainers.modules.freed_memory import return_freed_memory
 from trainers.text.filter import counts_lines
@@ -79,7 +81,8 @@ def run_search(
     with disk_full_explained(store.root), working_on(store), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = StudyClock(state)
-        reporter = StepRecorder(ConsoleReporter() if progress is None else progress, state, clock)
+        shown = ConsoleReporter(spent_s=clock.spent_s()) if progress is None else progress
+        reporter = StepRecorder(shown, state, clock)
         ignored = os.environ.get(_MLFLOW_VARIABLE)
         if ignored and ignored.rstrip("/") != store.tracking_uri:
             reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is ignored, use --tracking-uri")
@@ -108,12 +111,7 @@ class _Run:
     @property
     def plan(self) -> TimePlan:
         """The time plan of the study."""
-        study = self.study
-        return TimePlan(
-            budget_s=study.search.time_budget_s,
-            graduation_share=study.graduation.share,
-            max_students=study.graduation.max_students,
-        )
+        return plan_of_time(self.study)
 
     @property
     def objective(self) -> Objective:
@@ -135,6 +133,7 @@ class _Run:
 
     def run_all_steps(self) -> Front:
         """Runs all steps, each from what is already stored; returns the registered front."""
+        time_left_line(self.study, self.state)  # raises before anything is computed
         require_startable(self.address)
         remembered = self.store.has_tracking_file
         create_store(self.store)
@@ -144,10 +143,11 @@ class _Run:
             if not remembered:
                 self.store.delete_tracking()
             raise
-        prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=self.reporter)
+        preparing = PreparationReporter(self.reporter, self.study, self.state, self.clock)
+        prepared = prepare(self.study, store=self.store, plan=self.plan, reporter=preparing)
         # The search checks this too, but may be complete already.
         require_same_study(plan_of(self.study, prepared, store=self.store))
-        references = measure_references(prepared, state=self.state, reporter=self.reporter)
+        references = measure_references(prepared, state=self.state, reporter=preparing)
         self.save_clock()
         log = TrialLog(
             self.store,
@@ -242,31 +242,22 @@ class _Run:
             return read_trials(self.state.folder, study.name)
         return_freed_memory()  # memory that the workers will need
         self._connect(prepared)
-        seconds = self.plan.search_s(self.clock.spent_s())
-        deadline = None if seconds is None else time.monotonic() + seconds
         earlier = read_trials(self.state.folder, study.name)
         writer.backfill(map(_with_ended_state, earlier))
-        keeper = CheckpointKeeper(max_students=study.graduation.max_students, objective=self.objective, records=earlier)
-        self.reporter.say("searching")
-        table = LiveTable(
-            n_rungs=len(study.search.rungs),
-            objective=self.objective,
-            n_trials=study.search.n_trials,
-            deadline=deadline,
-        )
-        with table, writer.reporting_to(table.say):
-            records = search_trials(
-                study,
-                prepared,
-                store=self.store,
-                address=self.address,
-                deadline=deadline,
-                observers=(writer, table, keeper, self.clock),
-                say=table.say,
+        begin, seconds = time.monotonic(), self.plan.search_s(self.clock.spent_s())
+        self.reporter.say("searching" if seconds is None else f"searching for {clock_text(seconds)}")
+        records = self._run_trials(prepared, writer, earlier, seconds=seconds)
+        for extension_s in EXTENSIONS_S:
+            if seconds is None or any(record.rungs for record in records) or time.monotonic() < begin + seconds:
+                break
+            self.reporter.say(
+                f"warning: no trial reached a rung in {clock_text(seconds)}; the search goes on for "
+                f"{clock_text(extension_s)}, so that there is a student"
             )
+            begin, seconds = time.monotonic(), extension_s
+            records = self._run_trials(prepared, writer, records, seconds=seconds)
         records = tuple(with_existing_checkpoints(records))
         writer.backfill(records)
-        self.state.write(SEARCHED, study.search)
         states = Counter(str(record.state) for record in records)
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
         self.reporter.say(f"{len(records)} trials: {shown}")
@@ -274,9 +265,42 @@ class _Run:
             outcomes = sorted({str(record.outcome) for record in records if record.state is TrialState.FAILED})
             raise UserError(
                 f"no trial of {study.name} reached a rung ({shown or 'none started'}"
-                f"{'; ' + outcomes[0] if outcomes else ''}); raise the time budget or the trials, or lower the rungs"
+                f"{'; ' + outcomes[0] if outcomes else ''}); {self._remedy()}"
             )
+        self.state.write(SEARCHED, study.search)
         return records
+
+    def _remedy(self) -> str:
+        """What to change after a search in which no trial reached a rung."""
+        if self.plan.budget_s is None:
+            return "raise the trials, or lower the rungs"
+        budget = format_duration(self.plan.advisable_s(self.clock.spent_s()))
+        return f"continue with --time-budget {budget} or more, raise the trials, or lower the rungs"
+
+    def _run_trials(
+        self, prepared: Prepared, writer: TrialWriter, earlier: Sequence[TrialRecord], *, seconds: float | None
+    ) -> tuple[TrialRecord, ...]:
+        """All trials of the study, after new ones for these seconds (None: no limit); `earlier` are those before."""
+        study = self.study
+        deadline = None if seconds is None else time.monotonic() + seconds
+        keeper = CheckpointKeeper(max_students=study.graduation.max_students, objective=self.objective, records=earlier)
+        table = LiveTable(
+            n_rungs=len(study.search.rungs),
+            objective=self.objective,
+            n_trials=study.search.n_trials,
+            deadline=deadline,
+        )
+        with table, writer.reporting_to(table.say):
+            return search_trials(
+                study,
+                prepared,
+                store=self.store,
+                address=self.address,
+                deadline=deadline,
+                observers=(writer, table, keeper, self.clock),
+                fastest_first=seconds is not None and seconds < SHORT_SEARCH_S,
+                say=table.say,
+            )
 
     def _graduate(self, prepared: Prepared, records: Sequence[TrialRecord]) -> tuple[Graduate, ...]:
         study, folder = self.study, self.state.folder / "graduation"

@@ -117,23 +117,32 @@ def _n_fitting(
 ) -> float:
     """How many sentences all teachers together can embed in `seconds`, estimated; inf if all are embedded already.
 
-    Embeds a first part untimed, as warm-up, and a second one timed; both stay in the cache.
+    Embeds a first part untimed, as warm-up, and a second one timed; both stay in the cache, and each takes at most a
+    quarter of a teacher's share of the time, but at least one chunk.
     """
     start, seconds_a_sentence, n_cached = time.monotonic(), 0.0, math.inf
+    part_s = seconds / len(teachers) / 4
     for teacher, corpus in zip(teachers, corpora, strict=True):
         options = _cache_options(study, store, is_first=teacher is teachers[0])
         available = len(corpus.train)
         plans: list[CachePlan] = []
         first = min(PROBE_SENTENCES, available)
-        build_cache(teacher, corpus.train, n_sentences=first, announce=plans.append, **options)
-        before = max(first, plans[0].n_cached)
+        cache = build_cache(
+            teacher,
+            corpus.train,
+            n_sentences=first,
+            deadline=time.monotonic() + part_s,
+            announce=plans.append,
+            **options,
+        )
+        before = max(cache.n_sentences, plans[0].n_cached)
         wanted = min(before + PROBE_SENTENCES, available)
         if wanted == before:
             continue
         begin = time.monotonic()
-        build_cache(teacher, corpus.train, n_sentences=wanted, **options)
-        seconds_a_sentence += (time.monotonic() - begin) / (wanted - before)
-        n_cached = min(n_cached, wanted)
+        cache = build_cache(teacher, corpus.train, n_sentences=wanted, deadline=begin + part_s, **options)
+        seconds_a_sentence += (time.monotonic() - begin) / (cache.n_sentences - before)
+        n_cached = min(n_cached, cache.n_sentences)
     left = max(0.0, seconds - (time.monotonic() - start))
     return math.inf if seconds_a_sentence == 0.0 else n_cached + left / seconds_a_sentence
 

@@ -67,9 +67,11 @@ def _signals_kept() -> Iterator[None]:
     """After the block SIGTERM is handled as before it; one that arrives within it raises KeyboardInterrupt.
 
     `ray.init` sets a handler that raises SystemExit, and then one in C++ that prints a stack and aborts the process 3 s
-    later. Processes that are started within the block inherit that SIGTERM and SIGHUP are blocked, as Ray itself blocks
-    SIGINT: a signal to the process group, or to all processes of a job, must not end the workers before the driver
-    has recorded its trials. Ray ends them with SIGKILL, after a second.
+    later; `ray.shutdown` sets the default one, which ends the process.
+
+    Processes that are started within the block inherit that SIGTERM and SIGHUP are blocked, as Ray itself blocks
+    SIGINT: a signal to the process group, or to all processes of a job, must not end the workers before the driver has
+    recorded its trials. Ray ends its own processes with SIGKILL then, each after a second.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
@@ -125,7 +127,8 @@ def disconnect() -> None:
 
     To be called only if `connect` returned True: else the connection belongs to the caller, such as a notebook.
     """
-    with suppress(Exception):  # may run after a Ctrl-C during the start; an error here must not hide the first
+    # May run after a Ctrl-C during the start; an error here must not hide the first.
+    with _signals_kept(), suppress(Exception):
         ray.shutdown()
 
 

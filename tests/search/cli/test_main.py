@@ -28,6 +28,7 @@ from search.records.front import MeasuredStudent
 from search.records.objective import COSINE
 from search.storage.store import Store
 from search.storage.study_state import STUDY, StudyState
+from search.study.clock import CLOCK
 from search.tracking.async_writer import TrialWriter
 from search.tracking.trial_runs import TrialLog
 from spaces.study import parse_study
@@ -673,6 +674,35 @@ def test_help_imports_nothing_heavy() -> None:
     assert finished.stdout == "[]\n", finished.stderr
 
 
+_FIRST_MESSAGE = """
+import os, sys
+from search.cli.main import main
+
+class Stderr:
+    def write(self, text):
+        print(text, sorted({"torch", "ray", "mlflow", "optuna"} & set(sys.modules)), flush=True)
+        os._exit(0)
+
+sys.stderr = Stderr()
+main(sys.argv[1:])
+"""
+
+
+def test_what_is_left_of_the_time_budget_is_told_before_anything_slow_is_imported(bench: Bench) -> None:
+    study = bench.study(search={"rungs": [200], "time_budget": "4m"})
+    StudyState.of(Store(bench.folder / "new"), "toy-study").write(CLOCK, 30.0)
+    command = [sys.executable, "-c", _FIRST_MESSAGE, "search", str(study), "--store", "new"]
+    told = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    says(told.stdout, "time budget 4:00, for all commands of toy-study: 0:30 spent, 3:30 left")
+    assert told.stdout.endswith(" []\n"), told.stdout + told.stderr
+
+
+def test_a_search_whose_time_is_spent_ends_at_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    study = bench.study(search={"rungs": [200], "time_budget": "4m"})
+    StudyState.of(Store(bench.folder / "new"), "toy-study").write(CLOCK, 300.0)
+    says(fails(capsys, "search", study, "--store", "new"), "5:00 of 4:00 are spent", "--time-budget 10m")
+
+
 @pytest.mark.slow
 def test_a_search_leaves_a_front_that_the_other_commands_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     study = bench.study(
@@ -705,14 +735,8 @@ def free_port() -> Iterator[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "send"),
-    [
-        (signal.SIGINT, os.killpg),
-        (signal.SIGTERM, os.kill),
-        (signal.SIGTERM, os.killpg),
-        (signal.SIGHUP, os.kill),
-        (signal.SIGKILL, os.kill),
-    ],
-    ids=["ctrl-c", "sigterm", "sigterm to the group", "sighup", "sigkill"],
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg), (signal.SIGKILL, os.kill)],
+    ids=["ctrl-c", "sigterm", "hang-up", "sigkill"],
 )
 def test_the_ui_serves_the_study_on_loopback_until_a_signal_ends_all_its_processes(
     bench: Bench,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +39,30 @@ def test_what_is_swallowed_is_raised_at_the_next_check() -> None:
             press_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
+
+
+def test_what_a_destructor_swallows_is_raised_again_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        Swallows()
+        time.sleep(60)
+        pytest.fail("the block went on")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_that_end_a_command_interrupt_too(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), Interrupts():
+            os.kill(os.getpid(), number)
+            pytest.fail("the block went on")
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_the_handler_before_is_there_again() -> None:

@@ -58,6 +58,9 @@ def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> No
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
     assert not ray.is_initialized()
+    with pytest.raises(KeyboardInterrupt):  # Ray's shutdown sets the default handler behind Python's back
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
     assert signal.signal(signal.SIGTERM, before) is signal.default_int_handler
 
 
