@@ -124,9 +124,13 @@ def serve_command(options: argparse.Namespace) -> None:
 
 
 def report_command(options: argparse.Namespace) -> None:
+    from search.console.progress import ConsoleReporter
     from search.report.page import write_report
 
-    print(write_report(store_of(options), options.name, options.out))
+    reporter = ConsoleReporter()
+    out = write_report(store_of(options), options.name, options.out, reporter=reporter)
+    reporter.end()
+    print(out)
 
 
 def ui_command(options: argparse.Namespace) -> None:
