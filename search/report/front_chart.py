@@ -340,7 +340,7 @@ def _legend(front: Front, trials: Sequence[TrialPoint], frame: Frame) -> list[st
     if front.references:
         rows.append(("mark reference", "reference", '<path d="M0 -6L6 0L0 6L-6 0Z"/>'))
     if any(trial_position(trial) is not None for trial in trials):
-        rows.append(("", "brief trial, at its predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
+        rows.append(("", "brief trial, predicted latency: complete", '<circle class="trial complete" r="3.2"/>'))
         rows.append(("", "not complete", '<circle class="trial pruned" r="2.6"/>'))
     parts, x, y = [], frame.left + 6.0, HEADING + 24
     for kind, words, shape in rows:

@@ -28,7 +28,7 @@ from search.report.load import read_search
 from search.report.review import SearchReview, review_search
 from search.report.search_section import search_section, trials_section
 from search.report.svg import count
-from search.report.trial_panels import trial_panels
+from search.report.trial_panels import row_id, trial_panels
 from search.storage.store import Store
 from search.storage.study_state import STUDY, StudyState
 from search.tracking.registry import load_front, load_trials
@@ -108,7 +108,6 @@ def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchR
     entries = _keyed(front)
     if review is not None:
         trials = [TrialPoint.of(record, review.objective) for record in review.records]
-    chart = front_chart(front, trials)
     keys = {trial.name: f"t{i}" for i, trial in enumerate(trials)}
     slots = {
         "title": escape(f"{front.study}: students of {front.teacher}"),
@@ -116,9 +115,9 @@ def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchR
         "subtitle": _subtitle(front, trials),
         "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
         "cards": "\n".join(_cards(front, entries)),
-        "chart": chart,
+        "chart": front_chart(front, trials),
         "narrow": front_chart(front, trials, frame=NARROW),
-        "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
+        "search": "" if review is None else search_section(review, lambda name: row_id(name) if name in keys else None),
         "trials": "" if review is None else trials_section(review, [entry.name for _, _, entry in entries], keys.get),
         "head": "".join(_head(column) for column in _COLUMNS),
         "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
@@ -138,16 +137,6 @@ def _keyed(front: Front) -> list[tuple[str, str, MeasuredStudent]]:
     entries = [(f"s{i}", "student", entry) for i, entry in enumerate(front.students)]
     entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(front.dominated)]
     return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(front.references)]
-
-
-def _link(
-    chart: str, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
-) -> Callable[[str], str | None]:
-    """A function from a trial's name to the id of its mark: the student's if measured, else the dot's."""
-    ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
-    ids |= {entry.name: f"mark-{key}" for key, _, entry in entries}
-    drawn = {name: mark for name, mark in ids.items() if f'id="{mark}"' in chart}
-    return drawn.get
 
 
 def _subtitle(front: Front, trials: Sequence[TrialPoint]) -> str:

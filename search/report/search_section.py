@@ -28,7 +28,7 @@ from search.report.trial_panels import trials_table
 from spaces.student_words import describe
 
 Link = Callable[[str], str | None]
-"""From a trial's name to the id of its mark on the page; None if it has none."""
+"""From a trial's name to the id of its row on the page, or to the key of its data; None if it has none."""
 
 
 def search_section(review: SearchReview, link: Link) -> str:
@@ -305,8 +305,8 @@ def _begun(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _linked(name: str, link: Link) -> str:
-    mark = link(name)
-    return escape(name) if mark is None else f'<a class="trial-link" href="#{escape(mark)}">{escape(name)}</a>'
+    row = link(name)
+    return escape(name) if row is None else f'<a class="trial-link" href="#{escape(row)}">{escape(name)}</a>'
 
 
 def _panel(title: str, content: str, *, wide: bool = False) -> str:

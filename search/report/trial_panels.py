@@ -108,6 +108,11 @@ def trials_table(review: SearchReview, key: Callable[[str], str | None]) -> str:
     )
 
 
+def row_id(name: str) -> str:
+    """The id of a trial's row in the table, the target of links to it."""
+    return name
+
+
 def _row(review: SearchReview, record: TrialRecord, names: Sequence[str], key: str | None) -> str:
     fidelity = None if record.fidelity is None else review.objective.of(record.fidelity)
     latency_ms = record.predicted_latency_ms
@@ -124,7 +129,8 @@ def _row(review: SearchReview, record: TrialRecord, names: Sequence[str], key: s
     name = escape(record.name)
     button = name if key is None else f'<button type="button" data-key="{key}" title="{title}">{name}</button>'
     state = "" if record.state is TrialState.COMPLETE else ' class="incomplete"'
-    return f'<tr{state}><th scope="row" data-sort="{name}">{button}</th>{"".join(cells)}</tr>'
+    head = f'<th scope="row" data-sort="{name}">{button}</th>'
+    return f'<tr{state} id="{escape(row_id(record.name))}">{head}{"".join(cells)}</tr>'
 
 
 def _cell(shown: str, value: Any) -> str:

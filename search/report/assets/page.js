@@ -217,7 +217,7 @@
     element.addEventListener("pointerleave", hideTooltip);
   }
   for (const anchor of document.querySelectorAll(".trial-link")) {
-    const { key } = document.getElementById(anchor.hash.slice(1)).dataset;
+    const key = keyOf.get(anchor.textContent);
     anchor.addEventListener("click", (event) => {
       event.preventDefault();
       open(key, anchor);
