@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.records.formatting import format_ms
+from search.records.formatting import format_ms, format_tick
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.report.review import SearchReview
@@ -89,7 +89,7 @@ def format_parameter(value: Any) -> str:
     """The value of a dimension: four digits of a number, `yes` and `no`."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return format_tick(float(f"{value:.4g}")) if isinstance(value, float) else str(value)
 
 
 def trials_table(review: SearchReview, key: Callable[[str], str | None]) -> str:

@@ -316,6 +316,10 @@
 
   const first = document.querySelector(".card:nth-of-type(2)") ?? document.querySelector(".card, #numbers tbody tr");
   if (first) choose(first.dataset.key);
-  const named = keyOf.get(decodeURIComponent(location.hash.slice(1)));
-  if (named) open(named);
+  const openNamed = () => {
+    const key = keyOf.get(decodeURIComponent(location.hash.slice(1)));
+    if (key) open(key, document.querySelector(`#trials button[data-key="${key}"]`));
+  };
+  addEventListener("hashchange", openNamed);
+  addEventListener("load", () => setTimeout(openNamed)); // after the browser has scrolled to the trial's row
 })();
