@@ -68,15 +68,16 @@
     return names;
   }
 
-  // A trial's fidelity by training tokens, and the same numbers as a table.
-  function curve(points) {
-    const most = points.at(-1).tokens, values = points.map((point) => point.value);
-    const low = Math.min(...values), span = Math.max(...values) - low || 1;
-    const places = points.map(({ tokens, value }) => [12 + 296 * tokens / most, 76 - 60 * (value - low) / span]);
-    const words = `Fidelity from ${points[0].shown} to ${points.at(-1).shown} over ${most.toLocaleString("en")} training tokens`;
+  // A trial's fidelity by training tokens beside that of its rivals (faint), and its numbers as a table.
+  function curve(points, rivals) {
+    const all = [points, ...rivals].flat(), most = Math.max(...all.map((point) => point.tokens));
+    const low = Math.min(...all.map((point) => point.value)), span = Math.max(...all.map((point) => point.value)) - low || 1;
+    const place = ({ tokens, value }) => [12 + 296 * tokens / most, 74 - 60 * (value - low) / span];
+    const path = (line) => `M${line.map((point) => place(point).join(" ")).join("L")}`, places = points.map(place);
+    const words = `Fidelity from ${points[0].shown} to ${points.at(-1).shown} over ${points.at(-1).tokens.toLocaleString("en")} training tokens`;
     const svg = draw("svg", { class: "chart curve", viewBox: "0 0 320 88", role: "img", "aria-label": words });
     svg.append(draw("path", { class: "axis", d: "M12 8V80H312" }),
-      draw("path", { class: "front", d: `M${places.map((place) => place.join(" ")).join("L")}` }),
+      ...rivals.map((line) => draw("path", { class: "rival", d: path(line) })), draw("path", { class: "front", d: path(points) }),
       ...places.map(([cx, cy]) => draw("circle", { class: "step gained", cx, cy, r: 4 })));
     const head = ["tokens", "fidelity", "loss"].map((name) => make("th", { scope: "col", className: "number", text: name }));
     const rows = points.map((point) => make("tr", { children:
@@ -98,7 +99,9 @@
       });
       parts.push(line);
     }
-    if (entry.curve?.length) parts.push(make("h3", { text: "Learning curve" }), ...curve(entry.curve));
+    const rivals = (entry.rivals ?? []).map((name) => data[keyOf.get(name)]?.curve ?? []).filter((line) => line.length);
+    const title = rivals.length ? "Learning curve, and its rivals' (dashed)" : "Learning curve";
+    if (entry.curve?.length) parts.push(make("h3", { text: title }), ...curve(entry.curve, rivals));
     if (entry.parameters && Object.keys(entry.parameters).length) parts.push(make("h3", { text: "Parameters" }), list(entry.parameters));
     if (entry.log) parts.push(make("h3", { text: "Log" }), make("pre", { text: entry.log, tabindex: "0" }));
     return parts;
