@@ -81,10 +81,13 @@ def front_command(options: argparse.Namespace) -> None:
         print_front(front)
     if options.search:
         from search.cli.search_summary import search_lines
+        from search.console.progress import ConsoleReporter
         from search.console.text import print_text
         from search.report.page import review_of
 
-        review = review_of(store, front)
+        reporter = ConsoleReporter()
+        review = review_of(store, front, step=reporter.step)
+        reporter.end()
         if review is None:
             say(f"{front.study} has no journal in this store, so its search cannot be summarised")
         else:  # stdout of --json is one document
@@ -141,9 +144,13 @@ def serve_command(options: argparse.Namespace) -> None:
 
 
 def report_command(options: argparse.Namespace) -> None:
+    from search.console.progress import ConsoleReporter
     from search.report.page import write_report
 
-    _print_path(write_report(store_of(options), options.name, options.out))
+    reporter = ConsoleReporter()
+    out = write_report(store_of(options), options.name, options.out, reporter=reporter)
+    reporter.end()
+    _print_path(out)
 
 
 def ui_command(options: argparse.Namespace) -> None:

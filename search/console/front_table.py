@@ -51,8 +51,9 @@ def print_front(front: Front, *, file: IO[str] | None = None) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in COLUMNS:
         if column.heading in widths:
-            justify = "left" if column.value is None else "right"
-            table.add_column(column.heading, justify=justify, width=widths[column.heading])
+            table.add_column(
+                column.heading, justify="left" if column.value is None else "right", width=widths[column.heading]
+            )
     for i, (kind, _) in enumerate(entries):
         if i and kind != entries[i - 1][0]:
             table.add_section()

@@ -52,12 +52,12 @@ class ConsoleReporter:
 
     def step(self, what: str) -> Bar:
         """Shows a progress bar, or prints a line at most every `LINE_INTERVAL_S` seconds."""
-        self._end_bar()
+        self.end()
         return self._bar(what) if is_live(self._console) else self._lines(what)
 
     def say(self, line: str) -> None:
         """Prints a line; ends the current step."""
-        self._end_bar()
+        self.end()
         self._print(line)
 
     def _bar(self, what: str) -> Bar:
@@ -80,7 +80,8 @@ class ConsoleReporter:
 
         return advance
 
-    def _end_bar(self) -> None:
+    def end(self) -> None:
+        """Ends the current step."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None

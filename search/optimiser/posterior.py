@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,17 +106,26 @@ class Posterior:
         return float(front.expected_improvement(costs, self.means[[i]], self.deviations[[i]])[0])
 
     def draws(
-        self, coordinates: Array, costs: Array, generator: np.random.Generator, *, n_models: int, n_each: int
+        self,
+        coordinates: Array,
+        costs: Array,
+        generator: np.random.Generator,
+        *,
+        n_models: int,
+        n_each: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Array:
         """Draws (draws x points) of functions that map points to final log errors.
 
         Arguments are coordinates (points x dimensions) and costs (points; NaN where not known). `n_each` are drawn from
         this posterior's model, and from each of `n_models` others that are fitted to two thirds of the trials, so
-        that draws reflect the posterior's uncertainty and the choice of trials (as in subsampling).
+        that draws reflect the posterior's uncertainty and the choice of trials (as in subsampling). `progress` is told
+        (done, total) models.
         """
         columns, found = self._inputs.columns(coordinates, costs), []
         for model in (self._model, *(self._fitted_to_subset(generator) for _ in range(n_models))):
             found.append(model.draws(columns, generator, n_each))
+            progress(len(found), n_models + 1)
         return np.concatenate(found)
 
     def _fitted_to_subset(self, generator: np.random.Generator) -> CurveModel:

@@ -13,10 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from search.records.objective import Objective
 from search.records.outcomes import Outcome, OutcomeKind
 from spaces.recipe import RecipeSpec
 from spaces.stored import KEY, known_fields, require_format
 from spaces.student import StudentSpec
+from spaces.student_words import describe
 from trainers.measure.fidelity import Fidelity
 
 FORMAT = 1
@@ -223,3 +225,16 @@ class TrialPoint:
     """In the study's measurement, at the last rung that it reached; None if it reached none."""
     n_tokens: int
     """Training tokens at that rung."""
+
+    @classmethod
+    def of(cls, record: TrialRecord, objective: Objective) -> TrialPoint:
+        """The point of a record: with the fidelity of its last rung, whatever was measured after graduation."""
+        return cls(
+            name=record.name,
+            student=describe(record.spec),
+            state=record.state.value,
+            outcome=str(record.outcome or ""),
+            latency_ms=record.predicted_latency_ms,
+            fidelity=None if record.fidelity is None else objective.of(record.fidelity),
+            n_tokens=record.n_tokens,
+        )

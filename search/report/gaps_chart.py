@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from search.records.formatting import format_ms
+from search.records.formatting import format_ms, format_tick
 from search.records.trial import TrialState
 from search.report.front_chart import FIDELITY_TICKS, latency_ticks, negative_log2_error
 from search.report.gaps import GapContents
@@ -52,14 +52,14 @@ def gaps_chart(review: SearchReview) -> str:
     parts = []
     for latency_ms in latency_ticks(2.0**low_cost, 2.0**high_cost):
         at = x(math.log2(latency_ms))
-        parts += [line(at, TOP, at, bottom), text(at, bottom + 18, f"{latency_ms:g}", anchor="middle")]
+        parts += [line(at, TOP, at, bottom), text(at, bottom + 18, format_tick(latency_ms), anchor="middle")]
     drawn: list[float] = []
     for fidelity in FIDELITY_TICKS:
         step = negative_log2_error(review.objective.error(fidelity))
         at = scale(step)
         if low <= step <= high and all(abs(at - other) >= 22 for other in drawn):
             drawn.append(at)
-            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, f"{fidelity:g}", anchor="end")]
+            parts += [line(LEFT, at, right, at), text(LEFT - 9, at + 4, format_tick(fidelity), anchor="end")]
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
     for letter, _, each in shown:
         gap = each.gap

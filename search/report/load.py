@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from search.optimiser.surrogate import Surrogate
 from search.records.objective import Objective, objective_from_json
 from search.records.trial import TrialRecord, TrialState
 from search.report.history import TimedTrial
+from search.storage.error_files import read_error
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
 from search.trials.journal import RECORD, read_study, record_of
@@ -34,6 +35,7 @@ from spaces.study.yaml import Problems, StudyError, compose
 from trainers.measure.calibration import Calibration
 from trainers.measure.predictor import LatencyPredictor
 
+MAX_ERROR_CHARACTERS = 4000  # of a trial's log that the page shows
 _SAME_RTOL = 1e-3  # relative difference of predictions
 
 
@@ -55,6 +57,8 @@ class RecordedSearch:
     """The teacher's spec; None if the store does not hold it."""
     predictor: LatencyPredictor | None
     """The search's latency predictor; None if the calibration is missing or gives other predictions."""
+    errors: Mapping[str, str]
+    """The end of what was logged of trials that failed or lost their worker, by the trial's name."""
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
@@ -124,6 +128,11 @@ def read_search(store: Store, name: str, *, teacher: StudentSpec | None = None) 
         trials=trials,
         teacher=teacher if calibration is None else calibration.points[0].spec,
         predictor=predictor,
+        errors={
+            name: error
+            for name in (trial.record.name for trial in trials)
+            if (error := read_error(folder, name, most_characters=MAX_ERROR_CHARACTERS))
+        },
     )
 
 

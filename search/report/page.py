@@ -15,17 +15,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from search.records.formatting import describe_profile, format_ms
+from search.console.progress import Bar, Reporter
+from search.records.formatting import describe_profile, format_megabytes, format_ms, format_speedup
 from search.records.front import Front, MeasuredStudent
 from search.records.front_table import COLUMNS, Column, baseline_of, notes_of, words_of
 from search.records.objective import BASELINE, MEASUREMENTS, objective_of
 from search.records.selection import BALANCED, FASTEST, MOST_FAITHFUL
 from search.records.trial import TrialPoint
-from search.report.front_chart import CHART_CSS, TIMES, front_chart, short_name, trial_position
+from search.report.front_chart import CHART_CSS, NARROW, front_chart, short_name, trial_position
 from search.report.load import read_search
 from search.report.review import SearchReview, review_search
-from search.report.search_section import search_section
+from search.report.search_section import search_section, trials_section
 from search.report.svg import count
+from search.report.trial_panels import row_id, trial_panels
 from search.storage.store import Store
 from search.storage.streams import is_stream, opened_output
 from search.storage.study_state import STUDY, StudyState
@@ -37,23 +39,34 @@ _PAGE = CHART_CSS.parent
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 _MEGABYTES = Column(
-    heading="MB", text=lambda _, entry: f"{entry.n_bytes / 1e6:.3g}", value=lambda entry: float(entry.n_bytes)
+    heading="MB", text=lambda _, entry: format_megabytes(entry.n_bytes), value=lambda entry: float(entry.n_bytes)
 )
 _COLUMNS = (*(column for column in COLUMNS[:-1] if column.heading != "version"), _MEGABYTES, COLUMNS[-1])
 
 _NO_ROWS = f'<tr><td colspan="{len(_COLUMNS)}">No student and no reference has been measured at the end yet.</td></tr>'
 
 
-def write_report(store: Store, name: str | None, out: Path) -> Path:
+def _no_step(what: str) -> Bar:
+    return lambda done, total: None
+
+
+def write_report(store: Store, name: str | None, out: Path, *, reporter: Reporter | None = None) -> Path:
     """Write the page of study `name` (None: the latest) to `out`, replacing an older page; returns the path.
 
-    `out` is a file, or `-` for standard output. Raises ValueError, before anything is written, for an unknown study or
-    if `out` cannot be such a file.
+    `out` is a file, or `-` for standard output. `reporter` is told the steps. Raises ValueError, before anything is
+    written, for an unknown study or if `out` cannot be such a file.
     """
     if not is_stream(out) and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"a report is a file in a folder that exists, which {out} is not; name it such as front.html")
+    step = _no_step if reporter is None else reporter.step
+    step("reading the front")
     front = _front_or_empty(store, name)
-    page = report_html(front, load_trials(store, front.study, front.objective), review_of(store, front))
+    review = review_of(store, front, step=step)
+    trials: Sequence[TrialPoint] = ()
+    if review is None:
+        trials = load_trials(store, front.study, front.objective)
+    step("writing the page")
+    page = report_html(front, trials, review)
     with opened_output(out) as file:
         file.write(page.encode())
     return out
@@ -81,31 +94,39 @@ def _front_or_empty(store: Store, name: str | None) -> Front:
         )
 
 
-def review_of(store: Store, front: Front) -> SearchReview | None:
-    """The review of the study's search; None if its journal is missing or cannot be read."""
+def review_of(store: Store, front: Front, *, step: Callable[[str], Bar] = _no_step) -> SearchReview | None:
+    """The review of the study's search; None if its journal is missing or cannot be read. `step` is told the steps."""
+    step("reading the trials")
     teacher = StudentSpec.from_json(dict(front.references[0].spec)) if front.references else None
     search = read_search(store, front.study, teacher=teacher)
-    return None if search is None else review_search(search)
+    if search is None:
+        return None
+    bar = step(f"analysing {count(len(search.trials), 'trial')}")
+    return review_search(search, progress=bar)
 
 
 def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchReview | None = None) -> str:
-    """The page as HTML; without a review it has no section on the search."""
+    """The page as HTML. With a review it has a section on the search, and its trials are the review's, not `trials`."""
     entries = _keyed(front)
-    chart = front_chart(front, trials)
+    if review is not None:
+        trials = [TrialPoint.of(record, review.objective) for record in review.records]
+    keys = {trial.name: f"t{i}" for i, trial in enumerate(trials)}
     slots = {
         "title": escape(f"{front.study}: students of {front.teacher}"),
         "study": escape(front.study),
         "subtitle": _subtitle(front, trials),
         "css": CHART_CSS.read_text("utf-8") + (_PAGE / "page.css").read_text("utf-8"),
         "cards": "\n".join(_cards(front, entries)),
-        "chart": chart,
-        "search": "" if review is None else search_section(review, _link(chart, entries, trials)),
+        "chart": front_chart(front, trials),
+        "narrow": front_chart(front, trials, frame=NARROW),
+        "search": "" if review is None else search_section(review, lambda name: row_id(name) if name in keys else None),
+        "trials": "" if review is None else trials_section(review, [entry.name for _, _, entry in entries], keys.get),
         "head": "".join(_head(column) for column in _COLUMNS),
         "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
         "objective": escape(front.objective.label),
         "perfect": f"{front.objective.high:g}",
         "baseline": baseline_of(front),
-        "data": _script_json(_data(front, entries, trials)),
+        "data": _script_json(_data(front, entries, trials, review)),
         "script": (_PAGE / "page.js").read_text("utf-8"),
     }
     template = (_PAGE / "page.html").read_text("utf-8")
@@ -118,16 +139,6 @@ def _keyed(front: Front) -> list[tuple[str, str, MeasuredStudent]]:
     entries = [(f"s{i}", "student", entry) for i, entry in enumerate(front.students)]
     entries += [(f"d{i}", "dominated", entry) for i, entry in enumerate(front.dominated)]
     return entries + [(f"r{i}", "reference", entry) for i, entry in enumerate(front.references)]
-
-
-def _link(
-    chart: str, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
-) -> Callable[[str], str | None]:
-    """A function from a trial's name to the id of its mark: the student's if measured, else the dot's."""
-    ids = {trial.name: f"mark-t{i}" for i, trial in enumerate(trials)}
-    ids |= {entry.name: f"mark-{key}" for key, _, entry in entries}
-    drawn = {name: mark for name, mark in ids.items() if f'id="{mark}"' in chart}
-    return drawn.get
 
 
 def _subtitle(front: Front, trials: Sequence[TrialPoint]) -> str:
@@ -148,7 +159,8 @@ def _cards(front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]]) ->
             if alias in entry.aliases:
                 cards.append(
                     f'<button type="button" class="card" data-key="{key}"><span class="eyebrow">{words}</span>'
-                    f"<strong>{escape(short_name(entry))}</strong><span>{_speedup(entry)} the teacher's speed</span>"
+                    f"<strong>{escape(short_name(entry))}</strong>"
+                    f"<span>{format_speedup(entry.speedup)} the teacher's speed</span>"
                     f"<span>fidelity {front.objective.format(front.fidelity_of(entry))}</span></button>"
                 )
     return cards
@@ -173,10 +185,6 @@ def _row(key: str, kind: str, entry: MeasuredStudent) -> str:
     return f'<tr class="{kind}" data-key="{key}">{head}{"".join(cells)}</tr>'
 
 
-def _speedup(entry: MeasuredStudent) -> str:
-    return f"{entry.speedup:.3g}{TIMES}"
-
-
 def _bars(entry: MeasuredStudent) -> list[tuple[str, float, str, float | None]]:
     """(heading, value, text, constant-vector baseline or None) of every measurement."""
     values = [(each, each.read(entry.fidelity)) for each in MEASUREMENTS]
@@ -188,7 +196,10 @@ def _bars(entry: MeasuredStudent) -> list[tuple[str, float, str, float | None]]:
 
 
 def _data(
-    front: Front, entries: Sequence[tuple[str, str, MeasuredStudent]], trials: Sequence[TrialPoint]
+    front: Front,
+    entries: Sequence[tuple[str, str, MeasuredStudent]],
+    trials: Sequence[TrialPoint],
+    review: SearchReview | None,
 ) -> dict[str, Any]:
     """The data of tooltips and details by mark key, for the script."""
     shown: dict[str, Any] = {}
@@ -204,9 +215,9 @@ def _data(
             "latency_ms": entry.latency_ms,
             "latency": f"{format_ms(entry.latency_ms)} ms",
             "interval": f"{format_ms(low_ms)} to {format_ms(high_ms)} ms",
-            "speedup": _speedup(entry),
+            "speedup": format_speedup(entry.speedup),
             "parameters": f"{entry.n_parameters:,}",
-            "size": f"{entry.n_bytes / 1e6:.3g} MB",
+            "size": f"{format_megabytes(entry.n_bytes)} MB",
             "fidelity": entry.fidelity.to_json(),
             "value": front.fidelity_of(entry),
             "shown": front.objective.format(front.fidelity_of(entry)),
@@ -214,17 +225,19 @@ def _data(
             "spec": json.dumps(dict(entry.spec), indent=2),
             "commands": _commands(front, entry),
         }
-    for i, trial in enumerate(trials):
+    panels = [{}] * len(trials) if review is None else trial_panels(review)
+    for i, (trial, panel) in enumerate(zip(trials, panels, strict=True)):
         position = trial_position(trial)
-        if position is not None:
+        if position is not None or panel:
             shown[f"t{i}"] = {
                 "kind": "trial",
                 "name": trial.name,
                 "words": trial.student,
                 "notes": f"{trial.state}: {trial.outcome}" if trial.outcome else trial.state,
-                "latency": f"{format_ms(position[0])} ms predicted",
-                "shown": front.objective.format(position[1]),
+                "latency": "" if position is None else f"{format_ms(position[0])} ms predicted",
+                "shown": "" if position is None else front.objective.format(position[1]),
                 "tokens": f"{trial.n_tokens:,}",
+                **panel,
             }
     return shown
 

@@ -8,12 +8,13 @@ sampler. Random choices are seeded: the same search gives the same review.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from search.optimiser.pareto import front_of
 from search.optimiser.posterior import Posterior
@@ -26,6 +27,7 @@ from search.report.importance import Array, Booleans, Design, Importance, evalua
 from search.report.load import RecordedSearch
 from search.report.rung_counts import Pruned, RungCount, count_rungs, pruned_trials, unmeasured
 from search.trials.points import active_point
+from spaces.domain import Integer, Real
 from spaces.student import StudentSpec
 from spaces.student_words import describe
 
@@ -36,6 +38,9 @@ MIN_EXPLAINED = 0.3
 N_MODELS, N_DRAWS_EACH = 8, 8  # models, each fitted to a part of the trials, and draws from each
 MAX_ROWS = 1300  # of a joint draw, which takes O(n^3)
 N_LATENCY = 1024
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,10 @@ class SearchReview:
     """The teacher's predicted latency; None if it is unknown."""
     students: dict[int, str]
     """Description of the best candidate's student, by index in `gaps`."""
+    logarithmic: frozenset[str]
+    """Names of the dimensions that are searched by their logarithm."""
+    errors: Mapping[str, str]
+    """The end of what was logged of trials that failed or lost their worker, by the trial's name."""
 
     def fidelity_at(self, error: float) -> str:
         """The fidelity of an error, formatted."""
@@ -107,8 +116,16 @@ class SearchReview:
         return sum(record.state is TrialState.COMPLETE for record in self.records)
 
 
-def review_search(search: RecordedSearch) -> SearchReview:
-    """The review of a search. Takes seconds, mostly for fitting the surrogate to a long search."""
+def review_search(search: RecordedSearch, *, progress: Progress | None = None) -> SearchReview:
+    """The review of a search. Takes seconds, mostly for fitting the surrogate; `progress` is told (done, total) of it.
+
+    BLAS is limited to one thread: the products are small, and threads that wait for each other take most of the time.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _review(search, progress or (lambda done, total: None))
+
+
+def _review(search: RecordedSearch, progress: Progress) -> SearchReview:
     records = search.records
     nothing = SobolIndices(dimensions=(), reason="No trial has reached a rung yet.")
     review = SearchReview(
@@ -126,12 +143,18 @@ def review_search(search: RecordedSearch) -> SearchReview:
         n_candidates=0,
         teacher_ms=search.teacher_latency_ms,
         students={},
+        logarithmic=frozenset(
+            name for name, domain in search.space.domains.items() if isinstance(domain, Integer | Real) and domain.log
+        ),
+        errors=search.errors,
     )
     posterior = search.posterior()
-    return review if posterior is None else _with_posterior(review, search, posterior)
+    return review if posterior is None else _with_posterior(review, search, posterior, progress)
 
 
-def _with_posterior(review: SearchReview, search: RecordedSearch, posterior: Posterior) -> SearchReview:
+def _with_posterior(
+    review: SearchReview, search: RecordedSearch, posterior: Posterior, progress: Progress
+) -> SearchReview:
     """The review with everything that needs the surrogate's posterior."""
     reference = (posterior.front.cost_limit, posterior.front.error_limit)
     candidates = posterior.candidates(np.random.default_rng(0), n_random=N_RANDOM, n_near=N_NEAR, n_rounds=N_ROUNDS)
@@ -150,7 +173,7 @@ def _with_posterior(review: SearchReview, search: RecordedSearch, posterior: Pos
         review,
         history=history_of(search.trials, reference=reference, objective=search.objective),
         ideal=(fastest_cost, min((position.error for position in complete), default=reference[1])),
-        fidelity=_fidelity_indices(search, posterior),
+        fidelity=_fidelity_indices(search, posterior, progress),
         latency=_latency_indices(search, posterior),
         positions=positions,
         gaps=contents,
@@ -174,7 +197,7 @@ def _positions(posterior: Posterior, records: dict[int, TrialRecord]) -> tuple[T
     )
 
 
-def _fidelity_indices(search: RecordedSearch, posterior: Posterior) -> SobolIndices:
+def _fidelity_indices(search: RecordedSearch, posterior: Posterior, progress: Progress) -> SobolIndices:
     n_complete = len(posterior.complete)
     if n_complete < MIN_COMPLETE:
         trials = "1 trial is" if n_complete == 1 else f"{n_complete} trials are"
@@ -193,7 +216,9 @@ def _fidelity_indices(search: RecordedSearch, posterior: Posterior) -> SobolIndi
         n *= 2
     design = Design.of(len(names), n=n)
     coordinates, costs, usable = _active_coordinates(search, posterior, _all_coordinates(posterior, names, design.rows))
-    values = posterior.draws(coordinates, costs, np.random.default_rng(0), n_models=N_MODELS, n_each=N_DRAWS_EACH)
+    values = posterior.draws(
+        coordinates, costs, np.random.default_rng(0), n_models=N_MODELS, n_each=N_DRAWS_EACH, progress=progress
+    )
     found = importances(design, names, values, usable)
     if found is None:
         return SobolIndices(dimensions=(), reason="Too few points of the space are valid.", explained=explained)

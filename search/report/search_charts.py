@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from search.records.formatting import format_tick
 from search.report.svg import (
     CHARACTER_PX,
     count,
@@ -95,9 +96,9 @@ def _history_chart(
     x, y = linear(0.0, end, LEFT, right), linear(low, high, bottom, TOP)
     parts = []
     for tick in ticks(low, high):
-        parts += [line(LEFT, y(tick), right, y(tick)), text(LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end")]
+        parts += [line(LEFT, y(tick), right, y(tick)), text(LEFT - 8, y(tick) + 4, format_tick(tick), anchor="end")]
     for tick in ticks(0.0, end, most=8):
-        parts += [text(x(tick), bottom + 18, f"{tick:g}", anchor="middle")]
+        parts += [text(x(tick), bottom + 18, format_tick(tick), anchor="middle")]
     broken = f"V{bottom - 12}M{LEFT - 5} {bottom - 9}l10 -6M{LEFT - 5} {bottom - 4}l10 -6M{LEFT} {bottom - 7}"
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}{broken if low > 0.0 else ""}V{bottom}H{right}"/>')
     shown = list(zip(history.steps, values, strict=True))[first:]

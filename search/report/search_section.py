@@ -12,6 +12,7 @@ from search.report.gaps import GapContents
 from search.report.gaps_chart import candidate_facts, gaps_chart, shown_gaps
 from search.report.history import Corner, SearchHistory
 from search.report.importance import Importance
+from search.report.parallel_coordinates import parallel_coordinates
 from search.report.review import SearchReview
 from search.report.rung_counts import Pruned, Rival
 from search.report.search_charts import (
@@ -23,10 +24,11 @@ from search.report.search_charts import (
     share_of_ideal,
 )
 from search.report.svg import count, duration
+from search.report.trial_panels import trials_table
 from spaces.student_words import describe
 
 Link = Callable[[str], str | None]
-"""From a trial's name to the id of its mark on the page; None if it has none."""
+"""From a trial's name to the id of its row on the page, or to the key of its data; None if it has none."""
 
 
 def search_section(review: SearchReview, link: Link) -> str:
@@ -43,6 +45,24 @@ def search_section(review: SearchReview, link: Link) -> str:
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def trials_section(review: SearchReview, front: Sequence[str], key: Link) -> str:
+    """Parallel coordinates and the table of all trials; `front` are names of students, `key` gives a trial's key."""
+    words = (
+        "Every trial with its parameters and the fidelity of its last rung. A trial's name opens its panel: learning "
+        "curve, why it ended, and what was logged."
+    )
+    chart = parallel_coordinates(review, front)
+    lines = (
+        "Each line is a complete trial, from its parameters to its predicted latency and its fidelity; the lines of "
+        "students on the front stand out."
+    )
+    panels = [_panel("Parameters", f"<p>{lines}</p>{_scroll(chart)}", wide=True)] if chart else []
+    panels.append(_panel("All trials", f"<p>{words}</p>{trials_table(review, key)}", wide=True))
+    return '<section class="search" aria-labelledby="the-trials"><h2 id="the-trials">The trials</h2>' + (
+        "\n".join(panels) + "</section>"
+    )
 
 
 def _summary(review: SearchReview) -> str:
@@ -285,8 +305,8 @@ def _begun(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _linked(name: str, link: Link) -> str:
-    mark = link(name)
-    return escape(name) if mark is None else f'<a class="trial-link" href="#{escape(mark)}">{escape(name)}</a>'
+    row = link(name)
+    return escape(name) if row is None else f'<a class="trial-link" href="#{escape(row)}">{escape(name)}</a>'
 
 
 def _panel(title: str, content: str, *, wide: bool = False) -> str:

@@ -21,6 +21,15 @@ def append_error(folder: Path, trial: str, line: str) -> None:
         file.write(f"{line}\n")
 
 
+def read_error(folder: Path, trial: str, *, most_characters: int) -> str:
+    """The end of the trial's file in the study's folder, in whole lines; empty if there is none."""
+    try:
+        text = (folder / "errors" / f"{trial}.txt").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+    return text if len(text) <= most_characters else text[-most_characters:].partition("\n")[2]
+
+
 def _error_file(folder: Path, trial: str) -> Path:
     path = folder / "errors" / f"{trial}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)

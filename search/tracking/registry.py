@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from runtime.folder import DOCUMENT_FILE
 from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective
+from search.records.outcomes import OutcomeKind
 from search.records.selection import BALANCED, SEARCH_ALIASES
 from search.records.trial import TrialPoint
 from search.storage.reference_students import is_reference, reference_student, require_student
@@ -156,7 +157,10 @@ def resolve_model(store: Store, model: str | Path) -> Path:
 
 
 def load_trials(store: Store, name: str, objective: Objective) -> tuple[TrialPoint, ...]:
-    """The trials of study `name`, in order of their names, with the fidelity that the objective names."""
+    """The trials of study `name`, in order of their names, with the fidelity that the objective names.
+
+    A graduate's run holds what was measured after graduation, not the brief trial's fidelity, which is None here.
+    """
     store.require_exists()
     with connected(store) as client:
         experiment = client.get_experiment_by_name(name)
@@ -254,12 +258,13 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
 
 def _trial_point(run: Run, objective: Objective) -> TrialPoint:
     tags, metrics = run.data.tags, run.data.metrics
+    graduated = tags.get(Tag.OUTCOME, "").startswith(OutcomeKind.GRADUATED)
     return TrialPoint(
         name=tags[Tag.TRIAL],
         student=tags.get(Tag.STUDENT, ""),
         state=tags.get(Tag.STATE, ""),
         outcome=tags.get(Tag.OUTCOME, ""),
         latency_ms=metrics.get(PREDICTED_LATENCY),
-        fidelity=metrics.get(fidelity_metric(objective.name)),
+        fidelity=None if graduated else metrics.get(fidelity_metric(objective.name)),
         n_tokens=int(metrics.get(TRAINING_TOKENS, 0)),
     )

@@ -336,7 +336,7 @@ class TrialManager:
         rivals = [self._records[number] for number in decision.rivals[:2]]
         if not rivals:
             return Outcome(OutcomeKind.PRUNED, f"at {step:,} tokens, by {decision.by}")
-        names = [f"{rival.name} ({format_ms(rival.predicted_latency_ms)} ms)" for rival in rivals]
+        names = [f"{rival.name} ({format_ms(rival.predicted_latency_ms or 0.0)} ms)" for rival in rivals]
         details = f"at {step:,} tokens, predicted to end behind {' and '.join(names)}"
         return Outcome(OutcomeKind.DOMINATED, details, tuple(rival.number for rival in rivals))
 

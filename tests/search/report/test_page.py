@@ -17,7 +17,9 @@ from search.records.front import Front, MeasuredStudent
 from search.records.front_table import front_columns, front_markdown
 from search.records.objective import COSINE
 from search.records.trial import TrialPoint
+from search.report.front_chart import CHART_CSS, NARROW, front_chart
 from search.report.page import report_html
+from search.report.svg import CHARACTER_PX
 from spaces.profile import LatencyProfile
 from spaces.student import Dense, EncoderSpec, Projection, StaticSpec, StudentSpec, Switch
 from trainers.measure.fidelity import Fidelity
@@ -148,7 +150,7 @@ def test_every_entry_has_a_mark_a_row_and_its_numbers() -> None:
     page = Page(report_html(front(), TRIALS))
     keys = ["s0", "s1", "s2", "d0", "r0", "r1"]
     assert page.keys("tr") == keys
-    assert sorted(page.keys("g")) == sorted(keys)
+    assert sorted(page.keys("g")) == sorted(keys * 2)  # in the chart for wide screens, and in that for narrow ones
     data = json.loads(page.scripts[0])
     assert {key: data[key]["name"] for key in keys} == {
         "s0": "trial-0001",
@@ -164,7 +166,7 @@ def test_every_entry_has_a_mark_a_row_and_its_numbers() -> None:
 
 def test_trials_that_were_measured_are_dots_and_others_are_not() -> None:
     page = Page(report_html(front(), TRIALS))
-    assert page.keys("circle") == ["t0", "t1"]
+    assert page.keys("circle") == ["t0", "t1"] * 2
     data = json.loads(page.scripts[0])
     assert {key for key in data if key.startswith("t")} == {"t0", "t1"}  # NaN is no JSON
 
@@ -247,6 +249,70 @@ def test_the_picture_orders_marks_as_their_numbers(points: list[tuple[float, flo
                 assert positions[one.name][0] <= positions[other.name][0] + 0.1
             if one.fidelity.cosine <= other.fidelity.cosine:
                 assert positions[one.name][1] >= positions[other.name][1] - 0.1
+
+
+@given(st.lists(st.tuples(latencies, cosines), min_size=1, max_size=6))
+def test_the_chart_for_a_phone_fits_its_screen(points: list[tuple[float, float]]) -> None:
+    students = tuple(entry(f"s{i}", 1, *point) for i, point in enumerate(points))
+    document = Front(
+        study="s",
+        teacher="t",
+        profile=LatencyProfile(),
+        objective=COSINE,
+        references=front().references,
+        students=students,
+    )
+    root = ElementTree.fromstring(front_chart(document, TRIALS, frame=NARROW))
+    _, top, width, height = map(float, root.attrib["viewBox"].split())
+    assert width == 360.0  # so that letters have their size on a phone
+    for element in root.iter(f"{SVG}text"):
+        x, length = float(element.attrib.get("x", 180)), CHARACTER_PX * len(element.text or "")
+        share = {"end": 1.0, "middle": 0.5}.get(element.attrib.get("text-anchor", ""), 0.0)
+        if "transform" not in element.attrib:
+            assert x - share * length >= -2.0 and x + (1.0 - share) * length <= width + 12.0
+            assert top <= float(element.attrib["y"]) <= top + height
+    wide = Page(front_chart(document, TRIALS))
+    narrow = Page(front_chart(document, TRIALS, frame=NARROW))
+    assert wide.keys("g") == narrow.keys("g") and wide.keys("circle") == narrow.keys("circle")
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_has_contrast_in_light_and_dark() -> None:
+    themes = re.findall(r"\{\s*(--paper.*?)\}", CHART_CSS.read_text("utf-8"), re.DOTALL)
+    assert len(themes) == 3  # light, dark by the system, dark by the button
+    for theme in themes:
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})\b", theme))
+        for ground in ("paper", "card"):
+            assert all(
+                contrast(colours[name], colours[ground]) >= 4.5 for name in ("ink", "soft", "front", "reference")
+            )
+            assert all(contrast(colours[name], colours[ground]) >= 3.0 for name in ("trial", "budget", "failed"))
+
+
+def test_no_number_of_the_page_has_an_exponent() -> None:
+    fast = entry("fast", 0, 0.0000024, 0.9)
+    document = Front(
+        study="s",
+        teacher="t",
+        profile=LatencyProfile(),
+        objective=COSINE,
+        references=front().references,
+        students=(fast,),
+    )
+    text = report_html(document, TRIALS) + front_markdown(document)
+    assert "3,330,000x" in text
+    assert re.findall(r"\d(?:\.\d+)?e[+-]\d+(?: ?x|\N{MULTIPLICATION SIGN}| ms|</)", text) == []
 
 
 def test_the_picture_stands_alone() -> None:

@@ -92,9 +92,8 @@ def test_every_number_of_a_drawing_is_in_a_table(review):
         assert all(rival.name in text for rival in each.rivals)
 
 
-def test_a_pruned_trial_links_to_the_marks_of_those_that_dominated_it(review):
-    drawn = [replace(trial, fidelity=0.95) for trial in trials_of(review)]  # within the chart of the front, all of them
-    text = report_html(front(), drawn, review)
+def test_a_pruned_trial_links_to_those_that_dominated_it(review):
+    text = report_html(front(), trials_of(review), review)
     page = Page(text)
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     targets = [attributes["href"] for name, attributes in page.tags if name == "a"]

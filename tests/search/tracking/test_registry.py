@@ -639,6 +639,10 @@ def test_a_trial_is_one_run_with_its_curve_over_tokens(store: Store) -> None:
     assert run.data.metrics["score"] == pytest.approx(np.log2(10.0) + 0.5)  # error 0.1, twice the teacher's speed
     (point,) = load_trials(store, "curves", COSINE)
     assert (point.name, point.state, point.latency_ms, point.fidelity) == ("trial-0003", "complete", 4.0, 0.9)
+    graduated = record(3, rungs=[0.8, 0.9, 0.99], state=TrialState.COMPLETE, outcome=Outcome(OutcomeKind.GRADUATED))
+    log.write(graduated)
+    (point,) = load_trials(store, "curves", COSINE)
+    assert (point.state, point.fidelity) == ("complete", None)  # 0.99 is no brief trial's
 
 
 def test_states_are_told_as_they_are(store: Store) -> None:
