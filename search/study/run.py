@@ -7,14 +7,12 @@ the study is complete, and continues when its limits were raised.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from search.console.live_table import LiveTable
 from search.console.progress import ConsoleReporter, Reporter, clock_text
@@ -36,6 +34,7 @@ from search.study.interrupts import Interrupts
 from search.study.limits import COMPLETE, SEARCHED, RequestedLimits
 from search.study.measure import measure_all
 from search.study.prepare import Prepared, prepare
+from search.study.provenance import origin_of, run_params
 from search.study.reference_students import registered_folders, write_reference_students
 from search.study.references import measure_references
 from search.study.search import plan_of, search_trials
@@ -44,7 +43,6 @@ from search.tracking.async_writer import TrialWriter
 from search.tracking.client import create_store, require_tracking
 from search.tracking.errors import reason_of, tracking_errors
 from search.tracking.experiment import claim_experiment
-from search.tracking.names import RunParam
 from search.tracking.publish import register_front
 from search.tracking.registry import NoFrontError, load_front
 from search.tracking.relocation import working_on
@@ -54,9 +52,8 @@ from search.trials.journal import read_trials
 from search.workers.cluster import connect, disconnect, require_startable
 from spaces.errors import UserError
 from spaces.study import format_duration
-from spaces.study.spec import SourceKind, SourceSpec, StudySpec
+from spaces.study.spec import StudySpec
 from trainers.modules.freed_memory import return_freed_memory
-from trainers.text.filter import counts_lines
 
 _RETRY_INTERVAL_S = 1.0
 _REGISTRATION_TIMEOUT_S = 60.0  # time to wait for an MLflow server that fails during registration
@@ -152,7 +149,7 @@ class _Run:
         log = TrialLog(
             self.store,
             self.study.name,
-            params=self._run_params(prepared),
+            params=run_params(self.study, prepared),
             objective=self.objective,
             teacher_latency_ms=prepared.calibration.teacher_latency_ms,
         )
@@ -181,7 +178,7 @@ class _Run:
                 measured.references,
                 profile=self.study.profile,
                 folder=self.state.folder,
-                document=self._origin(prepared),
+                document=origin_of(self.study, prepared),
             )
             front = Front.of(
                 self.study.name,
@@ -194,7 +191,9 @@ class _Run:
             folders = {one.record.name: one.folder for one in graduates}
             folders |= registered_folders(front, self.state.folder)
             latest = {record.name: record for record in (*records, *graduated)}
-            front = self._register(front, folders, latest.values(), writer=writer, params=self._run_params(prepared))
+            front = self._register(
+                front, folders, latest.values(), writer=writer, params=run_params(self.study, prepared)
+            )
         n_most = self.study.graduation.max_students
         chosen = choose_graduates(records, max_students=n_most, objective=self.objective)
         if not unfinished_of(chosen, self.state.folder / "graduation"):
@@ -314,7 +313,7 @@ class _Run:
             folder=folder,
             tokenizer_json=teacher.tokenizer_json,
             device=prepared.device,
-            document=self._origin(prepared),
+            document=origin_of(self.study, prepared),
             connect=lambda: self._connect(prepared),
             deadline=None if seconds is None else time.monotonic() + seconds,
             memory_gib=study.search.trial_memory_gib,
@@ -350,24 +349,6 @@ class _Run:
             )
         return kept
 
-    def _origin(self, prepared: Prepared) -> dict[str, Any]:
-        """What every student.json of the study says of where it comes from."""
-        study, teacher = self.study, prepared.teacher
-        return {
-            "study": study.name,
-            "teacher": {
-                "name": prepared.teacher_name,
-                "weights_sha256": teacher.weights_sha256,
-                "similarity": teacher.similarity,
-                "sources": [spec.source for spec in study.teachers if spec.kind is not SourceKind.FOLDER],
-            },
-            "corpus": {
-                "sources": [_public_name(source) for source in study.corpus.sources],
-                "key": prepared.corpus.key,
-            },
-            "tokenizer": {"max_tokens": teacher.max_tokens},
-        }
-
     def _connect(self, prepared: Prepared) -> None:
         n_cpus, n_object_bytes = _n_cpus(self.study), prepared.n_object_bytes
         if connect(self.address, n_cpus=n_cpus, n_object_bytes=n_object_bytes):
@@ -378,22 +359,6 @@ class _Run:
         if self.is_connected_by_us:
             disconnect()
             self.is_connected_by_us = False
-
-    def _run_params(self, prepared: Prepared) -> RunParams:
-        """The MLflow params that all runs of the study share."""
-        error = prepared.predictor_error
-        return {
-            RunParam.TEACHER: prepared.teacher_name,
-            RunParam.TEACHER_SHA256: ", ".join(teacher.weights_sha256 for teacher in prepared.teachers),
-            RunParam.CORPUS_KEY: prepared.corpus.key,
-            RunParam.DROPPED_TEXTS: "; ".join(counts_lines(self.study.corpus, prepared.corpus.sources)),
-            RunParam.TRAINING_SENTENCES: prepared.n_sentences,
-            RunParam.HELD_OUT_SENTENCES: len(prepared.data.held_out_embeddings),
-            RunParam.PROFILE: json.dumps(self.study.profile.to_json()),
-            RunParam.OBJECTIVE: self.objective.name,
-            RunParam.PREDICTOR_ERROR: None if error is None else error.median_absolute_percentage_error,
-            RunParam.PREDICTOR_RANK_CORRELATION: None if error is None else error.rank_correlation,
-        }
 
 
 def _with_graduation(one: Graduate, objective: Objective) -> TrialRecord:
@@ -407,11 +372,6 @@ def _with_ended_state(record: TrialRecord) -> TrialRecord:
     if record.state is not TrialState.RUNNING:
         return record
     return replace(record, state=TrialState.INTERRUPTED, outcome=Outcome(OutcomeKind.DRIVER_ENDED))
-
-
-def _public_name(source: SourceSpec) -> str:
-    """A source of text without the folders of this machine."""
-    return Path(source.source).name if source.kind is SourceKind.FILE else source.source
 
 
 def _n_cpus(study: StudySpec) -> int | None:

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -87,7 +87,7 @@ def _rows(
             row_lines.append(line)
             yield line
 
-    quoting = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
     reader = csv.reader(counted(), delimiter=delimiter, quoting=quoting, strict=strict)
     try:
         for row in reader:
