@@ -14,11 +14,13 @@ import json
 from typing import Any
 
 import h11
-from h11._connection import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from runtime.service.embeddings_format import RequestError
 from runtime.service.limits import ServingOptions
+
+
+MAX_HEADER_BYTES = 16 * 1024  # of a request's line and headers, and of a chunk's header
 
 
 def limited_connection(options: ServingOptions) -> type[H11Protocol]:
@@ -65,8 +67,9 @@ class LimitedConnection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are no HTTP request."""
-        most = DEFAULT_MAX_INCOMPLETE_EVENT_SIZE
-        message = f"a request must be HTTP/1.1 with headers of at most {most} bytes, got something else; send one"
+        message = (
+            f"a request must be HTTP/1.1 with headers of at most {MAX_HEADER_BYTES} bytes, got something else; send one"
+        )
         self._refuse(RequestError(400, message))
 
     def timeout_keep_alive_handler(self) -> None:

@@ -20,7 +20,7 @@ import uvicorn
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
 from runtime.proxies import proxy_explained
-from runtime.service.connection import limited_connection
+from runtime.service.connection import MAX_HEADER_BYTES, limited_connection
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
 from runtime.signals import ending_signals, without_repeats
@@ -75,6 +75,7 @@ def make_server(service: Service) -> uvicorn.Server:
     config = uvicorn.Config(
         service.application(),
         http=limited_connection(service.options),  # h11, whatever else is installed: this is what is tested
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws="none",
         lifespan="on",
         access_log=False,
