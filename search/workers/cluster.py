@@ -146,6 +146,7 @@ def cluster(address: str | None = None, *, n_cpus: int | None = None, n_object_b
 def _require_reachable(address: str) -> None:
     """Raises OSError or ValueError unless the address accepts connections: Ray would end the process after a minute."""
     if address == "auto":
+        _require_no_proxy(ray.util.get_node_ip_address())
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():

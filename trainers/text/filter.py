@@ -105,9 +105,9 @@ def counts_lines(spec: CorpusSpec, sources: Iterable[SourceCounts]) -> list[str]
     """One line for each source: how many texts it has, and how many each filter dropped."""
     lines = []
     for counts in sources:
-        dropped = [f"{n:,} {what}" for n, what, _ in _dropped(spec, counts) if n]
+        dropped = [f"{n:,} with {what}" for n, what, _ in _dropped(spec, counts) if n]
         if counts.empty:
-            dropped.append(f"{counts.empty:,} are empty")
+            dropped.append(f"{counts.empty:,} empty")
         lines.append(f"{counts.source}: {counts.read:,} texts, dropped: {', '.join(dropped) or 'none'}")
     return lines
 
@@ -120,7 +120,7 @@ def warnings_of(spec: CorpusSpec, sources: Iterable[SourceCounts]) -> list[str]:
         for n, what, remedy in _dropped(spec, counts):
             if n > WARNED_SHARE * n_texts:
                 lines.append(
-                    f"warning: {n:,} of {n_texts:,} texts of {counts.source} ({n / n_texts:.0%}) {what}; {remedy}"
+                    f"warning: {n:,} of {n_texts:,} texts of {counts.source} ({n / n_texts:.0%}) have {what}; {remedy}"
                 )
         if counts.malformed:
             lines.append(
@@ -149,13 +149,13 @@ def _dropped(spec: CorpusSpec, counts: SourceCounts) -> list[tuple[int, str, str
     return [
         (
             counts.too_short,
-            f"have fewer than {spec.min_characters} characters",
+            f"fewer than {spec.min_characters} characters",
             "lower corpus.min_characters to keep them",
         ),
         (
             counts.too_long,
-            f"have more than {spec.max_characters} characters",
+            f"more than {spec.max_characters} characters",
             "raise corpus.max_characters to keep them, or split them into sentences",
         ),
-        (counts.too_few_words, f"have fewer than {spec.min_words} words", "lower corpus.min_words to keep them"),
+        (counts.too_few_words, f"fewer than {spec.min_words} words", "lower corpus.min_words to keep them"),
     ]

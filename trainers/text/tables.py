@@ -92,7 +92,7 @@ def _rows(
     try:
         for row in reader:
             n_columns = n_columns or len(row)
-            if len(row_lines) > 1 and _is_stray(row_lines, n_columns=n_columns, delimiter=delimiter):
+            if _is_stray(row, row_lines, n_columns=n_columns, delimiter=delimiter):
                 raise stray()
             if row:
                 yield n_lines - len(row_lines) + 1, row
@@ -107,15 +107,16 @@ def _rows(
         ) from None
 
 
-def _is_stray(lines: list[str], *, n_columns: int, delimiter: str) -> bool:
-    """Whether a row of several lines is the work of a quotation mark that was not meant to open a cell."""
-    try:
-        list(csv.reader(lines, delimiter=delimiter, strict=True))
-    except csv.Error:
-        return True
-    if n_columns < 2 or len(lines) < _FEWEST_ROWS[delimiter]:
+def _is_stray(row: list[str], lines: list[str], *, n_columns: int, delimiter: str) -> bool:
+    """Whether a row is the work of a quotation mark that was not meant to open a cell; `lines` are the row's."""
+    if len(lines) > 1:
+        try:
+            list(csv.reader(lines, delimiter=delimiter, strict=True))
+        except csv.Error:
+            return True
+    if n_columns < 2 or any(line.count(delimiter) != n_columns - 1 for line in lines):
         return False
-    return all(line.count(delimiter) == n_columns - 1 for line in lines)
+    return len(lines) >= _FEWEST_ROWS[delimiter] or (delimiter == "\t" and len(row) != n_columns)
 
 
 def json_texts(path: Path, column: str) -> Iterator[str]:

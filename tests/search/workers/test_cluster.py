@@ -64,7 +64,7 @@ def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> No
     assert signal.signal(signal.SIGTERM, before) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:6379", "ray://localhost:10001", None])
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "ray://localhost:10001", "auto", None])
 def test_a_proxy_that_ray_is_told_to_use_is_named_at_once(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name in ("no_proxy", "NO_PROXY", "grpc_proxy", "https_proxy"):

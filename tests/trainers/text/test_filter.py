@@ -58,9 +58,9 @@ def test_every_source_has_counts_of_its_own_that_add_up(tmp_path: Path) -> None:
     }  # fmt: skip
     assert [SourceCounts.from_json(counts.to_json()) for counts in keep.sources] == keep.sources
     assert counts_lines(spec, keep.sources) == [
-        f"{first}: 405 texts, dropped: 1 have fewer than 20 characters, 1 have more than 240 characters, 1 have fewer "
-        "than 5 words, 2 are empty",
-        f"{second}: 2 texts, dropped: 1 have fewer than 20 characters",
+        f"{first}: 405 texts, dropped: 1 with fewer than 20 characters, 1 with more than 240 characters, 1 with fewer "
+        "than 5 words, 2 empty",
+        f"{second}: 2 texts, dropped: 1 with fewer than 20 characters",
     ]
 
 

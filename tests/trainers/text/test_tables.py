@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import trainers.text.tables as tables
@@ -126,6 +126,18 @@ def test_a_csv_is_read_as_by_the_standard_library_or_refused(content: str, tmp_p
         assert texts_of(path) == [row["text"] for row in whole if row["text"] is not None]
     except UserError as error:
         assert content.count('"') > 0 and "must end with one" in str(error)
+
+
+@example(rows=[('"opened', 'closed in the next cell"')])
+@given(rows=st.lists(st.tuples(*[st.text(alphabet='a" ', max_size=6)] * 2), max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_line_of_a_tsv_of_whole_rows_is_a_text(rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("\n".join(["id\ttext", *map("\t".join, rows)]))
+    if tables.is_unquoted(path):
+        assert texts_of(path) == [text for _, text in rows]
+    else:
+        assert texts_of(path) == [text[1:-1].replace('""', '"') if text.startswith('"') else text for _, text in rows]
 
 
 @pytest.mark.parametrize("place", ["text", "other"])
