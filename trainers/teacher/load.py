@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from runtime.folder import expected_tensors
 from spaces.errors import UserError
@@ -29,15 +28,12 @@ from trainers.teacher.checkpoint import Checkpoint
 from trainers.teacher.config_file import DOWNLOAD_AGAIN, ConfigFile
 from trainers.teacher.layout import read_layout
 from trainers.teacher.locate import model_folder, model_name, package_folder
-from trainers.teacher.tokenizer import read_tokenizer
+from trainers.teacher.tokenizer import read_tokenizer, with_rows
 from trainers.teacher.weights import encoder_spec, encoder_weights, family_of
 from trainers.text.hub import download_model
 
 if TYPE_CHECKING:
     from trainers.modules.student import Student
-
-_FOREIGN_SHARE = 0.01  # tokens without a row, relative to all, from which the tokenizer is of another model
-_SHOWN = 3  # tokens in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,35 +114,16 @@ def read_teacher(folder: Path, *, name: str, source: str, sha256: str | None = N
         normalise=layout.normalise,
     )
     _check(spec, weights, origin=str(folder))
-    _check_rows(tokenizer.json, spec.vocabulary_size, origin=str(body))
+    tokenizer_json = with_rows(tokenizer.json, spec.vocabulary_size, folder=body)
     return Teacher(
         name=name,
         source=source,
         spec=spec,
         weights=weights,
-        tokenizer_json=tokenizer.json,
+        tokenizer_json=tokenizer_json,
         weights_sha256=digest,
         max_tokens=min(encoder.max_tokens, tokenizer.max_tokens or encoder.max_tokens),
         similarity=layout.similarity,
-    )
-
-
-def _check_rows(tokenizer_json: str, n_rows: int, *, origin: str) -> None:
-    """Raises ValueError if a token of the tokenizer has no row in the token table."""
-    tokens = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
-    without = sorted((number, token) for token, number in tokens.items() if number >= n_rows)
-    if not without:
-        return
-    shown = ", ".join(f"{token!r} ({number})" for number, token in without[:_SHOWN])
-    more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
-    remedy = f"they are not of one model, {DOWNLOAD_AGAIN}"
-    if len(without) <= max(1, _FOREIGN_SHARE * n_rows):
-        remedy = (
-            "give every token a row and save the model again: "
-            f"`model.resize_token_embeddings({without[-1][0] + 1}); model.save_pretrained(folder)`"
-        )
-    raise UserError(
-        f"{origin}: every token needs a row in the token table, which has {n_rows}; none have {shown}{more}; {remedy}"
     )
 
 

@@ -9,6 +9,7 @@ student carries. What such a file cannot say (padding or truncation at the left)
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.mod
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
 SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "split_special_tokens")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMING_FILES = ("tokenizer.json", SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json")
+FOREIGN_SHARE = 0.01  # of the rows; with more tokens without a row the tokenizer is of another model
+_SHOWN_TOKENS = 3  # in a message
 _SHOWN = 300  # characters of a library's message
 LONGEST = 10**9  # transformers writes a larger number for "no limit"
 
@@ -71,6 +75,41 @@ def read_tokenizer(
         _check_supported(loaded, tokenizer, folder)
         limit = loaded.model_max_length
         return TeacherTokenizer(json=tokenizer.to_str(), max_tokens=int(limit) if limit < LONGEST else None)
+
+
+def with_rows(tokenizer_json: str, n_rows: int, *, folder: Path) -> str:
+    """The folder's tokenizer, all of whose tokens have a row in the token table. Raises ValueError if one has none.
+
+    A special token that no file of the folder names is left out instead: transformers adds the defaults of a class,
+    such as [MASK], and on a text that holds it sentence-transformers fails.
+    """
+    tokens = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
+    without = {token: number for token, number in tokens.items() if number >= n_rows}
+    if not without:
+        return tokenizer_json
+    named = "".join((folder / name).read_text("utf-8") for name in NAMING_FILES if (folder / name).is_file())
+    document = json.loads(tokenizer_json)
+    kept = [
+        token
+        for token in document["added_tokens"]
+        if token["content"] not in without or json.dumps(token["content"], ensure_ascii=False) in named
+    ]
+    fewer = Tokenizer.from_str(json.dumps(document | {"added_tokens": kept}))
+    ids = [*fewer.get_vocab(with_added_tokens=True).values(), *fewer.encode("").ids]
+    if max(ids) < n_rows:
+        return str(fewer.to_str())
+    listed = sorted(without.items(), key=lambda item: item[1])
+    shown = ", ".join(f"{token!r} ({number})" for token, number in listed[:_SHOWN_TOKENS])
+    more = f" and {len(listed) - _SHOWN_TOKENS} more" if len(listed) > _SHOWN_TOKENS else ""
+    remedy = f"they are not of one model, {DOWNLOAD_AGAIN}"
+    if len(listed) <= max(1, FOREIGN_SHARE * n_rows):
+        remedy = (
+            "give every token a row and save the model again: "
+            f"`model.resize_token_embeddings({listed[-1][1] + 1}); model.save_pretrained(folder)`"
+        )
+    raise UserError(
+        f"{folder}: every token needs a row in the token table, which has {n_rows}; none have {shown}{more}; {remedy}"
+    )
 
 
 @contextmanager

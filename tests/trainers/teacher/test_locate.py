@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import load_file, save_file
 
 from runtime.folder import expected_tensors, write_folder
@@ -29,6 +30,7 @@ from tests.trainers.model_folders import (
 )
 from trainers.modules.embed import embed
 from trainers.teacher.load import Teacher, load_teacher
+from trainers.text.hub import _MODEL_FILES, _OTHER_RUNTIMES
 from trainers.text.tokenised_text import tokenise
 
 COMMIT = "0123456789012345678901234567890123456789"
@@ -139,6 +141,16 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     save_file(tensors | {name: tensors[name].astype(np.int8)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"output.dense.weight must be of F64, F32, F16, BF16, got I8; .*float32"):
         teacher_in(tmp_path)
+
+
+def test_the_hub_is_asked_for_all_weight_files_of_a_model_and_for_no_others() -> None:
+    wanted = [
+        *("config.json", INDEX, "model-00001-of-00002.safetensors", "0_Transformer/model-00002-of-00002.safetensors"),
+        *("model.safetensors", "2_Dense/model.safetensors", "sentencepiece.bpe.model", "vocab.txt"),
+    ]
+    others = ["pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx", "model.gguf", "code.py"]
+    files = list(filter_repo_objects([*wanted, *others], allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_RUNTIMES))
+    assert files == wanted
 
 
 def cached_model(root: Path, *, refs: bool = True) -> Path:

@@ -14,13 +14,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional
+from transformers import AutoTokenizer
 
 from runtime.folder import read_folder
 from runtime.tokenizer import SentenceTokenizer
 from search.export.sentence_transformers import write_sentence_transformers
 from spaces.errors import UserError
 from spaces.study.spec import TeacherSpec
-from tests.trainers.model_folders import random_model
+from tests.trainers.model_folders import random_model, write_transformers
 from trainers.distil.checkpoint import save_student
 from trainers.modules.embed import embed
 from trainers.teacher.layout import SETTINGS_FILES
@@ -297,7 +298,13 @@ REFUSED: dict[str, tuple[str, Edit, str]] = {
         config(additional_special_tokens=["[NEW]"]),
         r"table, which has 4000; none have '\[NEW\]' \(4000\); .*resize_token_embeddings\(4001\)",
     ),
-    "a class that adds tokens": ("bert", config(tokenizer_class="MPNetTokenizer"), r"'<s>' \(4000\), '</s>'"),
+    "a class that needs tokens": (
+        "bert",
+        all_of(
+            remove("special_tokens_map.json"), config(tokenizer_class="MPNetTokenizer", cls_token=..., sep_token=...)
+        ),
+        r"none have '<s>' \(4000\), '</s>' \(4001\)",
+    ),
     "a vocabulary of another class": (
         "roberta",
         all_of(remove("tokenizer.json"), lambda folder: (folder / "vocab.txt").write_text("a")),
@@ -326,11 +333,21 @@ def test_what_a_student_s_tokenizer_cannot_do_is_refused(name: str, folders: dic
         teacher_in(variant(folders, (family, change), tmp_path / "model"))
 
 
+def test_a_special_token_that_only_transformers_adds_is_left_out(tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path, random_model("bert", vocab_size=19))
+    (folder / "tokenizer_config.json").unlink()  # so that it is a BertTokenizer, with [MASK]
+    assert len(AutoTokenizer.from_pretrained(str(folder))) == 20
+    teacher = teacher_in(folder)
+    right = AutoTokenizer.from_pretrained(str(folder))(["The river runs.", "moon"])["input_ids"]
+    student = SentenceTokenizer(teacher.tokenizer_json, max_tokens=None)
+    assert [row.tolist() for row in student.encode(["The river runs.", "moon"])] == right
+    assert student.encode(["[MASK]"])[0].max() < 19
+    assert student.vocabulary_size == 19
+
+
 def test_a_student_s_folder_and_its_export_carry_the_teacher_s_tokenizer(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer
-
     teacher = teacher_in(variant(folders, ("bert", config(do_lower_case=False)), tmp_path / "model"))
     student = save_student(
         teacher.student(), tmp_path / "student", spec=teacher.spec, tokenizer_json=teacher.tokenizer_json
