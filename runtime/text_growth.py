@@ -13,6 +13,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from tokenizers import Tokenizer
@@ -88,11 +89,16 @@ class TextGrowth:
         if bound <= most:
             return bound
         changed, n_bytes = text, float(len(text.encode()))
-        for normalizer, step in zip(self._normalizers, self._steps, strict=True):
+        for normalizer, step in zip(self._loaded, self._steps, strict=True):
             _require(step.bound(n_bytes), STEP * most, text)
-            changed = _alone(normalizer=normalizer).normalizer.normalize_str(changed)
+            changed = normalizer.normalize_str(changed)
             n_bytes = _require(float(len(changed.encode())), most, text)
         return _require(_chain(self._splits, n_bytes), most, text)
+
+    @cached_property
+    def _loaded(self) -> list[Any]:
+        """The normalizers; most tokenizers and texts need none of them here."""
+        return [_alone(normalizer=part).normalizer for part in self._normalizers]
 
     def check_examples(self, texts: list[str]) -> None:
         """`check` of the texts and of those that the tokenizer replaces; raises TextGrowthError as it does."""

@@ -18,6 +18,8 @@ from spaces.errors import UserError
 from spaces.student import StudentSpec
 
 _PROBES = ("a", "the", "1", "\u4e00")  # texts in which any tokenizer finds a token
+MOST_SPECIAL_TOKENS = 64  # BERT has 2
+MOST_WORD_CHARACTERS = 1000  # the time for a word of n characters grows faster than n squared: half a minute for 8,000
 REMEDY = "export or download the student again"
 SLICE = 2048  # sentences tokenised at once: bounds the memory of intermediate encodings
 SLICE_BYTES = 4 * 1024 * 1024  # of their normalised text, for the same reason
@@ -62,6 +64,11 @@ class SentenceTokenizer:
             self._growth = self._text_growth(text)
             self._tokenizer = Tokenizer.from_str(text)
         n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if n_special > MOST_SPECIAL_TOKENS:
+            raise UserError(
+                f"{self._origin}: at most {MOST_SPECIAL_TOKENS} special tokens are put around a sentence, "
+                f"got {n_special}; {REMEDY}"
+            )
         if max_tokens is not None and max_tokens <= n_special:
             raise UserError(f"{self._origin}: max_tokens must exceed the {n_special} special tokens, got {max_tokens}")
         self._tokenizer.no_padding()
@@ -116,6 +123,7 @@ class SentenceTokenizer:
             raise UserError(f"{self._origin} is not a tokenizer, which is JSON: {error}; {REMEDY}") from None
         if not isinstance(document, dict):
             raise UserError(f"{self._origin} is not a tokenizer, which is a JSON object, got {text[:40]!r}; {REMEDY}")
+        self._require_fast(document.get("model"))
         added = document.get("added_tokens")
         tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
         contents = [token["content"] for token in tokens if isinstance(token.get("content"), str)]
@@ -128,6 +136,15 @@ class SentenceTokenizer:
                 "distilled with"
             ) from None
         return growth
+
+    def _require_fast(self, model: object) -> None:
+        """Raise UserError for a WordPiece model that would take hours for one long word."""
+        most = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+        if isinstance(most, int) and most > MOST_WORD_CHARACTERS:
+            raise UserError(
+                f"{self._origin}: max_input_chars_per_word must be at most {MOST_WORD_CHARACTERS}, got {most}; "
+                "set it to 100, as BERT has it"
+            )
 
     def _token_id_form(self, n_special: int) -> TokenIdForm:
         """The form of the ids that `encode` gives.

@@ -129,7 +129,7 @@ class Service:
             raise RequestError(503, f"the service is {self.state}; try again later", headers=RETRY_LATER)
         _check_content_type(request.headers.get("content-type", ""))
         with self._place():
-            coding = require_encoding(request.headers.get("content-encoding", ""))
+            coding = require_encoding(", ".join(request.headers.getlist("content-encoding")))
             body = await self._read_body(request)
             if coding != "identity":
                 body = await asyncio.to_thread(decode_body, body, coding, most=self.options.max_body_bytes)

@@ -83,12 +83,24 @@ def test_a_tokenizer_without_a_token_for_unknown_text_has_a_form() -> None:
     assert not form.encloses([0])
 
 
+WORD_PIECE = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": VOCABULARY}
+
+
+def test_a_word_piece_model_that_would_take_hours_is_refused() -> None:
+    made = SentenceTokenizer(tokenizer(model=WORD_PIECE | {"max_input_chars_per_word": 1000}), max_tokens=None)
+    assert [len(ids) for ids in made.encode(["a", "a" * 60_000])] == [1, 1]
+    for model in (WORD_PIECE, {key: value for key, value in WORD_PIECE.items() if key != "type"}):
+        with pytest.raises(ValueError, match="max_input_chars_per_word must be at most 1000, got 1001; set it to 100"):
+            SentenceTokenizer(tokenizer(model=model | {"max_input_chars_per_word": 1001}), max_tokens=None)
+
+
 @pytest.mark.parametrize(
     ("post_processor", "message"),
     [
         (template("[CLS] $A $A [SEP]"), "a sentence once, with its 2 special tokens, but it makes 4 of the 1 of 'a'"),
         (template(" ".join(["$A"] * 100)), "it makes 100"),
         (template("[CLS]"), "it makes 1 of the 1"),
+        (template("[CLS] $A", CLS=[2] * 65), "at most 64 special tokens are put around a sentence, got 65"),
         (template("[CLS] $A", CLS=[77]), "none has the id 77"),
         (template("$A [SEP]", SEP=[6]), "none has the id 6"),
     ],

@@ -94,6 +94,18 @@ def test_damaged_data_is_400_and_names_the_coding(
     assert f"must be {coding} data" in error["message"]
 
 
+def test_two_headers_are_two_codings(client: Client) -> None:
+    body = gzip.compress(gzip.compress(GOOD.encode()))
+    connection = client.connect()
+    connection.putrequest("POST", "/v1/embeddings")
+    for name, value in [*JSON.items(), *[("Content-Encoding", "gzip")] * 2, ("Content-Length", str(len(body)))]:
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    response = connection.getresponse()
+    assert (response.status, response.getheader("accept-encoding")) == (415, "gzip, deflate, identity")
+    connection.close()
+
+
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "identity, gzip", "x" * 5000])
 def test_another_coding_is_415_and_the_ones_that_are_read_are_named(client: Client, coding: str) -> None:
     answer = client.ask("POST", "/v1/embeddings", GOOD, JSON | {"Content-Encoding": coding})

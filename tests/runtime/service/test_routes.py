@@ -261,7 +261,13 @@ def test_an_unknown_path_is_404(client: Client, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v1/embeddings", "POST"), ("PUT", "/v1/embeddings", "POST"), ("POST", "/health", "GET")],
+    [
+        ("GET", "/v1/embeddings", "POST"),
+        ("PUT", "/v1/embeddings", "POST"),
+        ("POST", "/health", "GET"),
+        ("DELETE", "/v1/models/tiny", "GET"),
+        ("OPTIONS", "/v1/models", "GET"),
+    ],
 )
 def test_a_wrong_method_is_405_and_names_the_right_one(client: Client, method: str, path: str, allowed: str) -> None:
     answer = client.ask(method, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,8 +32,9 @@ from search.storage.study_state import StudyState
 from search.study.clock import CLOCK
 from search.study.limits import COMPLETE, RequestedLimits
 from search.study.run import run_search
-from search.tracking.client import activated
+from search.tracking.client import activated, client_of
 from search.tracking.registry import load_trials, resolve_model
+from search.tracking.runs_page import runs_page
 from search.trials.journal import read_trials
 from search.workers.cluster import cluster
 from spaces.errors import UserError
@@ -180,6 +182,24 @@ def test_every_trial_ends_and_is_a_run(front: Front, study: StudySpec, store: St
     continued = {record.continues for record in records}  # whoever continues a trial takes over its run
     own = {record.name for record in records if record.number not in continued}
     assert {trial.name for trial in load_trials(store, study.name, COSINE)} == own
+
+
+@pytest.mark.slow
+def test_mlflow_holds_no_python_and_shows_the_runs(front: Front, study: StudySpec, store: Store) -> None:
+    client = client_of(store)
+    experiment = client.get_experiment_by_name(study.name)
+    runs = client.search_runs([experiment.experiment_id])
+    versions = client.search_model_versions(f"name='{study.name}'")
+    texts = [
+        experiment.tags,
+        *(run.data.tags | run.data.params for run in runs),
+        *(version.tags for version in versions),
+    ]
+    python = re.compile(r"\{'|\['|\('|\b(None|True|False)\b|<[a-z.]+ object")
+    assert [text for texts_of_one in texts for text in texts_of_one.values() if python.search(text)] == []
+    red = {run.data.tags.get("understudy.state") for run in runs if run.info.status != "FINISHED"}
+    assert red <= {"failed", "interrupted"}
+    assert runs_page(store).endswith("&viewStateShareKey=understudy")
 
 
 @pytest.mark.slow

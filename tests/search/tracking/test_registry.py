@@ -666,6 +666,19 @@ def test_states_are_told_as_they_are(store: Store) -> None:
     ]
 
 
+def test_a_run_that_an_older_version_ended_keeps_its_end(store: Store) -> None:
+    log = TrialLog(store, "older", params={}, objective=COSINE)
+    pruned = record(0, rungs=[0.7], state=TrialState.PRUNED, outcome=Outcome(OutcomeKind.DOMINATED, "by 3 trials"))
+    log.write(pruned)
+    run = log.run_id("trial-0000")
+    assert run is not None
+    client_of(store).set_terminated(run, status="KILLED", end_time=1_700_000_000_000)
+    log.forget()
+    log.write(pruned)
+    info = client_of(store).get_run(run).info
+    assert (info.status, info.end_time) == ("FINISHED", 1_700_000_000_000)
+
+
 def test_a_resumed_search_goes_on_in_the_same_runs(store: Store) -> None:
     killed = TrialLog(store, "resumed", params={}, objective=COSINE)
     killed.write(record(0))
