@@ -343,6 +343,32 @@ def test_the_tokenizer_files_say_what_fastembed_and_transformers_read(format: st
     assert ids == [each.tolist() for each in expected]
 
 
+@pytest.mark.parametrize(
+    ("names", "pad"),
+    [
+        (("<s>", "<pad>", "</s>", "<unk>"), "<pad>"),  # RoBERTa's, whose padding is not 0
+        (("<unk>", "<start>", "<end>"), "<unk>"),  # none has the name of padding, which is masked
+    ],
+)
+def test_padding_is_the_tokenizer_s_own(names: tuple[str, ...], pad: str, tmp_path: Path) -> None:
+    spec = TWO_PATHS["both"]
+    folder = student_folder(tmp_path / "student", spec)
+    vocabulary = {word: i for i, word in enumerate([*names, *WORDS, *"0123"][: spec.vocabulary_size])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    first, last = (vocabulary[name] for name in (names[0], names[-1]))
+    made.post_processor = processors.BertProcessing((names[-1], last), (names[0], first))
+    made.add_special_tokens(list(names))
+    made.save(str(folder / "tokenizer.json"))
+    for format in ("sentence-transformers", "onnx"):
+        out = export(folder, tmp_path / format, format=format)
+        assert json.loads((out / "config.json").read_text())["pad_token_id"] == vocabulary[pad]
+        assert json.loads((out / "special_tokens_map.json").read_text())["pad_token"] == pad
+    padding = Tokenizer.from_file(str(out / "tokenizer.json")).padding
+    assert (padding["pad_id"], padding["pad_token"]) == (vocabulary[pad], pad)
+    assert_same(onnx_vectors(out / "onnx" / "model.onnx", out / "tokenizer.json"), load(folder).encode(SENTENCES))
+
+
 def test_a_tokenizer_without_special_tokens_is_refused_where_batches_are_padded(tmp_path: Path) -> None:
     folder = student_folder(tmp_path / "student", STATICS["static"])
     plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))

@@ -159,6 +159,7 @@ def test_nobody_changes_addresses_while_a_search_works_on_the_store(original: St
         assert stale_addresses(store) == set()
 
 
+@pytest.mark.slow
 def test_both_go_on_at_once(original: Store, tmp_path: Path) -> None:
     store = copied(original, tmp_path / "copy")
     with working_on(original), working_on(store):
@@ -190,6 +191,7 @@ def test_another_store_in_the_same_database_keeps_its_place(original: Store, tmp
         study_experiment(other, "toy")
 
 
+@pytest.mark.slow  # creating a database takes seconds
 @pytest.mark.parametrize("name", ["tracking.db", "mlflow.db"])
 def test_a_database_of_another_name_in_the_store_goes_with_it(tmp_path: Path, name: str) -> None:
     root = tmp_path / "first"
