@@ -39,6 +39,20 @@ REDO_FACTOR = 2.0
 LEAST_PREPARATION_S, LEAST_TRIAL_S, LEAST_END_S = 5.0, 5.0, 10.0
 """Lower bounds, on any machine: for a preparation that has stored nothing yet; for the start of Ray and one trial; for
 the start of the graduation, the final measurement and the registration."""
+STEP_SHARES = {
+    "measuring the latency": 0.06,
+    "tokenising": 0.14,
+    "embedding the held-out": 0.16,
+    "measuring how fast": 0.25,
+    "embedding": 0.30,
+    "training the static table": 0.48,
+    "ranking": 0.62,
+    "measuring the fidelity": 0.78,
+}
+"""Share of the time to a first student that has passed when a step of the preparation begins, by the beginning of its
+text: of the quickstart on two busy cores, where short budgets fail. Other texts and teachers differ by factors."""
+ESTIMATE_FACTOR = 3.0
+"""A preparation ends early only if its budget is too short by this factor, because the estimate is a rough one."""
 PREPARATION_SHARE = 0.3
 """Share of the budget above which a preparation is reported as slow: it should need `CACHE_SHARE` and a little more."""
 SHORT_SEARCH_S = 120.0
@@ -71,9 +85,12 @@ class TimePlan:
         """A lower bound of the seconds that a study without any trial needs for its first student."""
         return (0.0 if is_prepared else LEAST_PREPARATION_S) + LEAST_TRIAL_S + LEAST_END_S
 
-    def advisable_s(self, spent_s: float) -> float:
-        """A time budget, in whole minutes, that should suffice after `spent_s` seconds without a student."""
-        return 60.0 * math.ceil(max(2.0 * spent_s, spent_s + 120.0) / 60.0)
+    def advisable_s(self, spent_s: float, *, needed_s: float = 0.0) -> float:
+        """A time budget, in whole minutes, that should suffice after `spent_s` seconds without a student.
+
+        `needed_s` is an estimate of the seconds from the study's beginning to its first student.
+        """
+        return 60.0 * math.ceil(max(needed_s, 2.0 * spent_s, spent_s + 120.0) / 60.0)
 
     def measure_s(self, n_students: int) -> float:
         """Seconds for the final latencies of `n_students` students and references together."""

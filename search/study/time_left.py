@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from search.console.progress import Bar, Reporter, clock_text
 from search.storage.study_state import StudyState
-from search.study.budget import PREPARATION_SHARE, TimePlan
+from search.study.budget import ESTIMATE_FACTOR, PREPARATION_SHARE, STEP_SHARES, TimePlan
 from search.study.clock import CLOCK, Clock
 from spaces.errors import UserError
 from spaces.study import format_duration
@@ -37,7 +37,7 @@ def time_left_line(study: StudySpec, state: StudyState) -> str | None:
         is_prepared = (state.folder / "references.json").is_file()  # the last result of the preparation
         least_s = plan.least_s(is_prepared=is_prepared)
         if spent_s + least_s > plan.budget_s:
-            raise _too_short(study, plan, spent_s, f"the rest needs at least {clock_text(least_s)}")
+            raise _too_short(study, plan, spent_s, f"the rest needs at least {clock_text(least_s)}", needed_s=0.0)
         words.append(f"at least {clock_text(least_s)} needed for a first student")
     return ": ".join([words[0], ", ".join(words[1:])])
 
@@ -46,12 +46,13 @@ def _has_rung(state: StudyState) -> bool:
     return any(state.folder.glob("trials/*/rung-*"))
 
 
-def _too_short(study: StudySpec, plan: TimePlan, spent_s: float, reason: str) -> UserError:
+def _too_short(study: StudySpec, plan: TimePlan, spent_s: float, reason: str, *, needed_s: float) -> UserError:
     assert plan.budget_s is not None
+    advised = format_duration(plan.advisable_s(spent_s, needed_s=needed_s))
     return UserError(
         f"a time budget covers all commands of its study, and that of {study.name} is too short for a student: "
         f"{clock_text(spent_s)} of {clock_text(plan.budget_s)} are spent, and {reason}; what is prepared is kept: "
-        f"continue with --time-budget {format_duration(plan.advisable_s(spent_s))} or more"
+        f"continue with --time-budget {advised} or more"
     )
 
 
@@ -62,11 +63,16 @@ class PreparationReporter:
         self._reporter, self._study, self._clock = reporter, study, clock
         self._plan = plan_of_time(study)
         self._start_s = clock.spent_s()
+        self._continues = (state.read(CLOCK) or 0.0) > 0.0  # earlier commands have done some of the steps
         self._may_end = not _has_rung(state)
+        self._needed_s = 0.0  # estimate: from the study's beginning to its first student
         self._has_warned = False
 
     def step(self, what: str) -> Bar:
         """Begin a step. Raises ValueError, as its progress does, once the time is too short for a trial."""
+        share = next((share for words, share in STEP_SHARES.items() if what.startswith(words)), None)
+        if share is not None and not self._continues:
+            self._needed_s = self._clock.spent_s() / share
         self._check()
         bar = self._reporter.step(what)
 
@@ -84,17 +90,25 @@ class PreparationReporter:
     def _check(self) -> None:
         self._require_time()
         budget_s, spent_s = self._plan.budget_s, self._clock.spent_s()
-        if budget_s is None or self._has_warned or spent_s - self._start_s <= PREPARATION_SHARE * budget_s:
+        if budget_s is None or self._has_warned:
             return
-        self._has_warned = True
-        self._reporter.say(
-            f"warning: the preparation has taken {clock_text(spent_s - self._start_s)} of the time budget of "
-            f"{clock_text(budget_s)} and goes on, so few trials will fit; "
-            f"--time-budget {format_duration(max(2.0 * budget_s, self._plan.advisable_s(spent_s)))} leaves them more"
-        )
+        if spent_s - self._start_s > PREPARATION_SHARE * budget_s or self._needed_s > budget_s:
+            self._has_warned = True
+            advised_s = max(2.0 * budget_s, self._plan.advisable_s(spent_s, needed_s=self._needed_s))
+            self._reporter.say(
+                f"warning: the preparation is slow here: {clock_text(spent_s)} of the time budget of "
+                f"{clock_text(budget_s)} are spent, and a first student may need {clock_text(self._needed_s)}, so few "
+                f"trials or none will fit; --time-budget {format_duration(advised_s)} leaves them more"
+            )
 
     def _require_time(self) -> None:
-        spent_s, least_s = self._clock.spent_s(), self._plan.least_s(is_prepared=True)
-        if self._may_end and self._plan.budget_s is not None and spent_s + least_s > self._plan.budget_s:
-            reason = f"the preparation is not finished, after which at least {clock_text(least_s)} are needed"
-            raise _too_short(self._study, self._plan, spent_s, reason)
+        budget_s, spent_s = self._plan.budget_s, self._clock.spent_s()
+        least_s = self._plan.least_s(is_prepared=True)
+        if (
+            self._may_end
+            and budget_s is not None
+            and max(spent_s + least_s, self._needed_s / ESTIMATE_FACTOR) > budget_s
+        ):
+            needed_s = max(self._needed_s, spent_s + least_s)
+            reason = f"the preparation is not finished: a first student needs about {clock_text(needed_s)} here"
+            raise _too_short(self._study, self._plan, spent_s, reason, needed_s=needed_s)

@@ -28,7 +28,9 @@ from search.workers.temporary_folder import require_temporary_folder
 from spaces.errors import UserError
 
 OBJECT_STORE_BYTES = 1 << 30  # enough for 160,000 cached sentences and a teacher; see `n_object_bytes`
+MAX_STARTS = 3
 _LOCAL = "local"
+_START_TIMED_OUT = "timed out during startup"
 _CONNECT_TIMEOUT_S = 3.0
 _USE_PROXY = "RAY_grpc_enable_http_proxy"  # Ray ignores proxies unless it is set
 
@@ -96,14 +98,7 @@ def _connect(address: str | None, *, n_cpus: int | None, n_object_bytes: int) ->
         # mode now would be too late for this process, which read it when it imported ray.
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        ray.init(
-            address=_LOCAL,
-            num_cpus=n_cpus,
-            include_dashboard=False,
-            object_store_memory=max(OBJECT_STORE_BYTES, n_object_bytes),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start(n_cpus=n_cpus, n_object_bytes=n_object_bytes)
         return
     try:
         _require_reachable(address)
@@ -120,6 +115,30 @@ def require_startable(address: str | None) -> None:
     if not ray.is_initialized() and (address or os.environ.get("RAY_ADDRESS") or _LOCAL) == _LOCAL:
         require_temporary_folder()
         _require_no_proxy(ray.util.get_node_ip_address())
+
+
+def _start(*, n_cpus: int | None, n_object_bytes: int) -> None:
+    """Starts Ray on this machine, again if that takes longer than Ray's limit of 30 s, which has no setting."""
+    for attempt in range(1, MAX_STARTS + 1):
+        try:
+            ray.init(
+                address=_LOCAL,
+                num_cpus=n_cpus,
+                include_dashboard=False,
+                object_store_memory=max(OBJECT_STORE_BYTES, n_object_bytes),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises no class of its own here
+            if _START_TIMED_OUT not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == MAX_STARTS:
+                raise UserError(
+                    f"Ray must start on this machine in 30 s, and did not in {attempt} attempts: the machine is too "
+                    "busy or short of memory; give the same command again later, what is measured is kept"
+                ) from error
 
 
 def disconnect() -> None:

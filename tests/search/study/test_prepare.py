@@ -12,8 +12,9 @@ import pytest
 
 from search.storage.store import Store
 from search.storage.study_state import CALIBRATION, StudyState
-from search.study.budget import TimePlan
+from search.study.budget import STEP_SHARES, TimePlan
 from search.study.prepare import Prepared, prepare
+from search.study.references import measure_references
 from search.study.teacher_outputs import needs_outputs
 from search.workers.mapped_array import MappedArray
 from spaces.domain import Choice, Real
@@ -42,8 +43,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def prepared(study: StudySpec, store: Store) -> Prepared:
-    return prepare_quietly(study, store)
+def first_steps() -> Heard:
+    """What the first preparation of the study says."""
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def prepared(study: StudySpec, store: Store, first_steps: Heard) -> Prepared:
+    return prepare(study, store=store, plan=PLAN, reporter=first_steps)
+
+
+@pytest.mark.slow
+def test_the_steps_from_which_the_time_to_a_student_is_estimated_are_begun_in_their_order(
+    study: StudySpec, store: Store, prepared: Prepared, first_steps: Heard
+) -> None:
+    measure_references(prepared, state=StudyState.of(store, study.name), reporter=first_steps)
+    begun = [next((words for words in STEP_SHARES if line.startswith(words)), None) for line in first_steps.lines]
+    assert list(dict.fromkeys(filter(None, begun))) == list(STEP_SHARES)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_a_slow_preparation_is_told_once_and_ended_when_no_trial_can_follow(
     reporter.step("three")
     reporter.say("four")
     assert [line for line in heard.lines if line.startswith("warning")] == [heard.lines[2]]
-    assert "has taken 1:13 of the time budget of 4:00" in heard.lines[2]
+    assert "1:13 of the time budget of 4:00 are spent" in heard.lines[2]
     assert advised(heard.lines[2]) > 240.0
     now[0] = 226.0
     for goes_on in (lambda: bar(1, 2), lambda: reporter.step("five"), lambda: reporter.say("six")):
@@ -120,6 +120,41 @@ def test_a_slow_preparation_is_told_once_and_ended_when_no_trial_can_follow(
             goes_on()
         assert advised(str(raised.value)) >= 2 * 226.0
     assert "five" not in heard.lines and "six" not in heard.lines
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "kind"),
+    [
+        ("measuring the latency of 36 architectures", 10.0, "fits"),  # 10 s / 0.06 < 4 min
+        ("tokenising the corpus for teacher", 50.0, "warned"),  # 50 s / 0.14 is about 6 min
+        ("tokenising the corpus for teacher", 110.0, "ended"),  # 13 min
+        ("embedding 3,000 sentences with teacher", 110.0, "warned"),  # the same time, but later
+        ("measuring the fidelity of 8 references", 60.0, "fits"),
+    ],
+)
+def test_what_is_needed_is_estimated_from_the_step_that_is_reached(
+    study: StudySpec, state: StudyState, step: str, seconds: float, kind: str
+) -> None:
+    heard = Heard()
+    reporter = PreparationReporter(heard, study, state, Clock(spent_s=seconds))
+    if kind == "ended":
+        with pytest.raises(UserError, match="a first student needs about 13:06 here") as raised:
+            reporter.step(step)
+        assert advised(str(raised.value)) == 14 * 60.0
+        return
+    reporter.step(step)
+    assert heard.lines[-1] == step
+    assert (len(heard.lines) == 2 and "may need" in heard.lines[0]) is (kind == "warned")
+
+
+def test_a_command_that_continues_estimates_nothing_from_steps_that_are_done(
+    study: StudySpec, state: StudyState
+) -> None:
+    state.write(CLOCK, 110.0)
+    heard = Heard()
+    reporter = PreparationReporter(heard, study, state, Clock(spent_s=110.0))
+    reporter.step("tokenising the corpus for teacher")
+    assert heard.lines == ["tokenising the corpus for teacher"]
 
 
 def test_without_a_budget_a_preparation_takes_its_time(study: StudySpec, state: StudyState) -> None:

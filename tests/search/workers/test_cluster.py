@@ -29,6 +29,27 @@ def test_what_is_no_address_is_refused() -> None:
         connect("somewhere")
 
 
+@pytest.mark.parametrize("n_timeouts", [1, 3])
+def test_a_start_that_takes_too_long_is_repeated_and_then_explained(
+    n_timeouts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def init(**options: object) -> None:
+        attempts.append(options)
+        if len(attempts) <= n_timeouts:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "none is made")
+    if n_timeouts == 3:
+        with pytest.raises(ValueError, match=r"did not in 3 attempts.*same command again"):
+            connect(n_cpus=1)
+    else:
+        assert connect(n_cpus=1)
+    assert len(attempts) == min(3, n_timeouts + 1)
+
+
 @pytest.mark.slow
 def test_a_ray_of_our_own_has_a_token_of_its_own_and_ends_with_its_block() -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
