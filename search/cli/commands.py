@@ -44,9 +44,12 @@ def search_command(options: argparse.Namespace) -> None:
     check_cluster(options.address)
     check_study(study)
     from search.console.front_table import print_front
+    from search.console.progress import ConsoleReporter
     from search.study.run import run_search
 
-    print_front(run_search(study, store=store, address=options.address))
+    with ConsoleReporter() as reporter:
+        front = run_search(study, store=store, address=options.address, progress=reporter)
+    print_front(front)
 
 
 def watch_command(options: argparse.Namespace) -> None:
@@ -71,9 +74,8 @@ def front_command(options: argparse.Namespace) -> None:
         from search.console.text import print_text
         from search.report.page import review_of
 
-        reporter = ConsoleReporter()
-        review = review_of(store, front, step=reporter.step)
-        reporter.end()
+        with ConsoleReporter() as reporter:
+            review = review_of(store, front, step=reporter.step)
         if review is None:
             say(f"{front.study} has no journal in this store, so its search cannot be summarised")
         else:  # stdout of --json is one document
@@ -130,9 +132,8 @@ def report_command(options: argparse.Namespace) -> None:
     from search.console.progress import ConsoleReporter
     from search.report.page import write_report
 
-    reporter = ConsoleReporter()
-    out = write_report(store_of(options), options.name, options.out, reporter=reporter)
-    reporter.end()
+    with ConsoleReporter() as reporter:
+        out = write_report(store_of(options), options.name, options.out, reporter=reporter)
     print(out)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import IO, Protocol
+from types import TracebackType
+from typing import IO, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,12 +36,25 @@ class Reporter(Protocol):
 
 
 class ConsoleReporter:
-    """Progress bars on a terminal, else lines with the elapsed time."""
+    """Progress bars on a terminal, else lines with the elapsed time.
+
+    As a context manager it ends the last bar, however the block ends: a bar hides the cursor and redraws its line.
+    """
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self._console = Console(file=file, stderr=file is None, highlight=False)
         self._started = time.monotonic()
         self._bars: Progress | None = None
+
+    def __enter__(self) -> Self:
+        """Returns the reporter."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the current step."""
+        self.end()
 
     def step(self, what: str) -> Bar:
         """Shows a progress bar, or prints a line at most every `LINE_INTERVAL_S` seconds."""
