@@ -74,7 +74,7 @@ def front_command(options: argparse.Namespace) -> None:
         from search.console.text import print_text
         from search.report.page import review_of
 
-        with ConsoleReporter() as reporter:
+        with ConsoleReporter(announce=False) as reporter:
             review = review_of(store, front, step=reporter.step)
         if review is None:
             say(f"{front.study} has no journal in this store, so its search cannot be summarised")
@@ -132,7 +132,7 @@ def report_command(options: argparse.Namespace) -> None:
     from search.console.progress import ConsoleReporter
     from search.report.page import write_report
 
-    with ConsoleReporter() as reporter:
+    with ConsoleReporter(announce=False) as reporter:
         out = write_report(store_of(options), options.name, options.out, reporter=reporter)
     print(out)
 

@@ -41,7 +41,10 @@ class ConsoleReporter:
     As a context manager it ends the last bar, however the block ends: a bar hides the cursor and redraws its line.
     """
 
-    def __init__(self, file: IO[str] | None = None) -> None:
+    def __init__(self, file: IO[str] | None = None, *, announce: bool = True) -> None:
+        """`file` None is stderr. Without a terminal a step is announced by a line, unless `announce` is False: then
+        only a step of more than `LINE_INTERVAL_S` seconds has lines."""
+        self._announce = announce
         self._console = Console(file=file, stderr=file is None, highlight=False)
         self._started = time.monotonic()
         self._bars: Progress | None = None
@@ -75,7 +78,8 @@ class ConsoleReporter:
         return lambda done, total: bars.update(task, completed=done, total=total)
 
     def _lines(self, what: str) -> Bar:
-        self._print(what)
+        if self._announce:
+            self._print(what)
         last_line_s = time.monotonic()
 
         def advance(done: int, total: int) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -386,12 +387,20 @@ def test_an_error_from_inside_is_no_bad_input_and_its_traceback_is_kept(
     def broken(*arguments: object, **options: object) -> NoReturn:
         raise ValueError("operands could not be broadcast together")
 
+    def broken_mkdir(*arguments: object, **options: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "errors")
+
     monkeypatch.setattr(json, "dumps", broken)
     assert main(["front", "--store", str(bench.store.root), "--json"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("understudy: internal error, please report it: ValueError: operands could not")
     file = Path(message.strip().rpartition(" is in ")[2])
     assert file.parent == bench.store.root / "errors" and "could not be broadcast together" in file.read_text()
+    monkeypatch.setattr(Path, "mkdir", broken_mkdir)
+    assert main(["front", "--store", str(bench.store.root), "--json"]) == 1
+    file = Path(capsys.readouterr().err.strip().rpartition(" is in ")[2])
+    assert bench.store.root not in file.parents and "could not be broadcast together" in file.read_text()
+    shutil.rmtree(file.parent)
     assert main(["doctor", "--json"]) == 1  # it has no store
     assert "in _print_json" in capsys.readouterr().err
 
