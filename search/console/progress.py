@@ -11,18 +11,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Protocol, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from search.console.terminal import TerminalConsole, is_live
 
 LINE_INTERVAL_S = 15.0  # minimum time between two lines of one step without a terminal
 
 Bar = Callable[[int, int], None]
 """A progress function, called with (done, total) of a step."""
-
-
-def is_live(console: Console) -> bool:
-    """Whether the console may be redrawn: a terminal, not a dumb one, and not a pipe that $FORCE_COLOR declares one."""
-    return console.is_interactive and console.file.isatty()
 
 
 class Reporter(Protocol):
@@ -45,7 +41,7 @@ class ConsoleReporter:
         """`file` None is stderr. Without a terminal a step is announced by a line, unless `announce` is False: then
         only a step of more than `LINE_INTERVAL_S` seconds has lines."""
         self._announce = announce
-        self._console = Console(file=file, stderr=file is None, highlight=False)
+        self._console = TerminalConsole(file=file, stderr=file is None, highlight=False)
         self._started = time.monotonic()
         self._bars: Progress | None = None
 

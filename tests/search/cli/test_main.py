@@ -438,6 +438,18 @@ def test_what_is_asked_for_goes_to_stdout_alone(bench: Bench, capsys: pytest.Cap
         says(printed.out, *parts)
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in (["front", "toy"], ["front", "toy", "--json"], ["select", "toy", "--balanced"], ["doctor"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with monkeypatch.context() as patch, open(writer, "w") as closed:
+            patch.setattr(sys, "stdout", closed)
+            assert main([*arguments, *(["--store", str(bench.store.root)] if arguments != ["doctor"] else [])]) == 0
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_name_that_the_encoding_lacks_is_escaped(bench: Bench) -> None:
     command = [sys.executable, "-m", "search", "validate", str(bench.study(teachers=["package:Ünïcode"]))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
