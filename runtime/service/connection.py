@@ -19,7 +19,6 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from runtime.service.embeddings_format import RequestError
 from runtime.service.limits import ServingOptions
 
-
 MAX_HEADER_BYTES = 16 * 1024  # of a request's line and headers, and of a chunk's header
 
 

@@ -85,9 +85,8 @@ def front_command(options: argparse.Namespace) -> None:
         from search.console.text import print_text
         from search.report.page import review_of
 
-        reporter = ConsoleReporter()
-        review = review_of(store, front, step=reporter.step)
-        reporter.end()
+        with ConsoleReporter(announce=False) as reporter:
+            review = review_of(store, front, step=reporter.step)
         if review is None:
             say(f"{front.study} has no journal in this store, so its search cannot be summarised")
         else:  # stdout of --json is one document
@@ -147,9 +146,8 @@ def report_command(options: argparse.Namespace) -> None:
     from search.console.progress import ConsoleReporter
     from search.report.page import write_report
 
-    reporter = ConsoleReporter()
-    out = write_report(store_of(options), options.name, options.out, reporter=reporter)
-    reporter.end()
+    with ConsoleReporter(announce=False) as reporter:
+        out = write_report(store_of(options), options.name, options.out, reporter=reporter)
     _print_path(out)
 
 

@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkdtemp
 from typing import Any
 
 from runtime.signals import end_at_once, ending_signals
@@ -120,9 +120,10 @@ def _save_traceback(options: argparse.Namespace | None) -> str:
             file.parent.mkdir(exist_ok=True)
             file.write_text(text, encoding="utf-8")
             return f"the traceback is in {file}"
-        with suppress(OSError), NamedTemporaryFile("w", prefix="understudy-", suffix=".txt", delete=False) as temporary:
-            temporary.write(text)
-            return f"the traceback is in {temporary.name}"
+        with suppress(OSError):
+            file = Path(mkdtemp(prefix=f"{PROGRAM}-")) / "traceback.txt"
+            file.write_text(text, encoding="utf-8")
+            return f"the traceback is in {file}"
     say(text)
     return "the traceback is above"
 

@@ -12,7 +12,12 @@ import shutil
 import sys
 from typing import IO
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
 from search.console.columns import GAP, ColumnWidth, fit_columns, wrap_parts
+from search.console.terminal import TerminalConsole
 from search.records.formatting import describe_profile
 from search.records.front import Front
 from search.records.front_table import COLUMNS, baseline_of, rows_of
@@ -30,11 +35,6 @@ _STYLES = {"student": "", "dominated": "dim", "reference": "italic"}
 
 def print_front(front: Front, *, file: IO[str] | None = None) -> None:
     """Prints the front as a table to `file` (None: stdout)."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     out = sys.stdout if file is None else file
     limited = out.isatty() or os.environ.get("COLUMNS", "").isdigit()
     room = shutil.get_terminal_size().columns if limited else None
@@ -47,7 +47,7 @@ def print_front(front: Front, *, file: IO[str] | None = None) -> None:
     )
     needed = sum(widths.values()) + GAP * (len(widths) - 1)
     # Without a height too, rich gives a dumb terminal 80 columns.
-    console = Console(file=out, highlight=False, width=max(room or 0, needed), height=25)
+    console = TerminalConsole(file=out, highlight=False, width=max(room or 0, needed), height=25)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in COLUMNS:
         if column.heading in widths:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Self
 
-from rich.console import Console, Group, JustifyMethod
+from rich.console import Group, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from search.console.columns import GAP, ColumnWidth, fit_columns
-from search.console.progress import clock_text, is_live
+from search.console.progress import clock_text
+from search.console.terminal import TerminalConsole, is_live
 from search.records.formatting import format_ms
 from search.records.objective import Objective
 from search.records.trial import TrialRecord, TrialState
@@ -56,7 +57,7 @@ class LiveTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`n_trials` and `deadline` (a time of `clock`) are the search's limits; `file` None is stderr."""
-        self._console = Console(file=file, stderr=file is None, highlight=False)
+        self._console = TerminalConsole(file=file, stderr=file is None, highlight=False)
         self._n_rungs = n_rungs
         self._objective = objective
         self._n_trials = n_trials

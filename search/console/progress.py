@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import IO, Protocol
+from types import TracebackType
+from typing import IO, Protocol, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from search.console.terminal import TerminalConsole, is_live
 
 LINE_INTERVAL_S = 15.0  # minimum time between two lines of one step without a terminal
 
 Bar = Callable[[int, int], None]
 """A progress function, called with (done, total) of a step."""
-
-
-def is_live(console: Console) -> bool:
-    """Whether the console may be redrawn: a terminal, not a dumb one, and not a pipe that $FORCE_COLOR declares one."""
-    return console.is_interactive and console.file.isatty()
 
 
 class Reporter(Protocol):
@@ -42,13 +39,29 @@ def clock_text(seconds: float) -> str:
 
 
 class ConsoleReporter:
-    """Progress bars on a terminal, else lines with the elapsed time."""
+    """Progress bars on a terminal, else lines with the elapsed time.
 
-    def __init__(self, file: IO[str] | None = None, *, spent_s: float = 0.0) -> None:
-        """`spent_s`: seconds that earlier commands spent on the study, with which the shown time begins."""
-        self._console = Console(file=file, stderr=file is None, highlight=False)
+    As a context manager it ends the last bar, however the block ends: a bar hides the cursor and redraws its line.
+    """
+
+    def __init__(self, file: IO[str] | None = None, *, announce: bool = True, spent_s: float = 0.0) -> None:
+        """`file` None is stderr. Without a terminal a step is announced by a line, unless `announce` is False: then
+        only a step of more than `LINE_INTERVAL_S` seconds has lines. `spent_s` are the seconds that earlier commands
+        spent on the study, with which the shown time begins."""
+        self._announce = announce
+        self._console = TerminalConsole(file=file, stderr=file is None, highlight=False)
         self._started = time.monotonic() - spent_s
         self._bars: Progress | None = None
+
+    def __enter__(self) -> Self:
+        """Returns the reporter."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the current step."""
+        self.end()
 
     def step(self, what: str) -> Bar:
         """Shows a progress bar, or prints a line at most every `LINE_INTERVAL_S` seconds."""
@@ -69,7 +82,8 @@ class ConsoleReporter:
         return lambda done, total: bars.update(task, completed=done, total=total)
 
     def _lines(self, what: str) -> Bar:
-        self._print(what)
+        if self._announce:
+            self._print(what)
         last_line_s = time.monotonic()
 
         def advance(done: int, total: int) -> None:

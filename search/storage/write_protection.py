@@ -38,7 +38,7 @@ def write_protection_explained(*folders: Path) -> Iterator[None]:
             raise
         folder, reason = found
         raise WriteProtectedError(
-            f"this command writes to {folder}, which this user must not: {reason}; change its owner or permissions, or "
+            f"this command writes to {folder}, which this user must not: {reason}; make it writable, or "
             "choose another folder"
         ) from error
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,12 +79,12 @@ def run_search(
     with disk_full_explained(store.root), working_on(store), exclusive(folder, lock=COMMAND):
         state.claim(study)
         clock = StudyClock(state)
-        shown = ConsoleReporter(spent_s=clock.spent_s()) if progress is None else progress
-        reporter = StepRecorder(shown, state, clock)
-        ignored = os.environ.get(_MLFLOW_VARIABLE)
-        if ignored and ignored.rstrip("/") != store.tracking_uri:
-            reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is ignored, use --tracking-uri")
-        with Interrupts() as interrupts:
+        shown = ConsoleReporter(spent_s=clock.spent_s()) if progress is None else nullcontext(progress)
+        with shown as console, Interrupts() as interrupts:
+            reporter = StepRecorder(console, state, clock)
+            ignored = os.environ.get(_MLFLOW_VARIABLE)
+            if ignored and ignored.rstrip("/") != store.tracking_uri:
+                reporter.say(f"tracking at {store.tracking_uri}: {_MLFLOW_VARIABLE} is ignored, use --tracking-uri")
             run = _Run(study, store, address, reporter, state, clock, interrupts)
             try:
                 return run.registered() or run.run_all_steps()

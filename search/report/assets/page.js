@@ -124,7 +124,9 @@
       element.classList.toggle("chosen", element.dataset.key === key);
     }
     if (entry.kind === "trial") {
-      history.replaceState(null, "", `#${encodeURIComponent(entry.name)}`);
+      try {
+        history.replaceState(null, "", `#${encodeURIComponent(entry.name)}`);
+      } catch { /* a page in a sandbox, such as MLflow's, has no address of its own */ }
       const latency = entry.latency ? { fidelity: entry.shown } : {};
       const back = make("button", { className: "quiet", type: "button", text: "Back to the table" });
       back.addEventListener("click", () => { opener?.focus(); opener?.scrollIntoView({ block: "center" }); });

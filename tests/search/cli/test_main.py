@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -387,12 +388,20 @@ def test_an_error_from_inside_is_no_bad_input_and_its_traceback_is_kept(
     def broken(*arguments: object, **options: object) -> NoReturn:
         raise ValueError("operands could not be broadcast together")
 
+    def broken_mkdir(*arguments: object, **options: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "errors")
+
     monkeypatch.setattr(json, "dumps", broken)
     assert main(["front", "--store", str(bench.store.root), "--json"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("understudy: internal error, please report it: ValueError: operands could not")
     file = Path(message.strip().rpartition(" is in ")[2])
     assert file.parent == bench.store.root / "errors" and "could not be broadcast together" in file.read_text()
+    monkeypatch.setattr(Path, "mkdir", broken_mkdir)
+    assert main(["front", "--store", str(bench.store.root), "--json"]) == 1
+    file = Path(capsys.readouterr().err.strip().rpartition(" is in ")[2])
+    assert bench.store.root not in file.parents and "could not be broadcast together" in file.read_text()
+    shutil.rmtree(file.parent)
     assert main(["doctor", "--json"]) == 1  # it has no store
     assert "in _print_json" in capsys.readouterr().err
 
@@ -445,6 +454,18 @@ def test_what_is_asked_for_goes_to_stdout_alone(bench: Bench, capsys: pytest.Cap
         printed = capsys.readouterr()
         assert printed.err == ""
         says(printed.out, *parts)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in (["front", "toy"], ["front", "toy", "--json"], ["select", "toy", "--balanced"], ["doctor"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with monkeypatch.context() as patch, open(writer, "w") as closed:
+            patch.setattr(sys, "stdout", closed)
+            assert main([*arguments, *(["--store", str(bench.store.root)] if arguments != ["doctor"] else [])]) == 0
+        assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_name_that_the_encoding_lacks_is_escaped(bench: Bench) -> None:

@@ -119,3 +119,13 @@ def test_what_cannot_be_redrawn_gets_lines(monkeypatch, settings):
     ConsoleReporter(file).step("caching the teacher")(1, 2)
     assert "\x1b[2K" not in file.getvalue() and "\x1b[?25l" not in file.getvalue()  # erased lines, a hidden cursor
     assert [line.partition(" ")[0] for line in file.getvalue().splitlines()] == ["trial-0003"] * 3 + ["["]
+
+
+def test_a_bar_ends_with_its_command_however_that_ends(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+    with pytest.raises(KeyboardInterrupt), ConsoleReporter(file) as reporter:
+        reporter.step("analysing 320 trials")(1, 9)
+        raise KeyboardInterrupt
+    shown = file.getvalue()
+    assert "\x1b[?25l" in shown and shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
