@@ -19,6 +19,8 @@ from spaces.student_words import describe
 
 _WHY = {
     OutcomeKind.COMPLETE: "It was trained over the whole budget.",
+    OutcomeKind.GRADUATED: "It was distilled for longer.",
+    OutcomeKind.BELOW_UNTRAINED: "Training made it worse than it was before, so it was not registered.",
     OutcomeKind.DOMINATED: "Trials that are no slower are predicted to end with less error, and a new trial promises "
     "more for the same tokens.",
     OutcomeKind.PRUNED: "The study's pruner ended it.",
@@ -56,14 +58,15 @@ def _panel(review: SearchReview, record: TrialRecord) -> dict[str, Any]:
         "seed": str(record.seed),
         "continues": "" if record.continues is None else f"trial-{record.continues:04d}",
     }
+    losses = {rung.n_tokens: f"{rung.loss:.4f}" for rung in record.rungs}
     curve = [
         {
-            "tokens": rung.n_tokens,
-            "value": review.objective.of(rung.fidelity),
-            "shown": review.objective.format(review.objective.of(rung.fidelity)),
-            "loss": f"{rung.loss:.4f}",
+            "tokens": n_tokens,
+            "value": (value := review.objective.of(fidelity)),
+            "shown": review.objective.format(value),
+            "loss": losses.get(n_tokens, ""),
         }
-        for rung in record.rungs
+        for n_tokens, fidelity in record.curve
     ]
     return {
         "state": record.state.value,

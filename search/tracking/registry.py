@@ -258,7 +258,7 @@ def _unknown(kind: str, value: str, known: Sequence[str]) -> str:
 
 def _trial_point(run: Run, objective: Objective) -> TrialPoint:
     tags, metrics = run.data.tags, run.data.metrics
-    graduated = tags.get(Tag.OUTCOME, "").startswith(OutcomeKind.GRADUATED)
+    graduated = tags.get(Tag.OUTCOME, "").startswith((OutcomeKind.GRADUATED, OutcomeKind.BELOW_UNTRAINED))
     return TrialPoint(
         name=tags[Tag.TRIAL],
         student=tags.get(Tag.STUDENT, ""),

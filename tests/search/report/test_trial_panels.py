@@ -62,6 +62,15 @@ def test_every_trial_has_a_panel_with_parameters_curve_and_end(review):
             assert set(panel["rivals"]) <= set(data)
 
 
+def test_a_curve_begins_before_training_where_that_was_measured(review):
+    record = next(record for record in review.records if record.rungs)
+    start = replace(record.rungs[0].fidelity, cosine=0.25)
+    rungs = (replace(record.rungs[0], untrained=start), *record.rungs[1:])
+    [panel] = trial_panels(replace(review, records=(replace(record, rungs=rungs),)))
+    assert panel["curve"][0] == {"tokens": 0, "value": 0.25, "shown": "0.2500", "loss": ""}
+    assert [point["tokens"] for point in panel["curve"][1:]] == [rung.n_tokens for rung in rungs]
+
+
 def test_a_log_is_cut_to_its_end(review):
     logs = {name: panel["log"] for name, panel in data_of(review).items() if panel["log"]}
     assert set(logs) == {"trial-0003"}
