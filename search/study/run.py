@@ -306,6 +306,10 @@ class _Run:
         study, folder = self.study, self.state.folder / "graduation"
         teacher = prepared.teacher
         seconds = self.plan.graduation_s(self.clock.spent_s())
+        if seconds == 0.0:
+            self.reporter.say(
+                "warning: the time budget is used up; a student that has not graduated is trained for a few steps only"
+            )
         graduates = graduate(
             records,
             prepared.data,
