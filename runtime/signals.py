@@ -22,6 +22,7 @@ REPEAT_S = 1.0
 SIGTERM and SIGHUP together."""
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not after a fork
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -55,8 +56,9 @@ def without_repeats(handler: Handler) -> Handler:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal last_s
-        before_s, last_s = last_s, time.monotonic()
-        if last_s - before_s >= REPEAT_S:
+        now_s = time.monotonic()
+        if now_s - last_s >= REPEAT_S:
+            last_s = now_s
             handler(number, frame)
 
     return handle
@@ -74,5 +76,5 @@ def end_with_parent() -> None:
 
     For a child process: as its first step, or as `preexec_fn`. Does nothing on other systems.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

@@ -97,8 +97,8 @@ class Objective:
         return self.high - error
 
     def worsened(self, before: Fidelity | None, after: Fidelity) -> bool:
-        """Whether the value fell; False if the fidelity before is not known."""
-        return before is not None and self.of(after) < self.of(before)
+        """Whether the error rose by more than rounding; False if the fidelity before is not known."""
+        return before is not None and self.error(self.of(after)) > self.error(self.of(before))
 
     def point(self, latency_ms: float, fidelity: Fidelity) -> tuple[float, float]:
         """(latency, value): what a front compares."""

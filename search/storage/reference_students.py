@@ -39,6 +39,11 @@ def first_layers_name(n_layers: int) -> str:
     return f"{TEACHER}-first-{n_layers}-layer{'s' if n_layers > 1 else ''}"
 
 
+def is_first_layers(name: str) -> bool:
+    """Whether a reference is the teacher cut to its first layers."""
+    return name.startswith(f"{TEACHER}-first-")
+
+
 def is_reference(name: str) -> bool:
     """Whether a study may have a reference of this name; no student and no alias of a user's has it."""
     return _NAME.fullmatch(name) is not None

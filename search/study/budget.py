@@ -39,9 +39,11 @@ REDO_FACTOR = 2.0
 LEAST_PREPARATION_S, LEAST_TRIAL_S, LEAST_END_S = 5.0, 5.0, 10.0
 """Lower bounds, on any machine: for a preparation that has stored nothing yet; for the start of Ray and one trial; for
 the start of the graduation, the final measurement and the registration."""
+CALIBRATION_STEP, TEXT_STEP = "measuring the latency", "tokenising"
+"""The beginnings of the texts of two steps of the preparation."""
 STEP_SHARES = {
-    "measuring the latency": 0.06,
-    "tokenising": 0.14,
+    CALIBRATION_STEP: 0.06,
+    TEXT_STEP: 0.14,
     "embedding the held-out": 0.16,
     "measuring how fast": 0.25,
     "embedding": 0.30,

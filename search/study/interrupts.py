@@ -29,6 +29,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._seen: int | None = None  # the number of the last signal
+        self._timer: threading.Timer | None = None  # sends a swallowed one again
         self._block = ExitStack()
 
     def __enter__(self) -> Self:
@@ -38,11 +39,13 @@ class Interrupts:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._cancel()
         self._block.close()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if there was a signal since the block was entered."""
         if self._seen is not None:
+            self._cancel()
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -53,6 +56,12 @@ class Interrupts:
         if self._seen is None or not issubclass(ignored.exc_type, KeyboardInterrupt):
             self._report(ignored)
             return
-        timer = threading.Timer(REPEAT_S, signal.pthread_kill, [threading.get_ident(), self._seen])
-        timer.daemon = True
-        timer.start()
+        self._cancel()
+        self._timer = threading.Timer(REPEAT_S, signal.pthread_kill, [threading.get_ident(), self._seen])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

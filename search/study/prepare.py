@@ -164,7 +164,9 @@ def _prepare(study: StudySpec, *, store: Store, plan: TimePlan, reporter: Report
         predictor_error=error,
         held_out_at_depths=held_out[0],
         data=data,
-        inheritance=prepare_inheritance(teachers[0], text, static_table=table, layers=layers, device=device),
+        inheritance=prepare_inheritance(
+            teachers[0], text, targets=data.targets.embeddings, static_table=table, layers=layers, device=device
+        ),
         device=study.search.device,
     )
 

@@ -20,12 +20,12 @@ from search.console.progress import ConsoleReporter, Reporter, clock_text
 from search.graduation.checkpoint_retention import CheckpointKeeper, with_existing_checkpoints
 from search.graduation.graduate import Graduate, failures_of, graduate, unfinished_of
 from search.graduation.select import choose_graduates
-from search.records.front import Front
+from search.records.front import Front, MeasuredStudent
 from search.records.objective import Objective, objective_of
 from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialRecord, TrialState
 from search.report.page import report_html
-from search.storage.disk_space import disk_full_explained
+from search.storage.disk_space import disk_full_explained, is_disk_full
 from search.storage.lock import COMMAND, exclusive
 from search.storage.store import NoStoreError, Store
 from search.storage.study_state import StudyState
@@ -174,13 +174,7 @@ class _Run:
                 state=self.state,
                 reporter=self.reporter,
             )
-            write_reference_students(
-                prepared,
-                measured.references,
-                profile=self.study.profile,
-                folder=self.state.folder,
-                document=origin_of(self.study, prepared),
-            )
+            self._write_references(prepared, measured.references)
             front = Front.of(
                 self.study.name,
                 teacher=prepared.teacher_name,
@@ -344,15 +338,28 @@ class _Run:
             before, after = self.objective.of(one.record.untrained), self.objective.of(one.fidelity)
             self.reporter.say(
                 f"{one.record.name} is not registered: it had a fidelity of {before:.4f} before training and ended at "
-                f"{after:.4f}; lower its learning rate"
+                f"{after:.4f}: its learning rate is too high"
             )
         kept = tuple(one for one in graduates if one not in worse)
         if not kept:
             raise UserError(
                 f"training made every student of {self.study.name} worse than it was before; lower the learning rates "
-                "(space: relative_learning_rate), or train for longer"
+                "in the study file and search under another --name, or train for longer (--time-budget)"
             )
         return kept
+
+    def _write_references(self, prepared: Prepared, references: Sequence[MeasuredStudent]) -> None:
+        """Writes the references as students; a disk that is full costs them, and not the students' registration."""
+        folder, document = self.state.folder, origin_of(self.study, prepared)
+        try:
+            write_reference_students(prepared, references, profile=self.study.profile, folder=folder, document=document)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self.reporter.say(
+                f"warning: the references are not kept as students: no space left in {folder}; free some, raise the "
+                "time budget and give the same command again if they are wanted"
+            )
 
     def _connect(self, prepared: Prepared) -> None:
         n_cpus, n_object_bytes = _n_cpus(self.study), prepared.n_object_bytes

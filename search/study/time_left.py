@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from search.console.progress import Bar, Reporter, clock_text
 from search.storage.study_state import StudyState
-from search.study.budget import ESTIMATE_FACTOR, PREPARATION_SHARE, STEP_SHARES, TimePlan
+from search.study.budget import (
+    CALIBRATION_STEP,
+    ESTIMATE_FACTOR,
+    PREPARATION_SHARE,
+    STEP_SHARES,
+    TEXT_STEP,
+    TimePlan,
+)
 from search.study.clock import CLOCK, Clock
 from spaces.errors import UserError
 from spaces.study import format_duration
@@ -66,13 +73,20 @@ class PreparationReporter:
         self._continues = (state.read(CLOCK) or 0.0) > 0.0  # earlier commands have done some of the steps
         self._may_end = not _has_rung(state)
         self._needed_s = 0.0  # estimate: from the study's beginning to its first student
+        self._text_begin_s: float | None = None
+        self._text_s = 0.0  # of reading the text, which is long for a large one and is not repeated
         self._has_warned = False
 
     def step(self, what: str) -> Bar:
         """Begin a step. Raises ValueError, as its progress does, once the time is too short for a trial."""
         share = next((share for words, share in STEP_SHARES.items() if what.startswith(words)), None)
+        spent_s = self._clock.spent_s()
+        if what.startswith(TEXT_STEP):
+            self._text_begin_s = spent_s if self._text_begin_s is None else self._text_begin_s
+        elif self._text_begin_s is not None:
+            self._text_s, self._text_begin_s = spent_s - self._text_begin_s, None
         if share is not None and not self._continues:
-            self._needed_s = self._clock.spent_s() / share
+            self._needed_s = self._text_s + (spent_s - self._text_s) / share
         self._check()
         bar = self._reporter.step(what)
 
@@ -80,7 +94,7 @@ class PreparationReporter:
             bar(done, total)
             self._require_time()
 
-        return advance
+        return bar if what.startswith(CALIBRATION_STEP) else advance  # what it has measured is stored at its end
 
     def say(self, line: str) -> None:
         """Print a line. Raises ValueError as `step` does."""

@@ -30,7 +30,7 @@ _ADDRESSES = (
     ("model_versions", "storage_location"),
 )
 """Tables and columns of MLflow's database that hold addresses of artifacts."""
-_OF_STUDIES = """select artifact_location from experiments
+_OF_STUDIES = """select name, artifact_location from experiments
 where experiment_id in (select experiment_id from experiment_tags where key = ?)"""
 _N_TRIES = 3
 _WAIT_S = 10.0  # for another process that writes the database
@@ -74,7 +74,14 @@ def stale_addresses(store: Store) -> set[str]:
             rows = connection.execute(_OF_STUDIES, (Tag.STUDY,)).fetchall()
     except sqlite3.Error:
         return set()  # not a database of MLflow's: what opens it next says so
-    folders = {location.rpartition("/")[0] for (location,) in rows if location}
+    held = {
+        path.name
+        for folder in (store.artifacts, store.root / "studies")
+        if folder.is_dir()
+        for path in folder.iterdir()
+    }
+    # Experiments of another store that tracks in this one's database are not this store's to correct.
+    folders = {location.rpartition("/")[0] for name, location in rows if location and name in held}
     return {
         each
         for each in folders - {store.artifact_uri}

@@ -54,6 +54,18 @@ def test_a_signal_that_was_ignored_stays_ignored(ignored: str) -> None:
     assert outcome_of(code, ignored=(getattr(signal, ignored),)) == "went on"
 
 
+def test_a_signal_that_comes_again_and_again_is_handled_again() -> None:
+    code = (
+        "signals.REPEAT_S = 0.2\ncount = []\n"
+        "with ending_signals(without_repeats(lambda number, frame: count.append(number))):\n"
+        "    end = time.monotonic() + 1.5\n"
+        "    while time.monotonic() < end:\n"
+        "        send(signal.SIGINT); time.sleep(0.05)\n"
+        "print(2 <= len(count) <= 8)"
+    )
+    assert outcome_of(code) == "True"
+
+
 def test_handlers_of_another_program_stay_if_that_is_asked_for() -> None:
     code = (
         "signal.signal(signal.SIGTERM, lambda number, frame: print('theirs'))\n"

@@ -92,11 +92,13 @@ def inheritance(static_table: np.ndarray | None = None, *, normalise: bool = Tru
     """What the tiny teacher's students inherit."""
     token_ids, offsets = text(120, seed=2)
     source = teacher(normalise=normalise)
+    embeddings = embed_tokens(source.student(), token_ids, offsets)
     return Inheritance(
         teacher=source,
         calibration_token_ids=token_ids,
         calibration_offsets=offsets,
-        calibration_embeddings=embed_tokens(source.student(), token_ids, offsets),
+        calibration_embeddings=embeddings,
+        calibration_targets=embeddings,
         token_counts=np.bincount(token_ids, minlength=60),
         layers=choose_layers(teacher().student(), token_ids, offsets),
         static_table=static_table,

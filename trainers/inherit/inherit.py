@@ -70,6 +70,8 @@ class Inheritance:
     """Int64 [sentences + 1]."""
     calibration_embeddings: np.ndarray
     """Float32 [sentences, output_dim]: the teacher's vectors of the calibration sentences."""
+    calibration_targets: np.ndarray
+    """Float32 [sentences, output_dim]: what students are trained towards; of several teachers their mean."""
     token_counts: np.ndarray
     """Int64 [vocabulary]: how often each token occurs in the training text."""
     layers: tuple[tuple[int, ...], ...]
@@ -87,22 +89,26 @@ def prepare_inheritance(
     teacher: Teacher,
     text: TokenisedText,
     *,
+    targets: np.ndarray | None = None,
     static_table: np.ndarray | None = None,
     layers: tuple[tuple[int, ...], ...] | None = None,
     device: torch.device,
 ) -> Inheritance:
     """Choose a calibration text (the first sentences) and rank the teacher's layers on it, on the device.
 
-    `layers` is a ranking that was made before (`trainers.inherit.layer_ranking`).
+    `targets` are the vectors that students are trained towards, a row for each sentence; None: the teacher's. `layers`
+    is a ranking that was made before (`trainers.inherit.layer_ranking`).
     """
     calibration = text.take(CALIBRATION_SENTENCES)
+    embeddings = embed_tokens(
+        teacher.student(device=device), calibration.tokens, calibration.offsets, precision=Precision.BFLOAT16
+    )
     return Inheritance(
         teacher=teacher,
         calibration_token_ids=np.array(calibration.tokens),
         calibration_offsets=np.array(calibration.offsets),
-        calibration_embeddings=embed_tokens(
-            teacher.student(device=device), calibration.tokens, calibration.offsets, precision=Precision.BFLOAT16
-        ),
+        calibration_embeddings=embeddings,
+        calibration_targets=embeddings if targets is None else targets[: len(calibration)].astype(np.float32),
         token_counts=np.bincount(text.tokens, minlength=teacher.spec.vocabulary_size),
         layers=layers or choose_layers(teacher.student(device=device), calibration.tokens, calibration.offsets),
         static_table=static_table,
@@ -146,8 +152,8 @@ def inherit(inheritance: Inheritance, spec: StudentSpec, *, seed: int, device: t
         if spec.encoder is not None:
             _balance_static_path(student, inheritance)
     n_refit = inheritance.n_refit_sentences
-    offsets, target = inheritance.calibration_offsets[n_refit:], inheritance.calibration_embeddings[n_refit:]
-    match_length(student, inheritance.calibration_token_ids, offsets, target)
+    offsets, targets = inheritance.calibration_offsets[n_refit:], inheritance.calibration_targets[n_refit:]
+    match_length(student, inheritance.calibration_token_ids, offsets, targets)
     return student.requires_grad_(True)
 
 

@@ -289,7 +289,7 @@ def _fill(
                 now = time.monotonic()
                 rate = (start - first) / max(now - began, 1e-9)
                 size = min(largest, int(rate * (deadline - now)) if start > first else FIRST_CHUNK_SENTENCES)
-                if now >= deadline or size < min(MIN_CHUNK_SENTENCES, n - start):
+                if start > first and (now >= deadline or size < min(MIN_CHUNK_SENTENCES, n - start)):
                     return
             missing = [kind for kind in kinds if files.done[kind] == start]
             end = min(start + size, n, *(files.done[kind] for kind in kinds if files.done[kind] > start))

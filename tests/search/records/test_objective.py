@@ -52,7 +52,7 @@ from spaces.study import StudyError, parse_study
 from spaces.study.spec import StudySpec
 from tests.search.cli_world import write_student
 from tests.search.tiny_records import record, spec_of
-from tests.search.toy_search import record_search
+from tests.search.toy_search import fidelity_of, record_search
 from trainers.measure.fidelity import Fidelity
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -339,6 +339,8 @@ ALLOWED = {
     "trainers/measure/fidelity.py": "makes the measurements",
     "search/export/sentence_transformers.py": "the similarity that sentence-transformers is told to use",
     "trainers/distil/objective.py": "the weight of a training loss of the same name",
+    "trainers/teacher/layout.py": "the function that a teacher's vectors are compared by",
+    "trainers/teacher/load.py": "the function that a teacher's vectors are compared by",
     "trainers/distil/loop.py": "the error that a relative learning rate multiplies is the training loss's",
     "search/tracking/metrics.py": "every field, as a metric",
 }
@@ -365,3 +367,11 @@ def test_only_the_objective_reads_measurements() -> None:
 def test_the_page_reads_no_measurement_either() -> None:
     script = (ROOT / "search" / "report" / "assets" / "page.js").read_text("utf-8")
     assert re.findall(r"\b(?:cosine|spearman|overlap_at)\w*", script) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [(0.99998, 0.99997, False), (0.99, 0.98, True), (0.98, 0.99, False), (None, 0.1, False)],
+)
+def test_a_fidelity_is_worse_by_more_than_rounding(before: float | None, after: float, worse: bool) -> None:
+    assert COSINE.worsened(None if before is None else fidelity_of(before), fidelity_of(after)) is worse

@@ -41,6 +41,19 @@ def test_what_is_swallowed_is_raised_at_the_next_check() -> None:
             interrupts.check()
 
 
+@pytest.mark.parametrize("leaves_by_a_check", [True, False])
+def test_a_signal_that_was_answered_is_not_sent_again(leaves_by_a_check: bool) -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            press_ctrl_c()
+
+    with contextlib.suppress(KeyboardInterrupt), Interrupts() as interrupts:
+        Swallows()
+        if leaves_by_a_check:
+            interrupts.check()
+    time.sleep(1.3)  # a second after the signal, in a clean-up or another program
+
+
 def test_what_a_destructor_swallows_is_raised_again_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     class Swallows:
         def __del__(self) -> None:

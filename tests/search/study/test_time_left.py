@@ -147,6 +147,26 @@ def test_what_is_needed_is_estimated_from_the_step_that_is_reached(
     assert (len(heard.lines) == 2 and "may need" in heard.lines[0]) is (kind == "warned")
 
 
+def test_reading_a_large_text_once_says_nothing_about_the_rest(study: StudySpec, state: StudyState) -> None:
+    now = [0.0]
+    heard = Heard()
+    reporter = PreparationReporter(heard, study, state, Clock(now=lambda: now[0], spent_s=10.0))
+    reporter.step("tokenising the corpus for teacher")
+    now[0] += 150.0  # a download
+    reporter.step("embedding the held-out sentences with teacher")  # 160 s / 0.16 would be 17 minutes
+    assert heard.lines[-1].startswith("embedding")
+
+
+def test_a_calibration_is_not_ended_in_its_middle(study: StudySpec, state: StudyState) -> None:
+    now = [0.0]
+    reporter = PreparationReporter(Heard(), study, state, Clock(now=lambda: now[0]))
+    bar = reporter.step("measuring the latency of 36 architectures")
+    now[0] = 230.0
+    bar(35, 36)
+    with pytest.raises(UserError, match="what is prepared is kept"):
+        reporter.step("tokenising the corpus for teacher")
+
+
 def test_a_command_that_continues_estimates_nothing_from_steps_that_are_done(
     study: StudySpec, state: StudyState
 ) -> None:

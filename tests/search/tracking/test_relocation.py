@@ -191,6 +191,16 @@ def test_another_store_in_the_same_database_keeps_its_place(original: Store, tmp
         study_experiment(other, "toy")
 
 
+def test_another_store_in_the_same_database_keeps_its_place_while_its_disk_is_away(
+    original: Store, tmp_path: Path
+) -> None:
+    other = create_store(Store(tmp_path / "other", f"sqlite:///{original.database}"))
+    study_experiment(other, "theirs")
+    (tmp_path / "other").rename(tmp_path / "unmounted")
+    relocate(original)
+    assert client_of(original).get_experiment_by_name("theirs").artifact_location == f"{other.artifact_uri}/theirs"
+
+
 @pytest.mark.slow  # creating a database takes seconds
 @pytest.mark.parametrize("name", ["tracking.db", "mlflow.db"])
 def test_a_database_of_another_name_in_the_store_goes_with_it(tmp_path: Path, name: str) -> None:

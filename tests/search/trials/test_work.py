@@ -112,6 +112,7 @@ def test_the_bytes_that_are_shipped_are_those_of_all_arrays(real):
         inherited.calibration_token_ids,
         inherited.calibration_offsets,
         inherited.calibration_embeddings,
+        inherited.calibration_targets,
         inherited.token_counts,
         *inherited.teacher.weights.values(),
     ]

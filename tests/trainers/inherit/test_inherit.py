@@ -79,6 +79,14 @@ def test_a_student_begins_with_its_teachers_length(spec: StudentSpec) -> None:
     assert abs(log_ratio(student)) < 0.1
 
 
+def test_a_student_of_several_teachers_begins_with_the_length_of_their_mean() -> None:
+    inherited = inheritance(normalise=False)
+    targets = inherited.calibration_targets / np.linalg.norm(inherited.calibration_targets, axis=1, keepdims=True)
+    spec = replace(encoder_with(n_layers=1), normalise=False)
+    student = inherit(replace(inherited, calibration_targets=targets), spec, seed=0, device=CPU)
+    assert np.linalg.norm(embed_tokens(student, *HELD_OUT), axis=1).mean() == pytest.approx(1.0, abs=0.1)
+
+
 def test_an_unnormalised_teachers_own_shape_is_the_teacher() -> None:
     student = inherit(inheritance(normalise=False), replace(SPEC, normalise=False), seed=0, device=CPU)
     right = embed_tokens(teacher(normalise=False).student(), *HELD_OUT)

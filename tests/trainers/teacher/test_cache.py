@@ -233,8 +233,8 @@ def test_a_deadline_ends_a_build_at_a_chunk_and_the_next_goes_on(
     teacher: Teacher, text: TokenisedText, tmp_path: Path
 ) -> None:
     past = build(teacher, text, tmp_path, deadline=time.monotonic() - 1, needs_relations=True)
-    assert past.n_sentences == past.n_tokens == len(past.embeddings) == 0
-    assert past.targets.queries is not None and past.targets.queries.shape == (0, 32)
+    assert 0 < past.n_sentences == len(past.embeddings) < 600, "the first chunk is always done: its speed is measured"
+    assert past.targets.queries is not None and past.targets.queries.shape == (past.n_tokens, 32)
     some = build(
         teacher, text, tmp_path, deadline=time.monotonic() + 0.6, progress=lambda done, total: time.sleep(0.2)
     )  # five chunks of 0.2 s each, or more
