@@ -25,14 +25,29 @@ def proxy_explained(host: str, *, variables: tuple[str, ...] = HTTP) -> str | No
     variable = next((name for name in variables if os.environ.get(name)), None)
     if variable is None or _is_excepted(host):
         return None
-    proxy = urlsplit(os.environ[variable] if "//" in os.environ[variable] else f"//{os.environ[variable]}")
-    address = proxy.netloc.rpartition("@")[2]  # without name and password
-    return f"{variable} sends requests for {host} to the proxy {address}; add {host} to NO_PROXY to ask it directly"
+    proxy = f"the proxy {address}" if (address := _address(os.environ[variable])) else "a proxy"
+    return f"{variable} sends requests for {host} to {proxy}; add {host} to NO_PROXY to ask it directly"
 
 
 def variables_of(url: str) -> tuple[str, ...]:
     """The variables that are read for an address."""
     return HTTPS if url.startswith("https:") else HTTP
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the address is loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(proxy: str) -> str:
+    """HOST:PORT of a proxy, without name and password; empty if its address is none."""
+    try:
+        return urlsplit(proxy if "//" in proxy else f"//{proxy}").netloc.rpartition("@")[2]
+    except ValueError:  # as of http://[bad
+        return ""
 
 
 def _is_excepted(host: str) -> bool:

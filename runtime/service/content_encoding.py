@@ -10,6 +10,7 @@ from runtime.service.embeddings_format import RequestError
 ENCODINGS = ("gzip", "deflate", "identity")
 _GZIP = zlib.MAX_WBITS | 16
 _RAW = -zlib.MAX_WBITS
+_PIECE_BYTES = 4096  # decoded at a time: what follows a member is copied at its end
 
 
 def require_encoding(header: str) -> str:
@@ -29,7 +30,7 @@ def require_encoding(header: str) -> str:
 
 
 def decode_body(body: bytes, coding: str, *, most: int) -> bytes:
-    """The decoded body.
+    """The decoded body; of gzip all its members, one after another (RFC 1952, 2.2).
 
     Raises RequestError for one that is damaged (400), and for one of more than `most` bytes (413), of which no more
     than that is decoded.
@@ -37,15 +38,30 @@ def decode_body(body: bytes, coding: str, *, most: int) -> bytes:
     if coding == "identity":
         return body
     for wbits in (_GZIP,) if coding == "gzip" else (zlib.MAX_WBITS, _RAW):  # some clients send deflate without a header
-        decoder = zlib.decompressobj(wbits)
         try:
-            decoded = decoder.decompress(body, most + 1)
+            decoded = _decoded(body, wbits, most=most + 1)
         except zlib.error:
             continue
         if len(decoded) > most:
             raise RequestError(413, f"a body has at most {most} bytes, got more once decoded; send several requests")
-        if decoder.eof and not decoder.unused_data:
-            return decoded
+        return decoded
     raise RequestError(
         400, f"the body must be {coding} data as its Content-Encoding says, and is damaged; send it again"
     )
+
+
+def _decoded(body: bytes, wbits: int, *, most: int) -> bytes:
+    """The first `most` decoded bytes. Raises zlib.error for what is damaged."""
+    decoded, rest = bytearray(), memoryview(body)
+    decoder = zlib.decompressobj(wbits)
+    while rest and len(decoded) < most:
+        if decoder.eof:
+            if wbits != _GZIP:
+                raise zlib.error("there is data after the end")
+            decoder = zlib.decompressobj(wbits)
+        piece = rest[:_PIECE_BYTES]
+        decoded += decoder.decompress(piece, most - len(decoded))
+        rest = rest[len(piece) - len(decoder.unused_data) :]
+    if not decoder.eof and len(decoded) < most:
+        raise zlib.error("the end is missing")
+    return bytes(decoded)

@@ -7,7 +7,6 @@ SIGHUP end the service: requests in progress are finished, new ones refused. A s
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import uvicorn
 
 from runtime.folder import DOCUMENT_FILE
 from runtime.loading import load
-from runtime.proxies import proxy_explained
+from runtime.proxies import is_loopback, proxy_explained
 from runtime.service.connection import MAX_HEADER_BYTES, limited_connection
 from runtime.service.limits import ServingOptions
 from runtime.service.routes import Service, State
@@ -105,14 +104,6 @@ def open_socket(host: str, port: int) -> socket.socket:
             "choose another with --port or --host"
         ) from None
     return listening
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the address is loopback."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _exposure(options: ServingOptions) -> str:

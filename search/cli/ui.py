@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from runtime.proxies import proxy_explained
+from runtime.proxies import is_loopback, proxy_explained
 from runtime.signals import end_with_parent
 from search.cli.browser import open_when_served
 from search.storage.store import Store
@@ -60,11 +60,9 @@ def serve_ui(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"{address}/{runs_page(store)}"
     say(f"the MLflow UI of {store.root} is at {address} (Ctrl-C stops it)")
-    if host in (LOOPBACK, "localhost", "::1") and (proxy := proxy_explained(host)):
+    if is_loopback(host) and (proxy := proxy_explained(host)):
         say(f"warning: clients with the variables of this shell do not reach it: {proxy}")
     _say_page(page, say)
-    if browse:
-        open_when_served(page, host=host, port=port)
     environment = {**os.environ, **SERVER_ENVIRONMENT}
     # the server writes a line for every request to stdout
     server = subprocess.Popen(
@@ -75,6 +73,8 @@ def serve_ui(
         preexec_fn=end_with_parent,
     )
     try:
+        if browse:  # starts a thread, which must not be there at the fork for `preexec_fn`
+            open_when_served(page, host=host, port=port)
         return server.wait()
     finally:
         stop(server)

@@ -120,7 +120,7 @@ def report_html(front: Front, trials: Sequence[TrialPoint] = (), review: SearchR
         "chart": front_chart(front, trials),
         "narrow": front_chart(front, trials, frame=NARROW),
         "search": "" if review is None else search_section(review, lambda name: row_id(name) if name in keys else None),
-        "trials": "" if review is None else trials_section(review, [entry.name for _, _, entry in entries], keys.get),
+        "trials": "" if review is None else trials_section(review, [entry.name for entry in front.students], keys.get),
         "head": "".join(_head(column) for column in _COLUMNS),
         "rows": "\n".join(_row(key, kind, entry) for key, kind, entry in entries) or _NO_ROWS,
         "objective": escape(front.objective.label),

@@ -20,7 +20,7 @@ from spaces.student_words import describe
 
 AXIS_PX = 118
 LEFT, RIGHT, TOP, HEIGHT, BOTTOM = 60, 84, 34, 340, 24
-MOST_OPTIONS = 12  # values that are named on an axis
+MOST_OPTIONS = 12  # values that are named on an axis; of more, some at equal distances
 
 
 def parallel_coordinates(review: SearchReview, front: Collection[str]) -> str:
@@ -74,10 +74,10 @@ class _Axis:
     def __init__(
         self, name: str, ticks: Sequence[tuple[float, str]], positions: dict[str, float] | None, log: bool
     ) -> None:
-        low, high = min(at for at, _ in ticks), max(at for at, _ in ticks)
+        places = [at for at, _ in ticks] if positions is None else positions.values()
         self.name = name
         self.ticks = ticks
-        self.scale: Scale = linear(low, high, HEIGHT - BOTTOM, TOP)
+        self.scale: Scale = linear(min(places), max(places), HEIGHT - BOTTOM, TOP)
         self._positions, self._log = positions, log
 
     @classmethod
@@ -85,9 +85,10 @@ class _Axis:
         """The axis of a dimension: options at equal distances, numbers in proportion, or of their logarithms."""
         known = [value for value in values if value is not None]
         if any(isinstance(value, bool | str) for value in known) or len(set(map(repr, known))) <= 2:
-            options = list(dict.fromkeys(map(format_parameter, sorted(known, key=_order))))[:MOST_OPTIONS]
+            options = list(dict.fromkeys(map(format_parameter, sorted(known, key=_order))))
             positions = {option: float(i) for i, option in enumerate(options)}
-            return cls(name, [(at, option) for option, at in positions.items()], positions, False)
+            named = options[:: math.ceil(len(options) / MOST_OPTIONS)]
+            return cls(name, [(positions[option], option) for option in named], positions, False)
         low, high = float(min(known)), float(max(known))
         log = log and low > 0.0
         ends = [math.log(low), math.log(high)] if log else [low, high]

@@ -39,6 +39,7 @@ _WHY = {
     OutcomeKind.INTERRUPTED: "The command was interrupted.",
     OutcomeKind.DRIVER_ENDED: "The process that searched was killed.",
     OutcomeKind.CHECKPOINT_NOT_FOUND: "What was saved could not be read.",
+    OutcomeKind.WORKERS_ENDED: "Its graduation stopped in this command.",
 }
 
 

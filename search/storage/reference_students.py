@@ -21,12 +21,13 @@ from safetensors.numpy import save_file
 from runtime.atomic import atomic_path, read_json
 from runtime.folder import DOCUMENT_FILE, WEIGHTS_FILE, expected_tensors
 from spaces.errors import UserError
+from spaces.profile import Runtime
 from spaces.student import StudentSpec
 
 TEACHER = "teacher"
 STATIC_TABLE = "static-table"
 
-_NAME = re.compile(rf"{TEACHER}(-on-[a-z]+|-first-\d+-layers?)?|{STATIC_TABLE}")
+_NAME = re.compile(rf"{TEACHER}(-on-({'|'.join(Runtime)})|-first-\d+-layers?)?|{STATIC_TABLE}")
 
 
 def teacher_name_on(runtime: str) -> str:

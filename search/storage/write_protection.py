@@ -18,7 +18,8 @@ from search.storage.disk_space import causes_of
 from spaces.errors import UserError
 
 _ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
-_MESSAGES = re.compile(r"attempt to write a readonly database|unable to open database file")
+_READ_ONLY = re.compile(r"attempt to write a readonly database")
+_NOT_OPENED = re.compile(r"unable to open database file")  # also where there are too many open files, or no folder
 
 
 class WriteProtectedError(UserError):
@@ -49,8 +50,16 @@ def _protected(error: BaseException, folders: tuple[Path, ...]) -> tuple[Path, s
         if isinstance(cause, OSError) and cause.errno in _ERRNOS and cause.filename is not None:
             path = Path(os.fsdecode(cause.filename)).absolute()
             inside = [folder for folder in folders if path.is_relative_to(folder)]
-            if inside and not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            if inside and not _is_writable(path):
                 return max(inside, key=lambda folder: len(folder.parts)), os.strerror(cause.errno)
-        if folders and (message := _MESSAGES.search(str(cause))):
+        if not folders:
+            continue
+        message = _READ_ONLY.search(str(cause)) or _NOT_OPENED.search(str(cause))
+        files = (folders[0], *folders[0].glob("*.db"))
+        if message is not None and (message.re is _READ_ONLY or not all(map(_is_writable, files))):
             return folders[0], message[0]
     return None
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)

@@ -41,7 +41,7 @@ from search.tracking.experiment import (
 from search.tracking.metrics import STUDENT as STUDENT_METRICS
 from search.tracking.metrics import SUMMARY, Summary, values_of
 from search.tracking.names import Tag, VersionTag
-from search.tracking.registry import RECORD_FILE, as_registered, load_trials, versions_of
+from search.tracking.registry import RECORD_FILE, as_registered, load_trials, reference_versions, versions_of
 from search.tracking.runs_page import prepare_runs_page
 from search.tracking.trial_runs import RunParams, provenance
 from search.tracking.version_tags import tags_of
@@ -94,10 +94,10 @@ def register_front(
     for entry in (*front.students, *references.values()):
         digest = student_digest(folders[entry.name])
         if digest not in known:
-            is_reference = entry.name in references
-            run = _reference_run(client, experiment, front, entry) if is_reference else runs.get(entry.name, summary)
+            of_reference = entry.name in references
+            run = _reference_run(client, experiment, front, entry) if of_reference else runs.get(entry.name, summary)
             new = _NewVersion(
-                entry=entry, folder=folders[entry.name], digest=digest, run=run, is_reference=is_reference
+                entry=entry, folder=folders[entry.name], digest=digest, run=run, of_reference=of_reference
             )
             _delete_abandoned(client, experiment, digest)
             known[digest] = _create_version(store, client, front, new)
@@ -135,7 +135,7 @@ def register_reference(store: Store, front: Front, entry: MeasuredStudent) -> Me
     known = {version.tags.get(VersionTag.DIGEST): str(version.version) for version in versions_of(client, front.study)}
     if digest not in known:
         run = _reference_run(client, experiment, front, entry)
-        new = _NewVersion(entry=entry, folder=folder, digest=digest, run=run, is_reference=True)
+        new = _NewVersion(entry=entry, folder=folder, digest=digest, run=run, of_reference=True)
         _delete_abandoned(client, experiment, digest)
         known[digest] = _create_version(store, client, front, new)
     client.set_registered_model_alias(front.study, entry.name, known[digest])
@@ -148,7 +148,7 @@ class _NewVersion:
     folder: Path
     digest: str
     run: str
-    is_reference: bool
+    of_reference: bool
 
 
 def _reference_run(client: MlflowClient, experiment: str, front: Front, entry: MeasuredStudent) -> str:
@@ -198,7 +198,7 @@ def _create_version(store: Store, client: MlflowClient, front: Front, new: _NewV
             )
         client.log_batch(run, metrics=metrics_of(values_of(STUDENT_METRICS, entry), step=0, model_id=logged.model_id))
         tags = tags_of(replace(entry, on_front=False), teacher=front.teacher, profile=front.profile)
-        if new.is_reference:
+        if new.of_reference:
             tags[VersionTag.IS_REFERENCE] = "true"
         version = client.create_model_version(
             front.study,
@@ -270,10 +270,14 @@ def _search_aliases(versions: Mapping[str, MeasuredStudent], objective: Objectiv
 
 
 def _update_aliases(client: MlflowClient, study: str, wanted: Mapping[str, str]) -> None:
-    """Sets the aliases that belong to the search, its own and the references', and deletes those that it does not."""
-    present = client.get_registered_model(study).aliases
-    for alias in present:
-        if (alias in SEARCH_ALIASES or is_reference(alias)) and alias not in wanted:
+    """Sets the aliases that belong to the search, its own and the references', and deletes those that it does not.
+
+    An alias of a reference's name that points to another version is a user's, from a version that let users set it.
+    """
+    present, of_references = client.get_registered_model(study).aliases, reference_versions(client, study)
+    for alias, version in present.items():
+        is_own = alias in SEARCH_ALIASES or (is_reference(alias) and str(version) in of_references)
+        if is_own and alias not in wanted:
             client.delete_registered_model_alias(study, alias)
     for alias, version in wanted.items():
         if str(present.get(alias)) != version:

@@ -82,11 +82,11 @@ def load_front(store: Store, name: str | None = None) -> Front:
 
 def as_registered(client: MlflowClient, front: Front) -> Front:
     """The front with the registry's students; students and references have today's versions and aliases."""
-    aliases = _aliases(client, front.study)
+    aliases, of_references = _aliases(client, front.study), reference_versions(client, front.study)
 
     def registered(entry: MeasuredStudent) -> MeasuredStudent:
         version = aliases.get(entry.name)  # a registered reference has its name as an alias
-        if version is None:
+        if version not in of_references:  # or a user of an older version has set that alias
             return replace(entry, version=None, aliases=(), uri=None)
         pointing = tuple(sorted(alias for alias, target in aliases.items() if target == version))
         return replace(entry, version=version, aliases=pointing, uri=f"models:/{front.study}/{version}")
@@ -106,8 +106,13 @@ def registered_students(client: MlflowClient, name: str) -> tuple[MeasuredStuden
             aliases=tuple(sorted(alias for alias, target in aliases.items() if target == str(version.version))),
         )
         for version in versions_of(client, name)
-        if version.tags.get(VersionTag.IS_REFERENCE) != "true"
+        if not _is_of_reference(version)
     )
+
+
+def reference_versions(client: MlflowClient, name: str) -> set[str]:
+    """The versions of the study's model that are references."""
+    return {str(version.version) for version in versions_of(client, name) if _is_of_reference(version)}
 
 
 def set_alias(store: Store, name: str, version: str, alias: str) -> None:
@@ -180,6 +185,10 @@ def versions_of(client: MlflowClient, name: str) -> tuple[ModelVersion, ...]:
         token = page.token
         if not token:
             return tuple(sorted(found, key=lambda version: int(version.version)))
+
+
+def _is_of_reference(version: ModelVersion) -> bool:
+    return version.tags.get(VersionTag.IS_REFERENCE) == "true"
 
 
 def _logged_model_uri(client: MlflowClient, model_id: str) -> str:

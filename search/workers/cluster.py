@@ -18,6 +18,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -68,6 +69,8 @@ def connect(address: str | None = None, *, n_cpus: int | None = None, n_object_b
 def _signals_kept() -> Iterator[None]:
     """After the block SIGTERM is handled as before it; one that arrives within it raises KeyboardInterrupt.
 
+    A timer (`signal.alarm`, `signal.setitimer`) that the caller has set goes on.
+
     `ray.init` sets a handler that raises SystemExit, and then one in C++ that prints a stack and aborts the process 3 s
     later; `ray.shutdown` sets the default one, which ends the process.
 
@@ -76,6 +79,8 @@ def _signals_kept() -> Iterator[None]:
     recorded its trials. Ray ends its own processes with SIGKILL then, each after a second.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
+    start_s = time.monotonic()
+    timer_s, interval_s = signal.getitimer(signal.ITIMER_REAL)
     handler = signal.getsignal(signal.SIGTERM)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
@@ -85,7 +90,8 @@ def _signals_kept() -> Iterator[None]:
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, handler)
-            signal.alarm(0)
+            left_s = timer_s - (time.monotonic() - start_s)  # Ray's own handler, if it was called, has set another
+            signal.setitimer(signal.ITIMER_REAL, max(0.0, left_s) or interval_s, interval_s)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

@@ -8,7 +8,7 @@ import os
 import pytest
 from requests.utils import get_environ_proxies, select_proxy
 
-from runtime.proxies import GRPC, proxy_explained, variables_of
+from runtime.proxies import GRPC, is_loopback, proxy_explained, variables_of
 
 NAMES = [f"{name}_proxy" for name in ("http", "https", "all", "no", "grpc")]
 
@@ -64,3 +64,21 @@ def test_grpc_reads_names_in_small_letters_only(monkeypatch: pytest.MonkeyPatch)
     assert proxy_explained("127.0.0.1", variables=GRPC) is None
     monkeypatch.setenv("grpc_proxy", "http://proxy:3129")
     assert "grpc_proxy sends" in str(proxy_explained("127.0.0.1", variables=GRPC))
+
+
+@pytest.mark.parametrize("value", ["http://[bad", "http://me:secret@[bad", "[", "http://", "//", "@"])
+def test_a_proxy_whose_address_is_none_is_named_by_its_variable_alone(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", value)
+    assert proxy_explained("127.0.0.1") == (
+        "http_proxy sends requests for 127.0.0.1 to a proxy; add 127.0.0.1 to NO_PROXY to ask it directly"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
+)
+def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected

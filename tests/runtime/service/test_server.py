@@ -20,7 +20,7 @@ import pytest
 
 from runtime import load
 from runtime.__main__ import main
-from runtime.service.server import is_loopback, open_socket
+from runtime.service.server import open_socket
 from tests.runtime.tiny_student import ATOL, write_tiny_student
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -189,11 +189,3 @@ def test_without_the_extra_one_message_says_which(folder: Path, module: str, mai
     assert (refusing.returncode, out) == (2, "")
     assert "pip install 'understudy[serve]'" in error
     assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
-)
-def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
-    assert is_loopback(host) == expected

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -14,7 +15,7 @@ from search.records.outcomes import Outcome, OutcomeKind
 from search.records.trial import TrialPoint, TrialState
 from search.report.load import MAX_ERROR_CHARACTERS, read_search
 from search.report.page import report_html
-from search.report.parallel_coordinates import AXIS_PX, LEFT, parallel_coordinates
+from search.report.parallel_coordinates import AXIS_PX, LEFT, MOST_OPTIONS, parallel_coordinates
 from search.report.review import N_MODELS, review_search
 from search.report.trial_panels import format_parameter, trial_panels, trials_table, why
 from search.storage.error_files import write_error
@@ -82,7 +83,7 @@ def test_a_log_is_cut_to_its_end(review):
 def test_every_end_has_a_reason_in_words(kind):
     words = why(Outcome(kind, "at 3 of 4 tokens"))
     assert "At 3 of 4 tokens." in words or "at 3 of 4 tokens" in words
-    assert kind is OutcomeKind.GRADUATED or kind is OutcomeKind.WORKERS_ENDED or len(words) > len("At 3 of 4 tokens.")
+    assert len(words) > len("At 3 of 4 tokens.")
     assert why(Outcome(OutcomeKind.EXCEPTION, "division by zero", exception="ZeroDivisionError")).endswith(
         "ZeroDivisionError: division by zero."
     )
@@ -135,6 +136,35 @@ def test_lines_go_through_the_values_of_their_trials(review):
         if "units" not in one.point:
             assert heights[one.name][titles.index("units")] is None
     assert parallel_coordinates(replace(review, records=complete[:1]), set()) == ""
+
+
+@pytest.mark.parametrize("n_options", [3, 12, 13, 30])
+def test_a_line_crosses_the_axis_of_a_dimension_with_any_number_of_options(review, n_options):
+    first = next(record for record in review.records if record.state is TrialState.COMPLETE)
+    names = [f"option-{i:02d}" for i in range(n_options)]
+    records = [replace(first, number=i, point={"option": name}) for i, name in enumerate(names)]
+    records.append(replace(first, number=n_options, point={}))
+    root = ElementTree.fromstring(parallel_coordinates(replace(review, records=tuple(records)), set()))
+    paths = [path.attrib["d"] for path in root.iter(f"{SVG}path")]
+    heights = [re.findall(rf"M{LEFT} ([\d.]+)", path) for path in paths]
+    assert sorted(map(len, heights)) == [0] + [1] * n_options  # only a trial without the dimension has a gap
+    assert len({height for found in heights for height in found}) == n_options
+    shown = [element.text for element in root.iter(f"{SVG}text") if element.text in names]
+    assert len(shown) <= MOST_OPTIONS and shown == names[:: math.ceil(n_options / MOST_OPTIONS)]
+
+
+def test_the_lines_of_students_on_the_front_alone_stand_out(review):
+    on_front, beaten, *_ = [one.name for one in review.records if one.state is TrialState.COMPLETE]
+    document = front()
+    students = (document.students[0].changed(name=on_front), *document.students[1:])
+    page = report_html(
+        replace(document, students=students, dominated=(document.dominated[0].changed(name=beaten),)), (), review
+    )
+    complete = {one.name for one in review.records if one.state is TrialState.COMPLETE}
+    n_front = len({one.name for one in students} & complete)
+    assert page.count('class="line on-front"') == n_front
+    assert f"{n_front} of them are students on the front" in page
+    assert re.search(rf'class="line" d="[^"]*"/><title>{beaten}:', page)
 
 
 def test_one_trial_of_each_state_and_hostile_words_make_a_page(review):

@@ -26,6 +26,7 @@ from search.records.outcomes import Outcome, OutcomeKind
 from search.records.selection import balanced
 from search.records.trial import TrialState
 from search.report.page import report_html, write_report
+from search.storage.reference_students import is_reference, teacher_name_on
 from search.storage.store import Store
 from search.tracking.async_writer import TrialWriter
 from search.tracking.client import activated, client_of, create_store
@@ -44,7 +45,7 @@ from search.tracking.registry import (
 )
 from search.tracking.select import select
 from search.tracking.trial_runs import TrialLog
-from spaces.profile import LatencyProfile
+from spaces.profile import LatencyProfile, Runtime
 from spaces.student import StudentSpec
 from tests.search.tiny_records import WORDS, fidelity, record, spec_of
 
@@ -592,6 +593,36 @@ def test_what_is_no_student_says_so_when_it_is_named(
 def test_a_reference_keeps_its_name_for_itself(store: Store, beside: dict[str, Path], alias: str) -> None:
     with pytest.raises(ValueError, match="the references' are set by every search"):
         set_alias(store, "beside", "1", alias)
+
+
+@pytest.mark.parametrize("alias", ["teacher-on-call", "teacher-on-engines", "teacher-first", "static-tables"])
+def test_a_name_that_no_reference_has_is_free(alias: str) -> None:
+    assert not is_reference(alias)
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_every_runtime_has_a_name_for_its_teacher(runtime: Runtime) -> None:
+    assert is_reference(teacher_name_on(runtime))
+
+
+def test_an_alias_of_a_user_with_a_reference_s_name_stays(store: Store, tmp_path: Path) -> None:
+    """Older versions let users set them."""
+    students = (STATIC, SMALL, LARGE, ON_ENGINE)
+    study = front_beside("older", ON_ENGINE)
+    register_front(store, study, page=report_html, folders=folders(tmp_path, students))
+    client = client_of(store)
+    own = {"teacher": "1", "static-table": "2", "teacher-on-torch": "3"}
+    for alias, version in own.items():
+        client.set_registered_model_alias("older", alias, version)
+    set_alias(store, "older", "1", "teacher-on-call")
+    own["teacher-on-call"] = "1"
+    folders_again = folders(tmp_path / "again", students)
+    read = register_front(store, study, page=report_html, folders=folders_again)
+    present = {alias: str(version) for alias, version in client.get_registered_model("older").aliases.items()}
+    assert own.items() <= present.items() and present["teacher-on-engine"] == "4"
+    versions = {one.name: one.version for one in read.references}
+    assert versions == {"teacher": None, "teacher-on-engine": "4", "static-table": None}
+    assert read == load_front(store, "older")
 
 
 def test_a_reference_that_is_beaten_later_keeps_its_version_but_not_its_alias(store: Store, tmp_path: Path) -> None:

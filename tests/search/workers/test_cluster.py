@@ -29,6 +29,19 @@ def test_what_is_no_address_is_refused() -> None:
         connect("somewhere")
 
 
+@pytest.mark.parametrize("timer", [(0.0, 0.0), (1000.0, 0.0), (1000.0, 500.0)])
+def test_a_timer_of_the_caller_goes_on(timer: tuple[float, float]) -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, *timer)
+    try:
+        with pytest.raises(ValueError, match="HOST:PORT"):
+            connect("somewhere")
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+    assert (left > 0.0, interval) == (timer[0] > 0.0, timer[1])
+    assert left <= timer[0]
+
+
 @pytest.mark.parametrize("n_timeouts", [1, 3])
 def test_a_start_that_takes_too_long_is_repeated_and_then_explained(
     n_timeouts: int, monkeypatch: pytest.MonkeyPatch
