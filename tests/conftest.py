@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -18,6 +19,11 @@ os.environ.update(
 )
 os.environ.pop("UNDERSTUDY_STORE", None)
 os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("COLUMNS", None)  # tables to a pipe are as wide as they need to be
+
+# A shell ignores SIGINT in what it starts in the background, and nohup SIGHUP; tests send both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # After the environment: what is imported from here on reads it.
 from jaxtyping import install_import_hook

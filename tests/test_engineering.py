@@ -142,7 +142,6 @@ def test_the_search_for_open_matches_finds_them(last: str, n_open: int) -> None:
 REPLACES = {
     "runtime/atomic.py",  # the one place
     "search/tracking/client.py",  # a hard link refuses, as no rename does, where another command was faster
-    "search/cli/main.py",  # a traceback that the store cannot hold; it replaces nothing
 }
 
 

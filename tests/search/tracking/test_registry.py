@@ -397,7 +397,7 @@ def test_select_gives_the_best_student_within_the_wish(
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"max_latency_ms": 0.001}, r"within 0.001 ms; the nearest is trial-0000 \(version 1\) with 0.04 ms"),
+        ({"max_latency_ms": 0.001}, r"within 0.001 ms; the nearest is trial-0000 \(version 1\) with 0.0400 ms"),
         ({"min_fidelity": 0.99}, r"0.99 or more; the nearest is trial-0002 .* fidelity of 0.9800"),
         ({"max_latency_ms": -1.0}, "above 0, got -1"),
         ({"max_latency_ms": float("nan")}, "above 0, got nan"),

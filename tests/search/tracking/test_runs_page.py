@@ -17,7 +17,7 @@ from search.records.trial import TrialState
 from search.storage.store import Store
 from search.tracking.client import client_of, create_store
 from search.tracking.experiment import study_experiment
-from search.tracking.metrics import END, RUNG, START, STUDENT
+from search.tracking.metrics import END, RUNG, START, STUDENT, UNTRAINED
 from search.tracking.names import Tag
 from search.tracking.runs_page import SHARE_KEY, VIEW_TAG, prepare_runs_page, runs_page, view_state
 from search.tracking.trial_runs import TrialLog
@@ -53,7 +53,7 @@ def test_mlflow_knows_the_words_of_the_address_and_the_view(scripts: str) -> Non
 @pytest.mark.parametrize("objective", [COSINE, OVERLAP_AT_10], ids=lambda objective: objective.name)
 def test_every_column_and_chart_is_of_something_that_is_logged(objective: Objective) -> None:
     state = view_state(objective)
-    logged = {metric.name for metrics in (START, RUNG, END, STUDENT) for metric in metrics}
+    logged = {metric.name for metrics in (START, UNTRAINED, RUNG, END, STUDENT) for metric in metrics}
     columns = [re.fullmatch(r"(metrics|tags)\.`([^`]+)`", column) for column in state["selectedColumns"]]
     assert {match[2] for match in columns if match and match[1] == "metrics"} <= logged
     assert {match[2] for match in columns if match and match[1] == "tags"} <= set(Tag)
