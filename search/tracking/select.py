@@ -21,8 +21,8 @@ def select(
 ) -> MeasuredStudent:
     """The student for exactly one condition (`search.records.selection.select_student`), with its `uri`.
 
-    `name` is a study, by its name or as its front, or None, the latest. A reference that is selected by its name is registered if it was not. Raises
-    ValueError, naming the nearest student, if none fits.
+    `name` is a study's name, or its front, None the latest study. A reference that is selected by its name is
+    registered if it was not. Raises ValueError, naming the nearest student, if none fits.
     """
     front = name if isinstance(name, Front) else load_front(store, name)
     found = select_student(
