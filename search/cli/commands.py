@@ -94,20 +94,19 @@ def front_command(options: argparse.Namespace) -> None:
 
 
 def select_command(options: argparse.Namespace) -> None:
-    from search.records.selection import select_student
-    from search.tracking.publish import register_reference
     from search.tracking.registry import load_front, set_alias
+    from search.tracking.select import select
 
     store = store_of(options)
     front = load_front(store, options.name)
-    entry = select_student(
+    entry = select(
+        store,
         front,
         max_latency_ms=options.max_latency_ms,
         min_fidelity=options.min_fidelity,
         balanced=options.balanced,
         student=options.student,
     )
-    entry = register_reference(store, front, entry)
     if options.alias is not None:
         assert entry.version is not None  # a registered student has a version
         set_alias(store, front.study, entry.version, options.alias)

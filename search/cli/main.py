@@ -4,7 +4,7 @@
     search    search.study.run.run_search
     watch     search.cli.watch.watch
     front     search.tracking.registry.load_front
-    select    search.records.selection.select_student, search.tracking.registry.set_alias
+    select    search.tracking.select.select, search.tracking.registry.set_alias
     export    search.export.formats.export_model
     embed     search.export.embed.embed_file
     serve     runtime.service.server.serve

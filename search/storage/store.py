@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,11 @@ class Store:
         Both have one identity there, so the server could not tell their runs apart. A store that was moved goes on.
         """
         known = self._read_tracking()
-        if not self.on_server or known.get("root") in (None, str(self.root)):
+        if not self.on_server or not known or known.get("root") == str(self.root):
+            return
+        if known.get("root") is None:  # of an older version
+            with suppress(OSError):  # it must not be written
+                self._write_tracking(known)
             return
         other = Store(Path(known["root"]))
         if other.identity == self.identity and not other._tracking_file.samefile(self._tracking_file):

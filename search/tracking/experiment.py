@@ -105,7 +105,7 @@ def summary_run(store: Store, client: MlflowClient, experiment: str, study: str)
 
 
 def runs_of_kind(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
-    """The experiment's runs of one kind (`trial` or `summary`), oldest first."""
+    """The experiment's runs of one kind (`trial`, `reference` or `summary`), oldest first."""
     token: str | None = None
     while True:
         page = client.search_runs(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from search.records.front import MeasuredStudent
+from search.records.front import Front, MeasuredStudent
 from search.records.selection import select_student
 from search.storage.store import Store
 from search.tracking.publish import register_reference
@@ -12,7 +12,7 @@ from search.tracking.registry import load_front
 
 def select(
     store: Store,
-    name: str | None = None,
+    name: str | Front | None = None,
     *,
     max_latency_ms: float | None = None,
     min_fidelity: float | None = None,
@@ -21,10 +21,10 @@ def select(
 ) -> MeasuredStudent:
     """The student for exactly one condition (`search.records.selection.select_student`), with its `uri`.
 
-    `name` None is the latest study. A reference that is selected by its name is registered if it was not. Raises
-    ValueError, naming the nearest student, if none fits.
+    `name` is a study's name, or its front, None the latest study. A reference that is selected by its name is
+    registered if it was not. Raises ValueError, naming the nearest student, if none fits.
     """
-    front = load_front(store, name)
+    front = name if isinstance(name, Front) else load_front(store, name)
     found = select_student(
         front, max_latency_ms=max_latency_ms, min_fidelity=min_fidelity, balanced=balanced, student=student
     )

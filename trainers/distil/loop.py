@@ -41,7 +41,7 @@ ADAM_BETAS = (0.9, 0.98)
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss or a vector became infinite or not a number: the training has diverged."""
+    """The loss or a vector is infinite or not a number: the training has diverged, or began with such weights."""
 
 
 class LostCheckpointError(Exception):
@@ -198,10 +198,13 @@ class Distillation:
         vectors = embed_tokens(student, data.held_out_token_ids, data.held_out_offsets, precision=self.recipe.precision)
         n_bad = int((~np.isfinite(vectors).all(axis=1)).sum())
         if n_bad:
-            raise NotFiniteError(
-                f"{n_bad} of {len(vectors)} vectors are not finite after {self.n_steps} steps; lower the learning rate"
-            )
+            raise NotFiniteError(f"{n_bad} of {len(vectors)} vectors are not finite {self._when_and_remedy()}")
         return measure_fidelity(vectors, data.held_out_embeddings)
+
+    def _when_and_remedy(self) -> str:
+        if self.n_steps:
+            return f"after {self.n_steps} step{'s' if self.n_steps > 1 else ''}; lower the learning rate"
+        return "before the first step, with inherited weights; set the precision to float32, or choose another teacher"
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that `restore` continues bit for bit; an earlier one is replaced atomically."""
@@ -308,7 +311,7 @@ class Distillation:
         )
         value = mean_loss.item()
         if not math.isfinite(value):  # seen by all replicas alike, so that none waits for another
-            raise NotFiniteError(f"the loss is {value} after {self.n_steps} steps; lower the learning rate")
+            raise NotFiniteError(f"the loss is {value} {self._when_and_remedy()}")
         self._update(gradients, rows, leaves)
         self.n_tokens += whole.n_tokens
         self.n_steps += 1

@@ -91,8 +91,8 @@ def prepare_corpus(
 def check_text(spec: CorpusSpec, *, most: int = 20_000) -> tuple[SourceCounts, ...]:
     """Raises what `prepare_corpus` would, as far as the first `most` texts of every file tell; writes nothing.
 
-    Too few sentences are found out when every source is a file with no more texts than that. Returns the counts of
-    those texts, for each file.
+    A .tsv file is read whole, for its quotation marks (`trainers.text.tables`). Too few sentences are found out when
+    every source is a file with no more texts than that. Returns the counts of those texts, for each file.
     """
     keep = TextFilter(spec)
     files = [source for source in spec.sources if source.kind is SourceKind.FILE]

@@ -40,7 +40,8 @@ def read_texts(source: SourceSpec, *, malformed: Malformed = lambda line: None) 
 
 def is_unquoted_table(source: SourceSpec) -> bool:
     """Whether a source is a .tsv file whose quotation marks are text."""
-    return source.source.lower().endswith((".tsv", ".tsv.gz")) and is_unquoted(_path(source))
+    is_table = source.kind is SourceKind.FILE and source.source.lower().endswith((".tsv", ".tsv.gz"))
+    return is_table and is_unquoted(_path(source))
 
 
 def source_identity(source: SourceSpec) -> str:

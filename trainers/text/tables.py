@@ -3,8 +3,9 @@
 
 A .csv is read as Python's `csv` and pandas read it, with cells of any length. A .tsv is read so too if all quotation
 marks at the beginning of its cells are closed as a program that writes tables closes them; else its quotation marks are
-text and every line is a row, as by `pandas.read_csv(sep="\\t", quoting=csv.QUOTE_NONE)`. A row with more cells than
-the header is left out and reported. Errors are ValueErrors with the place (line, or row group) and the remedy.
+text and every line is a row, as by `pandas.read_csv(sep="\\t", quoting=csv.QUOTE_NONE)`: to know that, a .tsv is read
+whole before its first text. A row with more cells than the header is left out and reported. Errors are ValueErrors with
+the place (line, or row group) and the remedy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,7 +50,16 @@ def csv_texts(path: Path, column: str, *, delimiter: str, malformed: Malformed) 
 
 
 def is_unquoted(path: Path) -> bool:
-    """Whether quotation marks of a .tsv are text: one opens a cell and is not closed before a tab or the line's end."""
+    """Whether quotation marks of a .tsv are text: one opens a cell and is not closed before a tab or the line's end.
+
+    Reads the whole file, once in a process as long as its size and modification time stay the same.
+    """
+    status = path.stat()
+    return _is_unquoted(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _is_unquoted(path: Path, inode: int, n_bytes: int, modified_ns: int) -> bool:
     if not any(line.startswith('"') or '\t"' in line for line in lines_of(path)):
         return False
     try:

@@ -29,7 +29,7 @@ CODINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("gzip", gzip.compress),
     ("X-Gzip", gzip.compress),
     ("gzip", lambda data: gzip.compress(data[:7]) + gzip.compress(data[7:])),
-    ("gzip", lambda data: gzip.compress(b"") * 500 + gzip.compress(data) + gzip.compress(b"")),
+    ("gzip", lambda data: gzip.compress(b"") * 100 + gzip.compress(data) + gzip.compress(b"")),
     ("deflate", zlib.compress),
     ("Deflate", raw_deflate),
     ("identity", bytes),
@@ -64,12 +64,14 @@ def test_a_bomb_is_413_and_takes_no_memory(client: Client, header: str, compress
     assert len(bomb) < 8000
     status, error = refusal(client.ask("POST", "/v1/embeddings", bomb, JSON | {"Content-Encoding": header}))
     assert (status, "at most 8000 bytes" in error["message"]) == (413, True)
-    tracemalloc.start()
-    with pytest.raises(RequestError, match="at most 8000 bytes"):
-        decode_body(bomb, require_encoding(header), most=8000)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 200_000
+    peaks = []
+    for _ in range(5):  # the server's thread may still be closing the connection, with a buffer of 256 KiB
+        tracemalloc.start()
+        with pytest.raises(RequestError, match="at most 8000 bytes"):
+            decode_body(bomb, require_encoding(header), most=8000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert min(peaks) < 200_000
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
@@ -105,6 +107,7 @@ def test_deflate_is_one_stream_as_http_defines_it() -> None:
 def test_members_together_are_no_more_than_a_body_may_be() -> None:
     body = gzip.compress(b"a" * 100) * 3
     assert decode_body(body, "gzip", most=300) == b"a" * 300
+    assert decode_body(gzip.compress(b"") * 2000 + body, "gzip", most=300) == b"a" * 300
     with pytest.raises(RequestError, match="at most 299 bytes"):
         decode_body(body, "gzip", most=299)
 

@@ -24,19 +24,22 @@ def test_a_database_that_cannot_be_opened_in_a_folder_that_can_be_written_is_ano
         insert(tmp_path / "missing" / "mlflow.db")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("protected", ["folder", "database"])
 def test_a_database_that_must_not_be_written_names_its_folder(protected: str, tmp_path: Path) -> None:
-    folder = tmp_path / "store"
+    folder, user = tmp_path / "store", os.geteuid()
     folder.mkdir()
     database = folder / "mlflow.db"
-    if protected == "folder":
-        folder.chmod(0o500)
-    else:
+    if protected == "database":
         database.touch(mode=0o000)
+    folder.chmod(0o777 if protected == "database" else 0o555)
+    if user == 0:  # to root everything is permitted; another user must be able to enter the folders of tests
+        for parent in folder.parents:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        os.seteuid(65534)
     try:
         refused = pytest.raises(WriteProtectedError, match=f"writes to {folder}, which this user must not: unable to")
         with refused, write_protection_explained(folder):
             insert(database)
     finally:
+        os.seteuid(user)
         folder.chmod(0o700)

@@ -237,6 +237,25 @@ def test_a_copy_does_not_write_to_the_original_s_server(tmp_path: Path) -> None:
     assert json.loads((store.root / "tracking.json").read_text())["root"] == str(store.root)
 
 
+def test_a_copy_of_an_older_store_does_not_write_to_its_server_either(tmp_path: Path) -> None:
+    """Older versions wrote no `root`; the next search records it."""
+    original = Store(tmp_path / "original")
+    original.root.mkdir()
+    older = {"uri": "http://127.0.0.1:9", "store": "0" * 32}
+    (original.root / "tracking.json").write_text(json.dumps(older))
+    original.require_no_copy()
+    assert json.loads((original.root / "tracking.json").read_text()) == older | {"root": str(original.root)}
+    store = copied(original, tmp_path / "copy")
+    with pytest.raises(ValueError, match=r"copy is a copy of .*original"):
+        store.require_no_copy()
+
+
+def test_a_store_that_was_given_a_server_just_now_has_no_root_yet(tmp_path: Path) -> None:
+    store = Store(tmp_path, "http://127.0.0.1:9")
+    store.require_no_copy()
+    assert not store.has_tracking_file
+
+
 def test_a_copy_with_an_identity_of_its_own_goes_on(tmp_path: Path) -> None:
     original = Store(tmp_path / "original", "http://127.0.0.1:9")
     original.root.mkdir()

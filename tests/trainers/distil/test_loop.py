@@ -114,14 +114,22 @@ def test_a_sparse_student_ends_with_exact_zero_blocks(tiny_data: DistillationDat
 def test_divergence_is_its_own_error(tiny_data: DistillationData) -> None:
     embeddings = np.full_like(tiny_data.targets.embeddings, np.nan)
     poisoned = replace(tiny_data, targets=replace(tiny_data.targets, embeddings=embeddings))
-    with pytest.raises(NotFiniteError, match="the loss is nan"):
+    with pytest.raises(NotFiniteError, match="the loss is nan before the first step"):
         Distillation(build(SPEC, seed=0), RECIPE, poisoned, seed=0).advance(1000)
 
 
 def test_a_student_whose_vectors_are_not_finite_has_diverged(tiny_data: DistillationData) -> None:
     distillation = Distillation(build(SPEC, seed=0), RECIPE, tiny_data, seed=0)
     next(iter(distillation.average.values())).fill_(np.nan)
-    with pytest.raises(NotFiniteError, match="vectors are not finite"):
+    with pytest.raises(NotFiniteError, match=r"vectors are not finite before the first step.*float32, or .*teacher"):
+        distillation.evaluate()
+
+
+def test_what_is_not_finite_after_steps_has_the_learning_rate_as_its_remedy(tiny_data: DistillationData) -> None:
+    distillation = Distillation(build(SPEC, seed=0), RECIPE, tiny_data, seed=0)
+    distillation.advance(1)
+    next(iter(distillation.average.values())).fill_(np.nan)
+    with pytest.raises(NotFiniteError, match="vectors are not finite after 1 step; lower the learning rate"):
         distillation.evaluate()
 
 

@@ -103,6 +103,12 @@ def test_rows_that_are_left_out_are_warned_of_with_the_first_line(tmp_path: Path
     assert "in line 402;" in warning
 
 
+@pytest.mark.parametrize("name", ["hub:org/data.tsv", "hub:data.tsv.gz", "hub:data.TSV"])
+def test_a_data_set_on_the_hub_is_no_file_whatever_its_name(name: str) -> None:
+    spec = CorpusSpec(sources=(SourceSpec(source=name, column="text"),))
+    assert not TextFilter(spec).is_revised
+
+
 def test_the_check_before_a_search_returns_the_counts_of_the_first_texts(tmp_path: Path) -> None:
     spec = spec_of(write(tmp_path / "a.txt", ENGLISH + ["short"] * 100))
     assert check_text(spec) == (SourceCounts(source=str(tmp_path / "a.txt"), read=500, too_short=100),)

@@ -7,6 +7,8 @@ import csv
 import gzip
 import io
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -132,12 +134,26 @@ def test_a_csv_is_read_as_by_the_standard_library_or_refused(content: str, tmp_p
 @given(rows=st.lists(st.tuples(*[st.text(alphabet='a" ', max_size=6)] * 2), max_size=6))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_line_of_a_tsv_of_whole_rows_is_a_text(rows: list[tuple[str, str]], tmp_path: Path) -> None:
-    path = tmp_path / "t.tsv"
+    path = Path(tempfile.mkdtemp(dir=tmp_path)) / "t.tsv"  # a file is read once for its quotation marks
     path.write_text("\n".join(["id\ttext", *map("\t".join, rows)]))
     if tables.is_unquoted(path):
         assert texts_of(path) == [text for _, text in rows]
     else:
         assert texts_of(path) == [text[1:-1].replace('""', '"') if text.startswith('"') else text for _, text in rows]
+
+
+def test_a_tsv_is_read_for_its_quotation_marks_again_only_if_it_changed(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('id\ttext\n1\t"opened\n')
+    assert tables.is_unquoted(path)
+    before = path.stat()
+    path.write_text('id\ttext\n1\t"close"\n')
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert tables.is_unquoted(path)  # as far as size and time tell, it is the same file
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert not tables.is_unquoted(path)
+    path.write_text('id\ttext\n1\t"opened again\n')
+    assert tables.is_unquoted(path)
 
 
 @pytest.mark.parametrize("place", ["text", "other"])
