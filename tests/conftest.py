@@ -21,13 +21,13 @@ os.environ.pop("UNDERSTUDY_STORE", None)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("COLUMNS", None)  # tables to a pipe are as wide as they need to be
 
-# A shell ignores SIGINT in what it starts in the background, and nohup SIGHUP; tests send both.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 # After the environment: what is imported from here on reads it.
 from jaxtyping import install_import_hook
 
 import tests.shape_check  # noqa: F401  (the hook names it, and does not import it)
 
 install_import_hook(["runtime", "trainers"], "tests.shape_check.check")
+
+# A shell ignores SIGINT in what it starts in the background, and nohup SIGHUP; tests send both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
