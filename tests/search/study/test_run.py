@@ -37,9 +37,8 @@ from search.tracking.registry import load_trials, resolve_model
 from search.tracking.runs_page import runs_page
 from search.trials.journal import read_trials
 from search.workers.cluster import cluster
-from spaces.errors import UserError
 from spaces.study import StudySpec, with_overrides
-from tests.search.reporters import Heard, Silent
+from tests.search.reporters import Silent
 from tests.search.tiny_study import longer, tiny_study, write_teacher
 
 SENTENCES = ["ba del fim go lun mar", "nik pesh ra sel tim vo", "zun bar cik"]
@@ -287,21 +286,3 @@ def test_a_ray_that_was_there_before_is_there_after(study: StudySpec, tmp_path: 
         with pytest.raises((ValueError, FileNotFoundError)):
             run_search(gone, store=Store(tmp_path / "store"), progress=Silent())
         assert ray.is_initialized()
-
-
-@pytest.mark.slow
-def test_students_that_training_made_worse_are_not_registered(tmp_path: Path) -> None:
-    study = tiny_study(tmp_path / "study")
-    fixed = {"learning_rate": 0.5, "n_layers": 2, "static_path": False}
-    domains = {name: domain for name, domain in study.space.domains.items() if name not in fixed}
-    space = replace(study.space, domains=domains, fixed={**study.space.fixed, **fixed})
-    study = replace(study, space=space, initial_points=())
-    store, heard = Store(tmp_path / "store"), Heard()
-    with pytest.raises(UserError, match="training made every student of tiny worse than it was before; lower"):
-        run_search(study, store=store, progress=heard)
-    records = {record.name: record for record in read_trials(store.study_folder(study.name), study.name)}
-    worse = [line for line in heard.lines if "is not registered" in line]
-    assert worse
-    for line in worse:
-        untrained = records[line.split()[0]].untrained
-        assert untrained is not None and f"a fidelity of {untrained.cosine:.4f} before training" in line
