@@ -208,6 +208,7 @@ def test_a_database_of_another_name_in_the_store_goes_with_it(tmp_path: Path, na
     root.mkdir()
     first = create_store(Store(root, f"sqlite:///{root / name}"))
     study_experiment(first, "toy")
+    first.study_folder("toy").mkdir(parents=True)  # as a search makes it first
     store = copied(first, tmp_path / "second")
     assert store.database == store.root / name
     study_experiment(create_store(store), "more")
