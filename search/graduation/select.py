@@ -29,8 +29,6 @@ class _Candidate:
     """Predicted after long training."""
     error: float
     """The objective's error at this fidelity."""
-    is_below_untrained: bool
-    """Whether its last measured fidelity is below that before training."""
 
     @property
     def depth(self) -> int:
@@ -55,7 +53,6 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int, objec
     If the front has fewer trials, others are added: first, for each depth that the front lacks, its trial nearest to
     the front at any distance, then the trials within `MAX_DISTANCE` of the front. For a depth without a complete trial,
     interrupted trials that reached a rung are candidates too: graduation trains them for the tokens that they lack.
-    Trials that training made worse than they were before are candidates only if there are no others.
     """
     records = trials_once(records)
     complete = [record for record in records if _may_graduate(record, TrialState.COMPLETE, objective)]
@@ -65,7 +62,6 @@ def choose_graduates(records: Sequence[TrialRecord], *, max_students: int, objec
     depths = {candidate.depth for candidate in candidates}
     others = [_candidate(record, n_tokens, objective) for record in interrupted]
     candidates += [candidate for candidate in others if candidate.depth not in depths]
-    candidates = [one for one in candidates if not one.is_below_untrained] or candidates
     front = [candidates[i] for i in non_dominated([candidate.point for candidate in candidates])]
     front = _without_duplicates(front)
     if len(front) > max_students:
@@ -88,11 +84,10 @@ def _may_graduate(record: TrialRecord, state: TrialState, objective: Objective) 
 
 
 def _candidate(record: TrialRecord, n_tokens: float, objective: Objective) -> _Candidate:
-    assert record.predicted_latency_ms is not None and record.fidelity is not None
-    worsened = objective.worsened(record.untrained, record.fidelity)
+    assert record.predicted_latency_ms is not None
     curve = [(rung.n_tokens, objective.of(rung.fidelity)) for rung in record.rungs]
     fidelity = fidelity_after(curve, n_tokens, objective)
-    return _Candidate(record, record.predicted_latency_ms, fidelity, objective.error(fidelity), worsened)
+    return _Candidate(record, record.predicted_latency_ms, fidelity, objective.error(fidelity))
 
 
 def _without_duplicates(front: list[_Candidate]) -> list[_Candidate]:

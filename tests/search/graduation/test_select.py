@@ -94,17 +94,6 @@ def test_a_large_front_sends_both_ends_and_nobody_that_another_dominates(
         assert {min(front), max(front)} <= on_front
 
 
-def test_what_training_made_worse_graduates_only_if_there_is_nothing_else() -> None:
-    def with_start(record: TrialRecord, cosine: float) -> TrialRecord:
-        rung = record.rungs[0]
-        start = replace(rung.fidelity, cosine=cosine, spearman=1.0)  # only the objective counts
-        return replace(record, rungs=(replace(rung, untrained=start),))
-
-    worse, better = with_start(record_of(0, 2.0, 0.95), 0.96), with_start(record_of(1, 1.0, 0.9), 0.8)
-    assert choose_graduates([worse, better], max_students=8, objective=COSINE) == [better]
-    assert choose_graduates([worse], max_students=8, objective=COSINE) == [worse]
-
-
 def test_graduates_of_a_large_front_are_spread_over_it() -> None:
     front = [record_of(i, 2.0**i, 1.0 - 2.0**-i) for i in range(1, 9)]
     crowd = [record_of(100 + i, 2.0 * (1 + 1e-4 * i), 0.5 + 1e-4 * i) for i in range(1, 9)]
