@@ -60,7 +60,7 @@ def prepared(study: StudySpec, tmp_path_factory: pytest.TempPathFactory) -> Prep
 
 @pytest.fixture(scope="module")
 def records(study: StudySpec, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> list[TrialRecord]:
-    """Three complete trials of 1,000 tokens; so few may harm a student, which would not be chosen then."""
+    """Three complete trials of 1,000 tokens."""
     work, found = DistillationWork(prepared.inheritance, prepared.data, device=prepared.device), []
     for number, point in enumerate(POINTS):
         spec, recipe = study.space.decode(point, prepared.teacher.spec)
@@ -76,7 +76,7 @@ def records(study: StudySpec, prepared: Prepared, tmp_path_factory: pytest.TempP
             seed=7,
             predicted_latency_ms=prepared.predictor.predict(spec),
             state=TrialState.COMPLETE,
-            rungs=(replace(rung, untrained=None),),
+            rungs=(rung,),
             checkpoint=checkpoint,
         )
         found.append(record)
