@@ -77,10 +77,6 @@ def _static(values: Mapping[str, Any]) -> bool:
     return not _encoder(values) or values.get("static_path") is True
 
 
-def _has_matrices(values: Mapping[str, Any]) -> bool:
-    return _encoder(values) or values.get("static_embedding_dim") is not None
-
-
 _SIZE = Range(low=1, high=65_536)
 _RATE = Range(above=0, high=1)
 _WEIGHT = Range(low=0, high=1_000)
@@ -90,6 +86,18 @@ def _loss_weight(loss: Loss) -> Dimension:
     """The weight of a loss term; inactive at depth 0 if the term compares outputs of layers."""
     weight = Dimension(kind=float, meaning=loss.meaning, allowed=_WEIGHT, structural=False)
     return replace(weight, parents=("n_layers",), matters=_encoder) if loss.compares else weight
+
+
+def _matrix_rate(meaning: str) -> Dimension:
+    """A learning rate of matrices and norms; inactive where a student is a full table alone."""
+    return Dimension(
+        kind=float,
+        meaning=meaning,
+        allowed=_RATE,
+        structural=False,
+        parents=("n_layers", "static_embedding_dim"),
+        matters=lambda values: _encoder(values) or values.get("static_embedding_dim") is not None,
+    )
 
 
 DIMENSIONS: dict[str, Dimension] = {
@@ -191,21 +199,9 @@ DIMENSIONS: dict[str, Dimension] = {
         parents=("query_key", "value_value"),
         matters=lambda values: values.get("query_key", 0.0) > 0.0 or values.get("value_value", 0.0) > 0.0,
     ),
-    "learning_rate": Dimension(
-        kind=float,
-        meaning="peak learning rate of matrices and norms",
-        allowed=_RATE,
-        structural=False,
-        parents=("n_layers", "static_embedding_dim"),
-        matters=_has_matrices,
-    ),
-    "relative_learning_rate": Dimension(
-        kind=float,
-        meaning="peak learning rate of matrices and norms, divided by the student's error before training (1 - cosine)",
-        allowed=_RATE,
-        structural=False,
-        parents=("n_layers", "static_embedding_dim"),
-        matters=_has_matrices,
+    "learning_rate": _matrix_rate("peak learning rate of matrices and norms"),
+    "relative_learning_rate": _matrix_rate(
+        "peak learning rate of matrices and norms, divided by the student's error before training (1 - cosine)"
     ),
     "table_learning_rate": Dimension(
         kind=float, meaning="peak learning rate of token tables", allowed=_RATE, structural=False
