@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlparse, urlsplit
 
 from spaces.errors import UserError
 
@@ -58,3 +58,8 @@ def database_of(uri: str) -> Path:
 def database_uri(path: Path) -> str:
     """The address of a database's file."""
     return f"{_SQLITE}{path}"
+
+
+def path_of(address: str) -> Path:
+    """The path of a file's or a folder's address (file:///FOLDER)."""
+    return Path(unquote(urlparse(address).path))

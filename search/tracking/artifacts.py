@@ -11,11 +11,11 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from runtime.atomic import move_into_place
 from runtime.folder import DOCUMENT_FILE
 from search.storage.store import Store
+from search.storage.tracking_uri import path_of
 from search.tracking.client import activated
 from search.tracking.relocation import was_place_of
 from spaces.errors import UserError
@@ -49,7 +49,7 @@ def artifact_path(store: Store, uri: str) -> Path:
     that was moved has nothing there any more, and one that was copied would find the original's. Only another store
     that tracks in the same database has its artifacts elsewhere.
     """
-    path = Path(unquote(urlparse(uri).path))
+    path = path_of(uri)
     folders = [Path(*path.parts[: i + 1]) for i, part in enumerate(path.parts) if part == store.artifacts.name]
     for folder in folders:
         own = store.artifacts / path.relative_to(folder)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from search.records.objective import objective_of
 from search.storage.store import Store
+from search.storage.tracking_uri import path_of
 from search.tracking.client import client_of, connected
 from search.tracking.names import Tag
 from search.tracking.relocation import relocate
@@ -140,7 +139,7 @@ def run_tags(values: Mapping[str, str]) -> list[RunTag]:
 
 def _is_own(store: Store, location: str) -> bool:
     """Whether an experiment's artifacts are in this store's folder, perhaps by another path."""
-    folder = Path(unquote(urlparse(location).path)).parent
+    folder = path_of(location).parent
     return folder.is_dir() and folder.samefile(store.artifacts)
 
 

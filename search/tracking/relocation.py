@@ -15,10 +15,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from search.storage.lock import in_use, unused
 from search.storage.store import Store
+from search.storage.tracking_uri import path_of
 from search.tracking.names import Tag
 from spaces.errors import UserError
 
@@ -85,7 +85,7 @@ def stale_addresses(store: Store) -> set[str]:
     return {
         each
         for each in folders - {store.artifact_uri}
-        if each.endswith(f"/{store.artifacts.name}") and was_place_of(store, Path(unquote(urlparse(each).path)))
+        if each.endswith(f"/{store.artifacts.name}") and was_place_of(store, path_of(each))
     }
 
 
