@@ -251,17 +251,18 @@ def test_the_picture_orders_marks_as_their_numbers(points: list[tuple[float, flo
                 assert positions[one.name][1] >= positions[other.name][1] - 0.1
 
 
+def beside_references(students: tuple[MeasuredStudent, ...]) -> Front:
+    """A front of these students and the usual references."""
+    references = front().references
+    return Front(
+        study="s", teacher="t", profile=LatencyProfile(), objective=COSINE, references=references, students=students
+    )
+
+
 @given(st.lists(st.tuples(latencies, cosines), min_size=1, max_size=6))
 def test_the_chart_for_a_phone_fits_its_screen(points: list[tuple[float, float]]) -> None:
     students = tuple(entry(f"s{i}", 1, *point) for i, point in enumerate(points))
-    document = Front(
-        study="s",
-        teacher="t",
-        profile=LatencyProfile(),
-        objective=COSINE,
-        references=front().references,
-        students=students,
-    )
+    document = beside_references(students)
     root = ElementTree.fromstring(front_chart(document, TRIALS, frame=NARROW))
     _, top, width, height = map(float, root.attrib["viewBox"].split())
     assert width == 360.0  # so that letters have their size on a phone
@@ -302,14 +303,7 @@ def test_text_has_contrast_in_light_and_dark() -> None:
 
 def test_no_number_of_the_page_has_an_exponent() -> None:
     fast = entry("fast", 0, 0.0000024, 0.9)
-    document = Front(
-        study="s",
-        teacher="t",
-        profile=LatencyProfile(),
-        objective=COSINE,
-        references=front().references,
-        students=(fast,),
-    )
+    document = beside_references((fast,))
     text = report_html(document, TRIALS) + front_markdown(document)
     assert "3,330,000x" in text
     assert re.findall(r"\d(?:\.\d+)?e[+-]\d+(?: ?x|\N{MULTIPLICATION SIGN}| ms|</)", text) == []
